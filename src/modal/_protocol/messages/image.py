@@ -1,0 +1,57 @@
+"""Images: a recipe goes up, build logs and an id come down."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from modal._protocol.message import Message, Record
+
+
+class ImageBuild(Message, type=60):
+    """Opens a stream: BuildLog items down, then one ImageBuilt, END. Fault: remote (a step failed), invalid.
+
+    `recipe` is a list of steps, the first one a base; docs/architecture.md defines every step. The image id
+    is a hash of the recipe and its inputs' content: an image that exists is answered at once.
+    """
+
+    recipe: List[Dict[str, Any]]
+    environment: str = ""
+    app_id: str = ""
+    force: bool = False
+    ignore_cache: bool = False
+
+
+class BuildLog(Message, type=61):
+    """`kind`: "start" (a step begins: text is its line), "output", "progress" (replaces the last one), "done"."""
+
+    kind: str
+    text: str
+    step: int = 0
+    image_id: str = ""
+
+
+class ImageBuilt(Message, type=62):
+    image_id: str
+    cached: bool = False
+    python: str = ""  # "3.11.2"
+    seconds: float = 0.0
+
+
+class ImageGet(Message, type=63):
+    """Does the image exist? Answered with ImageBuilt. Fault: not-found."""
+
+    image_id: str
+
+
+class ImageConfig(Record):
+    """What a container of the image starts with."""
+
+    layers: List[str]  # layer ids, lowest first
+    env: Dict[str, str] = {}
+    workdir: str = ""
+    entrypoint: List[str] = []
+    cmd: List[str] = []
+    shell: List[str] = []
+    user: str = ""
+    python: str = ""  # path of the interpreter
+    python_version: str = ""

@@ -1,0 +1,247 @@
+"""Server and worker, worker and runner.
+
+The worker holds one connection to the server. Requests go both ways on it. Each container has one
+stream that the server opens with ContainerStart and on which the frames between server and runner
+travel unchanged: RunInputs down; RunnerReady, RunnerFailed and RunOutputs up. The worker rewrites
+the stream number and nothing else, and keeps RunOutputs until the server has acknowledged them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from modal._protocol.message import Message, Record
+from modal._protocol.messages.call import CallFailure
+from modal._protocol.messages.function import FunctionSpec, Resources, VolumeMount
+from modal._protocol.messages.image import ImageConfig
+from modal._protocol.messages.log import LogEntry
+
+
+class RunnerSpec(Record):
+    """All that a runner needs to become ready. Reaches it in the worker's WELCOME (RunnerStart)."""
+
+    container_id: str
+    app_id: str
+    app_name: str
+    function_id: str
+    function: FunctionSpec
+    environment: str = ""
+    parameters: bytes = b""  # pickled values of the class parameters
+    heartbeat: float = 15.0  # seconds
+
+
+class ContainerSpec(Record):
+    """All that a worker needs to start a container."""
+
+    container_id: str
+    app_id: str
+    function_id: str
+    image_id: str
+    image: ImageConfig
+    mount_ids: List[str]
+    env: Dict[str, str]  # secrets and reserved variables included
+    volumes: List[VolumeMount]
+    resources: Resources
+    runner: RunnerSpec
+    block_network: bool = False
+    restrict_modal_access: bool = False
+    runtime: str = ""  # "": the worker's best
+
+
+class ContainerStart(Message, type=120):
+    """Server to worker; opens the container's stream. Ends with ContainerExited, END."""
+
+    spec: ContainerSpec
+
+
+class ContainerExited(Message, type=121):
+    """ITEM from the worker, the container's last. `reason`: exited, out-of-memory, killed, start-failed,
+    out-of-disk, stopped, lost (found dead after a restart of the worker)."""
+
+    container_id: str
+    exit_code: int
+    reason: str
+    detail: str = ""
+    signal: int = 0
+
+
+class ContainerKill(Message, type=122):
+    """Server to worker, answered with Done at once. SIGINT first when `grace` > 0, SIGKILL after it."""
+
+    container_id: str
+    grace: float = 30.0  # seconds
+    reason: str = ""
+
+
+class ContainerReport(Record):
+    """One container that a worker has when it (re-)registers."""
+
+    container_id: str
+    app_id: str
+    function_id: str
+    ready: bool
+    tokens: List[int] = []  # inputs it holds: assigned, without a final output
+    input_ids: List[str] = []
+    outputs_sent: int = 0  # RunOutputs frames so far; unacknowledged ones follow on the stream
+
+
+class WorkerRegister(Message, type=123):
+    """Worker to server after WELCOME; answered with WorkerRegistered. Then the worker opens a stream with
+    ContainerAdopt for each container that it keeps."""
+
+    worker_id: str
+    hostname: str
+    cpus: float
+    memory: int  # MiB
+    gpus: List[Any] = []
+    runtimes: List[str] = []  # best first
+    containers: List[ContainerReport] = []
+    pid: int = 0
+
+
+class WorkerRegistered(Message, type=124):
+    lost: List[str] = []  # containers that the server disowns: the worker ends them
+
+
+class ContainerAdopt(Message, type=125):
+    """Worker to server: opens the stream of a container that outlived a connection."""
+
+    container_id: str
+
+
+class OutputsAck(Message, type=126):
+    """NOTE from the server: these containers' RunOutputs frames up to these counts are safe."""
+
+    container_ids: List[str]
+    counts: List[int]
+
+
+class ContainerLogs(Message, type=127):
+    """NOTE from the worker."""
+
+    app_id: str
+    container_id: str
+    entries: List[LogEntry]
+
+
+class WorkerImageBuild(Message, type=128):
+    """Server to worker: as ImageBuild, secrets resolved. BuildLog items, then WorkerImageBuilt, END."""
+
+    image_id: str
+    recipe: List[Dict[str, Any]]
+    secrets: Dict[str, Dict[str, str]] = {}  # secret id -> values, for the build only
+    ignore_cache: bool = False
+
+
+class WorkerImageBuilt(Message, type=129):
+    image_id: str
+    config: ImageConfig
+    cached: bool
+    seconds: float
+
+
+class FileGet(Message, type=130):
+    """Worker to server: a file by hash; BlobChunk items, END. Not needed where the store is shared."""
+
+    hash: str
+
+
+class MountGet(Message, type=131):
+    """Worker to server: answered with MountEntries."""
+
+    mount_id: str
+
+
+class MountEntries(Message, type=132):
+    mount_id: str
+    entries: List[Any]  # file.FileEntry as JSON
+
+
+class WorkerStats(Message, type=133):
+    """NOTE from the worker every few seconds: liveness, and what containers use."""
+
+    memory_used: int  # MiB
+    containers: Dict[str, List[float]]  # id -> [CPU seconds, memory MiB]
+
+
+class ContainerSignalInput(Message, type=134):
+    """Server to worker: cancel one input that the runner runs (SIGUSR1 and the control connection)."""
+
+    container_id: str
+    tokens: List[int]
+
+
+class WorkerStop(Message, type=135):
+    """Server to worker: end all containers, clean up and exit. Answered with Done just before the exit."""
+
+    keep_containers: bool = False
+
+
+class ContainerMarks(Message, type=136):
+    """NOTE from the worker: timings of a start."""
+
+    container_id: str
+    marks: Dict[str, float]
+
+
+class RunnerStart(Message, type=150):
+    """The worker's WELCOME to a runner."""
+
+    spec: RunnerSpec
+    values_dir: str  # directory in the container for large values
+
+
+class RunnerReady(Message, type=151):
+    """ITEM from the runner: imports and enter hooks are done."""
+
+    marks: Dict[str, float] = {}
+
+
+class RunnerFailed(Message, type=152):
+    """ITEM from the runner, before it exits: the module or a hook raised."""
+
+    failure: CallFailure
+
+
+class RunInputs(Message, type=153):
+    """ITEM to the runner. A token names an input within this container's life."""
+
+    tokens: List[int]
+    input_ids: List[str]
+    args: List[bytes]
+    blobs: List[str] = []
+    methods: List[str] = []
+
+
+class RunOutputs(Message, type=154):
+    """ITEM from the runner, in the order in which it happened. A blob's content lies in the values directory."""
+
+    tokens: List[int]
+    statuses: List[int]
+    values: List[bytes]
+    blobs: List[str] = []
+    durations: List[float] = []  # seconds of user code, for the scheduler
+
+
+class RunRecall(Message, type=155):
+    """NOTE on the runner's control connection: give back what is not started (RunOutputs with RETURNED)."""
+
+    tokens: List[int]
+
+
+class RunCancel(Message, type=156):
+    """NOTE on the control connection: end these inputs with InputCancellation."""
+
+    tokens: List[int]
+
+
+class RunStarted(Message, type=157):
+    """NOTE from the runner on the control connection, for what has run longer than 50 ms: which inputs run now."""
+
+    tokens: List[int]
+
+
+class Heartbeat(Message, type=158):
+    """NOTE from the runner on the control connection."""
+
+    failure: Optional[CallFailure] = None
