@@ -1,0 +1,64 @@
+"""Fixtures for all tests: a state directory of their own, and a check that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.leaks import Traces
+
+
+@pytest.fixture(autouse=True)
+def own_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees or changes what the developer has set up."""
+    for name in list(os.environ):
+        if name.startswith(("MODAL_", "INTERMODAL_")) and name != "INTERMODAL_TEST_CACHE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path_factory.getbasetemp() / "no-modal.toml"))
+
+
+@pytest.fixture
+def intermodal_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh INTERMODAL_HOME. Removed at the end, also when what it holds is large."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("INTERMODAL_HOME", str(home))
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _why_no_containers() -> str | None:
+    """Why tests marked `containers` cannot run here; None where they can."""
+    if shutil.which("crun") is None:
+        return "crun is not installed (scripts/setup installs it)"
+    if os.geteuid() != 0:
+        done = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, check=False)
+        if done.returncode:
+            return "neither root nor user namespaces: " + done.stderr.decode(errors="replace").strip()
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("containers")]
+    reason = _why_no_containers() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def no_traces(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test that starts containers nothing of them is left on this machine."""
+    if request.node.get_closest_marker("containers") is None:
+        yield
+        return
+    traces = Traces(request.getfixturevalue("tmp_path_factory").getbasetemp())
+    before = traces.now()
+    yield
+    left = traces.after(before)
+    assert not left, "left behind:\n  " + "\n  ".join(left)
