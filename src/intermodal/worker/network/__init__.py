@@ -1,0 +1,1 @@
+"""The containers' network: a bridge, address translation and names."""
