@@ -110,7 +110,7 @@ def _dump(value: Any, values_dir: str, explain: Any) -> Dumped:
 class _Sink:
     """Where a pickler writes: memory first, the values directory from `INLINE_LIMIT` bytes on."""
 
-    __slots__ = ("parts", "size", "fd", "path", "blob", "buffers", "values_dir")
+    __slots__ = ("blob", "buffers", "fd", "parts", "path", "size", "values_dir")
 
     def __init__(self, values_dir: str) -> None:
         self.parts: List[Part] = []
@@ -247,7 +247,7 @@ def load(data: bytes, what: str = "a value") -> Any:
     try:
         if data[-8:] == MAGIC:
             return _load_with_buffers(memoryview(bytearray(data)))
-        return pickle.loads(data)  # noqa: S301 - the user's own values, in the user's own process
+        return pickle.loads(data)
     except Exception as error:
         _cannot_load(error, what)
 
@@ -261,7 +261,7 @@ def load_file(path: str, what: str = "a value") -> Any:
                 import mmap
 
                 return _load_with_buffers(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
-            return pickle.load(file)  # noqa: S301 - as above
+            return pickle.load(file)
     except OSError as error:
         raise _deserialization_error(f"{what} is not there any more ({path}: {error.strerror})") from error
     except Exception as error:
@@ -286,7 +286,7 @@ def _load_with_buffers(data: memoryview) -> Any:
         if offset + size > table:
             raise pickle.UnpicklingError("the value is cut off")
         buffers.append(data[offset : offset + size])
-    return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
+    return pickle.loads(data, buffers=buffers)
 
 
 # -- what went wrong ------------------------------------------------------------------------------
