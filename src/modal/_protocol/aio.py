@@ -158,6 +158,24 @@ class Stream:
             raise StopAsyncIteration
         return message
 
+    def take_queued(self) -> list[Frame]:
+        """The items that came before `raw` was set."""
+        frames = list(self._queue)
+        self._queue.clear()
+        self._queued = 0
+        return frames
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the peer's side is over."""
+        return self._ended
+
+    async def wait_ended(self) -> None:
+        """Return when the peer's side is over, however it ended."""
+        while not self._ended:
+            self._waiter = self.connection.loop.create_future()
+            await self._waiter
+
     # -- called by the connection
     def take(self, frame: Frame) -> None:
         if self.raw is not None:

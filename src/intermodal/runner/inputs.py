@@ -1,0 +1,219 @@
+"""Inputs that wait in the container, and the running of one of them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from typing import Any, Callable, NamedTuple, Optional
+
+from modal import _context
+from modal._protocol.errors import ConnectionLost
+from modal._protocol.frames import Frame, Kind
+from modal._protocol.messages.call import CallFailure, Status, pack_failure
+from modal._protocol.messages.worker import RunInputs
+
+from intermodal.runner.control import Control
+from intermodal.runner.link import Link
+from intermodal.runner.loading import Service
+from intermodal.runner.outbox import Outbox
+from intermodal.runner.streams import CountedStream
+from intermodal.runner.values import Values
+
+CANCEL_SIGNAL = signal.SIGUSR1
+
+
+class Input(NamedTuple):
+    """One input as it came."""
+
+    token: int
+    input_id: str
+    args: bytes
+    blob: str
+    method: str
+
+
+class InputQueue:
+    """What has arrived and is not started; and which inputs run, to cancel them."""
+
+    def __init__(self, data: Link, outbox: Outbox) -> None:
+        self._data = data
+        self._outbox = outbox
+        self._waiting: deque[Input] = deque()
+        self._lock = threading.Lock()
+        self._running: dict[int, Callable[[], None]] = {}  # token -> how to interrupt it
+        self._cancelled: set[int] = set()
+
+    # -- the reading side
+    def take(self) -> Input:
+        """The next input; waits for one. Raises ConnectionLost when there will be no more."""
+        while True:
+            try:
+                return self._waiting.popleft()
+            except IndexError:
+                self._outbox.flush()
+                self.feed(self._data.read())
+
+    def feed(self, frames: list[Frame]) -> None:
+        """Queue what frames from the worker bring."""
+        for frame in frames:
+            if frame.kind == Kind.ITEM and frame.type == RunInputs.TYPE:
+                message = RunInputs.decode(frame.header, frame.body)
+                nothing = [""] * len(message.tokens)
+                batch = map(
+                    Input,
+                    message.tokens,
+                    message.input_ids,
+                    message.args,
+                    message.blobs or nothing,
+                    message.methods or nothing,
+                )
+                self._waiting.extend(batch)
+            elif frame.kind == Kind.END:
+                raise ConnectionLost("no more inputs")
+
+    def take_waiting(self) -> Optional[Input]:
+        """The next input that has arrived already."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    # -- what runs
+    def begin(self, token: int, interrupt: Callable[[], None]) -> bool:
+        """Note that an input runs. False: it was cancelled before, do not run it."""
+        with self._lock:
+            if token in self._cancelled:
+                self._cancelled.discard(token)
+                return False
+            self._running[token] = interrupt
+            return True
+
+    def finish(self, token: int) -> None:
+        with self._lock:
+            self._running.pop(token, None)
+            self._cancelled.discard(token)
+
+    def is_cancelled(self, token: int) -> bool:
+        return token in self._cancelled
+
+    def running(self) -> list[int]:
+        return list(self._running)
+
+    # -- the control thread
+    def recall(self, tokens: list[int]) -> None:
+        """Give back those of the inputs that are not started."""
+        for item in self._withdraw(set(tokens)):
+            self._outbox.put(item.token, Status.RETURNED, b"")
+        self._outbox.flush()
+
+    def cancel(self, tokens: list[int]) -> None:
+        """End inputs: the waiting ones quietly, the running ones by interruption."""
+        wanted = set(tokens)
+        for item in self._withdraw(wanted):
+            wanted.discard(item.token)
+            self._outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+        self._outbox.flush()
+        with self._lock:
+            interrupts = []
+            for token in wanted:
+                interrupt = self._running.get(token)
+                if interrupt is not None:
+                    self._cancelled.add(token)
+                    interrupts.append(interrupt)
+        for interrupt in interrupts:
+            interrupt()
+
+    def _withdraw(self, tokens: set[int]) -> list[Input]:
+        """Take inputs out of the queue; the main thread may take others meanwhile."""
+        kept, withdrawn = [], []
+        while True:
+            try:
+                item = self._waiting.popleft()
+            except IndexError:
+                break
+            (withdrawn if item.token in tokens else kept).append(item)
+        self._waiting.extendleft(reversed(kept))
+        return withdrawn
+
+
+def cancelled_failure() -> bytes:
+    """The value of an input that was cancelled."""
+    return pack_failure(CallFailure("cancelled", "modal.exception.InputCancellation", "the input was cancelled"))
+
+
+class Invoker:
+    """What all executors share: arguments in, user code, outputs out."""
+
+    def __init__(
+        self,
+        service: Service,
+        queue: InputQueue,
+        outbox: Outbox,
+        values: Values,
+        printed: CountedStream,
+        control: Control,
+    ) -> None:
+        self.service = service
+        self.queue = queue
+        self.outbox = outbox
+        self.values = values
+        self.control = control
+        self._printed = printed
+
+    def arguments(self, item: Input) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of an input. Raises whatever unpickling raises."""
+        args, kwargs = self.values.read(item.args, item.blob)
+        return args, kwargs
+
+    def succeed(self, item: Input, result: Any, started: float) -> None:
+        """Send a result; one that cannot be pickled is the input's failure."""
+        try:
+            value, blob = self.values.write(result)
+        except Exception as error:
+            self.fail(item, error, started)
+            return
+        self.outbox.put(item.token, Status.SUCCESS, value, blob, time.perf_counter() - started)
+        self._settle()
+
+    def yield_item(self, item: Input, result: Any) -> None:
+        """Send one item of a generator at once. Raises where it cannot be pickled."""
+        value, blob = self.values.write(result)
+        self.outbox.put(item.token, Status.YIELDED, value, blob)
+        self.outbox.flush()
+
+    def exhaust(self, item: Input, started: float) -> None:
+        """The generator ended."""
+        self.outbox.put(item.token, Status.EXHAUSTED, b"", "", time.perf_counter() - started)
+        self.outbox.flush()
+
+    def fail(self, item: Input, error: BaseException, started: float) -> None:
+        """Send what user code raised."""
+        from modal._serialization import failure_of
+
+        if self.queue.is_cancelled(item.token):
+            self.outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+        else:
+            value = pack_failure(failure_of(error))
+            self.outbox.put(item.token, Status.FAILURE, value, "", time.perf_counter() - started)
+        self._settle()
+
+    def _settle(self) -> None:
+        """What an input printed is attributed to it only if its output leaves before the next one starts."""
+        if self._printed.take():
+            self.outbox.flush()
+
+
+def iterate(item: Input, result: Any, invoker: Invoker, started: float) -> None:
+    """Run a generator to its end."""
+    if not hasattr(result, "__iter__"):
+        raise TypeError(f"{invoker.service.spec.name} is a generator function but returned {type(result).__name__}")
+    for part in result:
+        invoker.yield_item(item, part)
+    invoker.exhaust(item, started)
+
+
+def mark_main(input_id: Optional[str]) -> None:
+    """The input that a one-at-a-time container runs."""
+    _context.set_main_input(input_id)

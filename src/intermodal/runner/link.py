@@ -1,0 +1,69 @@
+"""The runner's two connections to its worker: data (inputs, outputs) and control (recall, cancel, heartbeat)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Optional
+
+from modal._protocol.errors import ConnectionLost, ProtocolError
+from modal._protocol.frames import VERSION_MAX, VERSION_MIN, Frame, FrameBuffer, Kind, pack
+from modal._protocol.message import Message
+from modal._protocol.messages.wire import Hello
+from modal._protocol.messages.worker import RunnerStart
+
+STREAM = 1  # the container's stream, as numbered between runner and worker
+READ_SIZE = 1 << 18  # bytes
+
+
+class Link:
+    """One connection. Any thread may send; one thread reads."""
+
+    def __init__(self, path: str, role: str, container_id: str = "") -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(path)
+        self._buffer = FrameBuffer()
+        self._lock = threading.Lock()
+        hello = Hello(role, VERSION_MIN, VERSION_MAX, container_id=container_id)
+        self.socket.sendall(pack(Kind.HELLO, hello.TYPE, 0, *hello.encode()))
+
+    def welcome(self) -> RunnerStart:
+        """The worker's greeting, which carries what this container is to run."""
+        frames = []
+        while not frames:
+            frames = self.read()
+        frame = frames[0]
+        if frame.kind != Kind.WELCOME or frame.type != RunnerStart.TYPE or len(frames) > 1:
+            raise ProtocolError("the worker did not greet the runner")
+        return RunnerStart.decode(frame.header, frame.body)
+
+    def read(self) -> list[Frame]:
+        """Wait for bytes; the frames that they complete, possibly none. Raises ConnectionLost at the end."""
+        data = self.socket.recv(READ_SIZE)
+        if not data:
+            raise ConnectionLost("the worker closed the connection")
+        return self._buffer.feed(data)
+
+    def send(self, message: Message) -> None:
+        """One ITEM on the container's stream."""
+        self._send(pack(Kind.ITEM, message.TYPE, STREAM, *message.encode()))
+
+    def note(self, message: Message) -> None:
+        """One NOTE."""
+        self._send(pack(Kind.NOTE, message.TYPE, 0, *message.encode()))
+
+    def _send(self, data: bytes) -> None:
+        with self._lock:
+            self.socket.sendall(data)
+
+    def close(self, reading: bool = False) -> None:
+        """End the connection; what was sent still arrives."""
+        try:
+            self.socket.shutdown(socket.SHUT_RD if reading else socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def fileno(link: Optional[Link]) -> int:
+    """The descriptor of a link, -1 for none."""
+    return -1 if link is None else link.socket.fileno()

@@ -1,0 +1,104 @@
+"""The container's main process from its first breath to its last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from modal import _context
+from modal._protocol.errors import ConnectionLost
+from modal._protocol.messages.worker import RunnerFailed, RunnerReady, RunnerStart
+
+from intermodal.runner.control import Control
+from intermodal.runner.link import Link
+from intermodal.runner.outbox import Outbox
+from intermodal.runner.streams import CountedStream, attach_streams
+
+EXIT_INIT_FAILED = 70  # the module or an enter hook raised; told to the server before
+EXIT_LOST = 71  # the worker ended the connection in the middle
+
+
+def run(run_dir: str, marks: dict[str, float]) -> None:
+    """Connect, load, serve, end. Never returns."""
+    printed = attach_streams()
+    path = os.path.join(run_dir, "runner.sock")
+    data = Link(path, "runner")
+    start = data.welcome()
+    marks["connected"] = time.time()
+    _context.enter_container(start.spec)
+    code = _serve(start, data, path, run_dir, marks, printed)
+    _flush_streams()
+    data.close()
+    # Threads that the user's code left behind must not keep the container: the end is here.
+    os._exit(code)
+
+
+def _serve(
+    start: RunnerStart, data: Link, path: str, run_dir: str, marks: dict[str, float], printed: CountedStream
+) -> int:
+    from intermodal.runner import loading
+    from intermodal.runner.inputs import InputQueue, Invoker
+    from intermodal.runner.values import Values
+
+    outbox = Outbox(data)
+    queue = InputQueue(data, outbox)
+    control = Control(path, start.spec.container_id, queue, start.spec.heartbeat)
+    control.start()
+    values = Values(os.path.join(run_dir, "values"))
+    try:
+        service = loading.load(start.spec)
+        marks["imported"] = time.time()
+        invoker = Invoker(service, queue, outbox, values, printed, control)
+        executor = _executor(service, invoker)
+        executor.enter()
+    except BaseException as error:
+        _report_failure(data, error)
+        return EXIT_INIT_FAILED
+    marks["ready"] = time.time()
+    data.send(RunnerReady(marks))
+    try:
+        executor.run()
+        code = 0
+    except ConnectionLost:
+        code = EXIT_LOST if queue.running() else 0
+    except KeyboardInterrupt:
+        code = 0
+    # From here on a second interrupt ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    executor.exit()
+    return code
+
+
+def _executor(service: Any, invoker: Any) -> Any:
+    """One input at a time in the main thread, threads, or an event loop: as the function needs."""
+    if service.is_async():
+        from intermodal.runner.loop import LoopExecutor
+
+        return LoopExecutor(service, invoker)
+    if service.spec.concurrent_max > 1:
+        from intermodal.runner.threads import ThreadExecutor
+
+        return ThreadExecutor(service, invoker)
+    from intermodal.runner.serial import SerialExecutor
+
+    return SerialExecutor(service, invoker)
+
+
+def _report_failure(data: Link, error: BaseException) -> None:
+    from modal._serialization import failure_of
+
+    failure = failure_of(error)
+    print(failure.traceback or failure.text, file=sys.stderr, end="" if failure.traceback.endswith("\n") else "\n")
+    _flush_streams()
+    data.send(RunnerFailed(failure))
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the user's code closed or replaced it

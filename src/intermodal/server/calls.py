@@ -1,0 +1,351 @@
+"""Calls, inputs and outputs: from the client's connection to the scheduler and back. The hot path.
+
+Inputs of `.remote` and `.map` live in memory and belong to the waiting client, which sends them again
+after a reconnect; inputs of `.spawn` are on disk before they are acknowledged, and only a window of
+them is in memory. Nothing here is awaited between an input's arrival and its way to a container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from modal._protocol.aio import Connection, Handlers, Stream
+from modal._protocol.errors import Code, Fault
+from modal._protocol.frames import Frame
+from modal._protocol.messages.call import (
+    BATCH_BYTES,
+    BATCH_INPUTS,
+    CallCancel,
+    CallFailure,
+    CallOpen,
+    Inputs,
+    Invoke,
+    Outputs,
+    Status,
+    pack_failure,
+)
+from modal._protocol.messages.function import FunctionSpec
+from modal._protocol.messages.wire import Done
+
+from intermodal.server.dispatch import Dispatch
+from intermodal.server.inputs import Call, Held
+
+if TYPE_CHECKING:
+    from intermodal.server.spawns import Spawns
+
+ORPHAN_SECONDS = 60.0  # how long a call of a vanished client is kept for it to come back
+PENDING_LIMIT = 2000  # inputs of a function that wait for a container
+TOTAL_LIMIT = 25000  # inputs of a function that wait or run
+CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
+
+
+class Calls:
+    """All calls that are in memory. `dispatch` carries out what the scheduler decides."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        may_call: Callable[[Connection, str], None],
+        log_seq: Callable[[str], int],
+        spawns: Spawns | None = None,
+    ) -> None:
+        self.calls: dict[str, Call] = {}
+        self.dispatch = dispatch
+        self.spawns = spawns
+        self._may_call = may_call  # raises Fault unless this connection may call this function
+        self._log_seq = log_seq  # app id -> entries logged so far
+        self._flush_due: set[Call] = set()
+        dispatch.deliver = self.deliver
+        dispatch.settled = self.settle
+
+    def register(self, handlers: Handlers) -> None:
+        """Answer Invoke, CallOpen and CallCancel."""
+        handlers.fast(Invoke)(self._invoke)
+        handlers.stream(CallOpen)(self._open)
+        handlers.unary(CallCancel)(self._cancel)
+
+    # -- one input, one output
+    def _invoke(self, connection: Connection, stream_id: int, message: Invoke) -> None:
+        call = self.calls.get(message.call_id)
+        if call is not None:
+            self._reattach(call, connection, stream_id)
+            return
+        function = self._admit(connection, message.function_id, 1)
+        call = Call(message.call_id, function.function_id, function.app_id, "unary", message.parent_input_id)
+        call.reply_to(connection, stream_id)
+        self.calls[call.id] = call
+        self._follow(connection, call)
+        held = Held(call, 0, message.args, message.blob, message.method)
+        call.inputs[0] = held
+        self.dispatch.accept(function, [held])
+
+    def _reattach(self, call: Call, connection: Connection, stream_id: int) -> None:
+        """The client asks again after a reconnect."""
+        call.reply_to(connection, stream_id)
+        self._follow(connection, call)
+        if call.unsent:
+            self._send(call)
+
+    # -- many inputs
+    async def _open(self, connection: Connection, message: CallOpen, stream: Stream) -> None:
+        if message.kind not in ("map", "generator"):
+            raise Fault(Code.INVALID, f"a call of kind {message.kind!r} cannot be opened")
+        function = self._admit(connection, message.function_id, 0)
+        call = self.calls.get(message.call_id)
+        if call is None:
+            call = Call(
+                message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id
+            )
+            call.yields_skip = message.yields_seen if message.resume else 0
+            self.calls[call.id] = call
+        call.stream_to(connection, stream)
+        self._follow(connection, call)
+        if message.resume and message.kind == "generator":
+            call.rewind(message.yields_seen)
+        if call.unsent:
+            self._send(call)
+        call.over = asyncio.get_running_loop().create_future()
+
+        def take(frame: Frame) -> None:
+            if frame.type != Inputs.TYPE:
+                return
+            try:
+                self._take_inputs(call, Inputs.decode(frame.header, frame.body))
+            except Fault as fault:
+                connection.fail(stream.id, fault)
+                self._drop(call)
+
+        def ended(error: Exception | None) -> None:
+            if call.stream is not stream:
+                return  # a newer connection has taken the call over
+            if error is None:
+                call.inputs_ended = True
+                self._end_if_over(call)
+            elif isinstance(error, Fault):
+                self._drop(call)  # the caller gave it up
+
+        stream.on_end = ended
+        for frame in stream.take_queued():
+            take(frame)
+        stream.raw = take
+        if stream.is_ended:
+            ended(None)
+        await call.over
+
+    def _take_inputs(self, call: Call, message: Inputs) -> None:
+        function = self.dispatch.function(call.function_id)
+        count = len(message.indexes)
+        if len(message.args) != count:
+            raise Fault(Code.INVALID, "inputs and their arguments differ in number")
+        blobs = message.blobs or [""] * count
+        methods = message.methods or [""] * count
+        new = []
+        for index, args, blob, method in zip(message.indexes, message.args, blobs, methods, strict=True):
+            if index in call.inputs or index in call.done:
+                continue  # sent again after a reconnect
+            held = Held(call, index, args, blob, method)
+            call.inputs[index] = held
+            new.append(held)
+        if new:
+            self.dispatch.accept(function, new)
+
+    # -- outputs
+    def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
+        """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
+        call = held.call
+        if call.kind == "spawn":
+            assert self.spawns is not None
+            self.spawns.deliver(held, status, value, blob)
+            return
+        if status != Status.YIELDED:
+            call.inputs.pop(held.index, None)
+            if call.kind == "map":
+                call.done.add(held.index)
+        call.unsent.append((held.index, status, value, blob))
+        self._flush_due.add(call)
+
+    def settle(self) -> None:
+        """Send what the last events have produced."""
+        if not self._flush_due:
+            return
+        due, self._flush_due = self._flush_due, set()
+        for call in due:
+            self._send(call)
+
+    def _send(self, call: Call) -> None:
+        connection = call.connection
+        if connection is None or connection.closed:
+            return  # kept until the client is back
+        if call.stream is None:
+            message = self._outputs(call, call.unsent)
+            call.unsent = []
+            if message.statuses[-1] != Status.YIELDED:
+                self.calls.pop(call.id, None)
+                call.leave()
+            connection.respond(call.reply_id, message)
+            return
+        unsent, call.unsent = call.unsent, []
+        if call.kind == "generator":
+            call.sent.extend(item for item in unsent if item[1] == Status.YIELDED)
+        for batch in _batches(unsent):
+            call.stream.send_now(self._outputs(call, batch))
+        self._end_if_over(call)
+
+    def _outputs(self, call: Call, batch: list[tuple[int, int, bytes, str]]) -> Outputs:
+        indexes, statuses, values, blobs = zip(*batch, strict=True)
+        return Outputs(
+            list(indexes),
+            list(statuses),
+            list(values),
+            list(blobs) if any(blobs) else [],
+            self._log_seq(call.app_id),
+        )
+
+    def _end_if_over(self, call: Call) -> None:
+        if call.inputs_ended and not call.inputs and not call.unsent:
+            self.calls.pop(call.id, None)
+            call.leave()
+            if call.over is not None and not call.over.done():
+                call.over.set_result(None)
+
+    # -- the ends
+    async def _cancel(self, connection: Connection, message: CallCancel) -> Done:
+        call = self.calls.get(message.call_id)
+        if call is not None:
+            self._may_call(connection, call.function_id)
+            self.cancel_inputs(list(call.inputs.values()), message.terminate_containers)
+        if self.spawns is not None:
+            await self.spawns.cancel(message.call_id, message.terminate_containers)
+        elif call is None:
+            raise Fault(Code.NOT_FOUND, f"there is no function call {message.call_id}")
+        return Done()
+
+    def cancel_inputs(self, inputs: list[Held], terminate_containers: bool = False) -> None:
+        """End inputs that have no result: TERMINATED for whoever waits, an interruption for what runs."""
+        failure = pack_failure(
+            CallFailure("cancelled", "modal.exception.InputCancellation", "the function call was cancelled")
+        )
+        for held in inputs:
+            self.dispatch.finish(held, Status.TERMINATED, failure, interrupt=True, kill=terminate_containers)
+        self.settle()
+
+    def fail_function(self, function_id: str, failure: CallFailure, status: int = Status.INIT_FAILURE) -> None:
+        """All inputs of a function fail, for one reason."""
+        value = pack_failure(failure)
+        for call in [call for call in self.calls.values() if call.function_id == function_id]:
+            for held in list(call.inputs.values()):
+                self.dispatch.finish(held, status, value)
+        self.settle()
+
+    def _drop(self, call: Call) -> None:
+        """Nobody wants the outputs any more."""
+        self.calls.pop(call.id, None)
+        failure = pack_failure(CallFailure("cancelled", text="the client has gone away"))
+        for held in list(call.inputs.values()):
+            self.dispatch.finish(held, Status.TERMINATED, failure, interrupt=True)
+        call.inputs.clear()
+        call.unsent.clear()
+        self._flush_due.discard(call)
+        call.leave()
+        if call.over is not None and not call.over.done():
+            call.over.set_result(None)
+
+    def _follow(self, connection: Connection, call: Call) -> None:
+        """Notice when the client's connection ends."""
+        followed = _followed(connection)
+        if not followed.attached:
+            followed.attached = True
+            connection.on_close.append(lambda _error: self._orphan(connection))
+        followed.calls[call.id] = call
+
+    def _orphan(self, connection: Connection) -> None:
+        """The client may come back; if not, its calls end."""
+        orphans = [call for call in _followed(connection).calls.values() if call.connection is connection]
+        _followed(connection).calls.clear()
+        for call in orphans:
+            call.connection = None
+            call.stream = None
+            if call.over is not None and not call.over.done():
+                call.over.set_result(None)
+        if orphans:
+            asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._bury, orphans)
+
+    def _bury(self, orphans: list[Call]) -> None:
+        for call in orphans:
+            if call.connection is None and self.calls.get(call.id) is call:
+                self._drop(call)
+        self.settle()
+
+    def drop_app(self, app_id: str) -> None:
+        """The app has ended: whoever still waits hears so."""
+        failure = pack_failure(CallFailure("cancelled", text="the app was stopped"))
+        for call in [call for call in self.calls.values() if call.app_id == app_id]:
+            for held in list(call.inputs.values()):
+                self.dispatch.finish(held, Status.TERMINATED, failure, interrupt=True)
+        self.settle()
+
+    # -- limits
+    def _admit(self, connection: Connection, function_id: str, count: int) -> Any:
+        """The function, if this connection may call it and there is room for its inputs. Raises Fault."""
+        self._may_call(connection, function_id)
+        function = self.dispatch.function(function_id)
+        pool = function.pool
+        if len(pool.queue) + count > PENDING_LIMIT or len(pool.queue) + pool.assigned + count > TOTAL_LIMIT:
+            raise Fault(
+                Code.EXHAUSTED,
+                f"{function.name} has {len(pool.queue)} pending and {pool.assigned} running inputs, and no more than "
+                f"{PENDING_LIMIT} and {TOTAL_LIMIT} are taken: try again later, or use .spawn",
+            )
+        return function
+
+    def waiting(self, function_id: str) -> int:
+        """Inputs of a function that somebody waits for."""
+        return sum(len(call.inputs) for call in self.calls.values() if call.function_id == function_id)
+
+
+class _Followed:
+    """The calls of one client connection."""
+
+    __slots__ = ("attached", "calls")
+
+    def __init__(self) -> None:
+        self.attached = False
+        self.calls: dict[str, Call] = {}
+
+
+def _followed(connection: Connection) -> _Followed:
+    found = getattr(connection, "followed_calls", None)
+    if found is None:
+        found = connection.followed_calls = _Followed()  # type: ignore[attr-defined]
+    return found  # type: ignore[no-any-return]
+
+
+def _batches(outputs: list[tuple[int, int, bytes, str]]) -> Iterable[list[tuple[int, int, bytes, str]]]:
+    """Cut outputs into messages of bounded size."""
+    if len(outputs) <= BATCH_INPUTS and sum(len(item[2]) for item in outputs) <= BATCH_BYTES:
+        if outputs:
+            yield outputs
+        return
+    batch: list[tuple[int, int, bytes, str]] = []
+    size = 0
+    for item in outputs:
+        if batch and (len(batch) >= BATCH_INPUTS or size + len(item[2]) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item[2])
+    if batch:
+        yield batch
+
+
+def function_name(spec: FunctionSpec) -> str:
+    """How people know the function."""
+    return spec.name
+
+
+def now() -> float:
+    """The scheduler's clock: seconds, monotonic."""
+    return time.monotonic()

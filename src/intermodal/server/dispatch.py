@@ -1,0 +1,523 @@
+"""Carries out what the scheduler decides: containers are started and stopped, inputs sent, outputs taken in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from modal._protocol.errors import Code, Fault
+from modal._protocol.frames import Frame
+from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
+from modal._protocol.messages.function import FunctionSpec
+from modal._protocol.messages.worker import ContainerExited, ContainerSpec, RunInputs, RunnerFailed, RunOutputs, RunnerReady
+
+from intermodal.server.failures import CrashLoop, describe_exit
+from intermodal.server.inputs import Call, Held
+from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
+
+log = logging.getLogger("intermodal.dispatch")
+
+CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
+UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
+STOP_GRACE = 30.0  # seconds for exit handlers
+
+
+class Function:
+    """A function as the hot path knows it."""
+
+    __slots__ = ("function_id", "app_id", "name", "spec", "pool", "ephemeral", "crashes", "ever_ready")
+
+    def __init__(self, function_id: str, app_id: str, spec: FunctionSpec, pool: Pool, ephemeral: bool) -> None:
+        self.function_id = function_id
+        self.app_id = app_id
+        self.name = spec.name
+        self.spec = spec
+        self.pool = pool
+        self.ephemeral = ephemeral
+        self.crashes = CrashLoop()
+        self.ever_ready = False
+
+
+class Container:
+    """A container from the decision to start it until its end."""
+
+    __slots__ = (
+        "id", "function", "worker_id", "link", "tokens", "next_token", "ready", "running_since", "frames",
+        "state", "started_at", "cancelled", "failure", "marks", "stop_reason", "lost_inputs",
+    )  # fmt: skip
+
+    def __init__(self, id: str, function: Function, worker_id: str) -> None:
+        self.id = id
+        self.function = function
+        self.worker_id = worker_id
+        self.link: Any = None  # workers.ContainerLink, once the worker was asked
+        self.tokens: dict[int, Held] = {}
+        self.next_token = 1
+        self.ready = False
+        self.running_since = 0.0  # monotonic: when the oldest input became the oldest
+        self.frames = 0  # RunOutputs frames taken in
+        self.state = "starting"
+        self.started_at = time.time()
+        self.cancelled: dict[int, float] = {}  # token -> when the runner was told
+        self.failure: CallFailure | None = None
+        self.marks: dict[str, float] = {}
+        self.stop_reason = ""
+        self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
+
+
+class Dispatch:
+    """The scheduler's hands. `workers` starts and ends containers."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.functions: dict[str, Function] = {}
+        self.containers: dict[str, Container] = {}
+        self.deliver: Callable[[Held, int, bytes, str], None] = lambda *_: None
+        self.settled: Callable[[], None] = lambda: None
+        self.refill: Callable[[str], None] = lambda _function_id: None
+        self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
+        self.start_container: Callable[[Container], Awaitable[None]]
+        self.kill_container: Callable[[Container, float, str], None]
+        self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- functions
+    def put_function(self, function_id: str, app_id: str, spec: FunctionSpec, ephemeral: bool) -> Function:
+        """A function exists from now on, or has changed."""
+        self.scheduler.put_function(function_id, app_id, rules_of(spec), time.monotonic())
+        pool = self.scheduler.pools[function_id]
+        function = self.functions.get(function_id)
+        if function is None:
+            function = self.functions[function_id] = Function(function_id, app_id, spec, pool, ephemeral)
+        else:
+            function.spec, function.pool, function.ephemeral = spec, pool, ephemeral
+        self.run()
+        return function
+
+    def function(self, function_id: str) -> Function:
+        """Raises Fault where it does not exist or its app was stopped."""
+        function = self.functions.get(function_id)
+        if function is None:
+            raise Fault(Code.NOT_FOUND, f"function {function_id} does not exist, or its app was stopped")
+        return function
+
+    def remove_function(self, function_id: str, reason: str) -> None:
+        """It and its containers end now."""
+        if self.functions.pop(function_id, None) is not None:
+            self.scheduler.remove_function(function_id, reason)
+            self.run()
+
+    def retire_function(self, function_id: str) -> None:
+        """It finishes what it has."""
+        self.scheduler.retire_function(function_id, time.monotonic())
+        self.run()
+
+    # -- inputs
+    def accept(self, function: Function, inputs: list[Held]) -> None:
+        """New inputs, on their way at once where a container is free."""
+        self.scheduler.enqueue(function.function_id, inputs, time.monotonic())
+        self.run()
+
+    def requeue(self, inputs: Iterable[Held]) -> None:
+        """Inputs that wait again, before the others."""
+        by_function: dict[str, list[Held]] = {}
+        for held in inputs:
+            held.container = None
+            by_function.setdefault(held.call.function_id, []).append(held)
+        for function_id, items in by_function.items():
+            if function_id in self.scheduler.pools:
+                self.scheduler.enqueue(function_id, items, time.monotonic(), front=True)
+            else:
+                self._give_up(items, "the function was removed")
+        self.run()
+
+    def finish(
+        self, held: Held, status: int, value: bytes, blob: str = "", *, interrupt: bool = False, kill: bool = False
+    ) -> None:
+        """The final output of an input from the platform's side, wherever the input is."""
+        if held.over:
+            return
+        held.over = True
+        if held.retry is not None:
+            held.retry.cancel()
+        container: Container | None = held.container
+        if container is None:
+            self.scheduler.withdraw(held.call.function_id, {held})
+        elif kill:
+            self.kill_container(container, 0.0, "its input was cancelled")
+        elif interrupt and container.link is not None:
+            # The runner's answer frees the container; until then the input counts as running there.
+            container.cancelled[held.token] = time.monotonic()
+            container.link.cancel([held.token])
+            self._wake(time.monotonic() + UNANSWERED_SECONDS)
+        self.deliver(held, status, value, blob)
+
+    # -- decisions
+    def run(self) -> None:
+        """Carry out all decisions."""
+        decisions = self.scheduler.decisions
+        while decisions:
+            self.scheduler.decisions = []
+            for decision in decisions:
+                if type(decision) is Assign:
+                    self._assign(decision)
+                elif type(decision) is Start:
+                    self._start(decision)
+                elif type(decision) is Stop:
+                    self._stop(decision)
+                elif type(decision) is Recall:
+                    self._recall(decision)
+                elif type(decision) is GiveUp:
+                    self._give_up(decision.inputs, decision.reason)
+            decisions = self.scheduler.decisions
+
+    def _assign(self, decision: Assign) -> None:
+        container = self.containers[decision.container_id]
+        tokens = container.tokens
+        if not tokens:
+            container.running_since = time.monotonic()
+            if container.function.spec.timeout:
+                self._wake(container.running_since + container.function.spec.timeout)
+        batch: list[Held] = []
+        size = 0
+        for held in decision.inputs:
+            token = container.next_token
+            container.next_token = token + 1
+            held.token = token
+            held.container = container
+            tokens[token] = held
+            if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
+                self._send(container, batch)
+                batch, size = [], 0
+            batch.append(held)
+            size += len(held.args)
+        self._send(container, batch)
+        self._watch()
+        pool = container.function.pool
+        if pool.backlog and len(pool.queue) < 500:
+            self.refill(pool.function_id)
+
+    def _send(self, container: Container, batch: list[Held]) -> None:
+        if container.link is not None:
+            container.link.send(_run_inputs(batch))
+        else:
+            container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
+
+    def _start(self, decision: Start) -> None:
+        function = self.functions[decision.function_id]
+        container = Container(decision.container_id, function, decision.worker_id)
+        self.containers[container.id] = container
+        task = asyncio.get_running_loop().create_task(self._start_task(container))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.changed(function.app_id)
+
+    async def _start_task(self, container: Container) -> None:
+        try:
+            await self.start_container(container)
+        except Fault as fault:
+            self.exited(container, ContainerExited(container.id, -1, "start-failed", fault.text))
+        except Exception as error:
+            log.exception("container %s could not be started", container.id)
+            self.exited(container, ContainerExited(container.id, -1, "start-failed", f"{type(error).__name__}: {error}"))
+
+    def _stop(self, decision: Stop) -> None:
+        container = self.containers.get(decision.container_id)
+        if container is None:
+            return
+        container.state = "stopping"
+        container.stop_reason = decision.reason
+        if container.link is not None:
+            container.link.end()  # the runner finishes, runs its exit handlers and ends
+            self.kill_container(container, STOP_GRACE, decision.reason)
+        self.changed(container.function.app_id)
+
+    def _recall(self, decision: Recall) -> None:
+        container = self.containers.get(decision.container_id)
+        if container is not None and container.link is not None:
+            container.link.recall([held.token for held in decision.inputs])
+
+    def _give_up(self, inputs: list[Held], reason: str) -> None:
+        failure = pack_failure(CallFailure("cancelled", text=reason))
+        for held in inputs:
+            self.finish(held, Status.TERMINATED, failure)
+        self.settled()
+
+    # -- what containers say
+    def take(self, container: Container, frame: Frame) -> None:
+        """A frame from the runner (or the worker, for ContainerExited) on the container's stream."""
+        if frame.type == RunOutputs.TYPE:
+            self._outputs(container, RunOutputs.decode(frame.header, frame.body))
+        elif frame.type == RunnerReady.TYPE:
+            self._ready(container, RunnerReady.decode(frame.header, frame.body))
+        elif frame.type == RunnerFailed.TYPE:
+            container.failure = RunnerFailed.decode(frame.header, frame.body).failure
+        elif frame.type == ContainerExited.TYPE:
+            self.exited(container, ContainerExited.decode(frame.header, frame.body))
+
+    def _ready(self, container: Container, message: RunnerReady) -> None:
+        container.ready = True
+        container.marks.update({f"runner {name}": at for name, at in message.marks.items()})
+        container.function.ever_ready = True
+        if container.state == "starting":
+            container.state = "running"
+            self.scheduler.container_ready(container.id, time.monotonic())
+            self.run()
+        self.changed(container.function.app_id)
+
+    def _outputs(self, container: Container, message: RunOutputs) -> None:
+        container.frames += 1
+        tokens = container.tokens
+        blobs = message.blobs or None
+        final: list[Held] = []
+        returned: list[Held] = []
+        failed: list[tuple[Held, int, bytes]] = []
+        position = 0
+        retry = container.function.spec.retry
+        for token, status, value in zip(message.tokens, message.statuses, message.values, strict=True):
+            blob = blobs[position] if blobs else ""
+            position += 1
+            held = tokens.get(token)
+            if held is None:
+                continue
+            if status == Status.YIELDED:
+                if not held.over:
+                    self.deliver(held, status, value, blob)
+                continue
+            del tokens[token]
+            container.cancelled.pop(token, None)
+            if status == Status.RETURNED:
+                held.container = None
+                returned.append(held)
+                continue
+            final.append(held)
+            if held.over:
+                continue  # cancelled or timed out before
+            if status == Status.FAILURE and retry is not None and held.attempts < retry.max_retries:
+                failed.append((held, status, value))
+                continue
+            if status == Status.SUCCESS:
+                container.function.crashes.reset()
+            held.over = True
+            self.deliver(held, status, value, blob)
+        now = time.monotonic()
+        container.running_since = now
+        if final:
+            seconds = sum(message.durations) / len(message.durations) if message.durations else None
+            self.scheduler.finished(container.id, final, now, seconds)
+        if returned:
+            self._returned(container, returned, now)
+        for held, _status, _value in failed:
+            self._retry(held)
+        if self.scheduler.decisions:
+            self.run()
+        pool = container.function.pool
+        if pool.backlog and len(pool.queue) < 500:
+            self.refill(pool.function_id)
+        self.settled()
+
+    def _returned(self, container: Container, returned: list[Held], now: float) -> None:
+        self.scheduler.returned(container.id, [held for held in returned if not held.over], now)
+        over = [held for held in returned if held.over]
+        if over:
+            self.scheduler.finished(container.id, over, now)
+
+    def _retry(self, held: Held) -> None:
+        """Another attempt, after the delay that the function asks for."""
+        retry = self.functions[held.call.function_id].spec.retry
+        assert retry is not None
+        delay = min(retry.initial_delay * retry.backoff_coefficient**held.attempts, retry.max_delay)
+        held.attempts += 1
+        held.container = None
+
+        def again() -> None:
+            held.retry = None
+            if not held.over:
+                self.requeue([held])
+
+        held.retry = asyncio.get_running_loop().call_later(delay, again)
+
+    def exited(self, container: Container, message: ContainerExited) -> None:
+        """The container is no more."""
+        if self.containers.pop(container.id, None) is None:
+            return
+        self.scheduler.container_gone(container.id, time.monotonic())
+        function = container.function
+        held_inputs = list(container.tokens.values())
+        container.tokens.clear()
+        limit = max(1, function.spec.concurrent_max, function.spec.batch_size)
+        running, waiting = held_inputs[:limit], held_inputs[limit:]
+        stopped = container.state == "stopping" or message.reason == "stopped"
+        back = [held for held in waiting if not held.over]
+        if stopped:
+            back = [held for held in running if not held.over] + back
+        elif container.failure is not None or not container.ready:
+            self._start_failed(container, message)
+        else:
+            back = self._crashed(container, message, running) + back
+        self.requeue(back)
+        self.changed(function.app_id)
+        self.settled()
+
+    def _crashed(self, container: Container, message: ContainerExited, running: list[Held]) -> list[Held]:
+        """It died under its inputs: they are tried again, but not for ever. Returns those."""
+        text, hint = describe_exit(message, container.function.spec)
+        if running or message.exit_code:
+            self.system_log(container, text)
+        function = container.function
+        function.crashes.add()
+        again = []
+        for held in running:
+            if held.over:
+                continue
+            held.crashes += 1
+            retries = function.spec.retry.max_retries if function.spec.retry else 0
+            if held.crashes <= CRASHES_ALLOWED + retries:
+                again.append(held)
+                continue
+            code = Code.EXECUTION if message.reason != "out-of-memory" else "out-of-memory"
+            failure = CallFailure(code, "modal.exception.ExecutionError", text, hint=hint)
+            held.container = None
+            held.over = True
+            self.deliver(held, Status.FAILURE, pack_failure(failure), "")
+        return again
+
+    def _start_failed(self, container: Container, message: ContainerExited) -> None:
+        """It never became ready. What waits for the function hears why, unless it has worked before."""
+        function = container.function
+        function.crashes.add()
+        failure = container.failure
+        if failure is None:
+            text, hint = describe_exit(message, function.spec)
+            self.system_log(container, text)
+            failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
+        pool = function.pool
+        delay = function.crashes.delay()
+        if delay and function.function_id in self.scheduler.pools:
+            self.scheduler.hold_starts(function.function_id, time.monotonic() + delay, time.monotonic())
+            self._wake(time.monotonic() + delay)
+        if function.ever_ready and function.crashes.count < 3:
+            return
+        value = pack_failure(failure)
+        doomed = [held for held in pool.queue if function.ephemeral or held.call.kind != "spawn"]
+        self.scheduler.withdraw(function.function_id, set(doomed))
+        for held in doomed:
+            if not held.over:
+                held.over = True
+                self.deliver(held, Status.INIT_FAILURE, value, "")
+
+    # -- time
+    def _watch(self) -> None:
+        if self.scheduler._watched:
+            self._wake(time.monotonic() + 0.05)
+
+    def _wake(self, at: float) -> None:
+        """See that `tick` runs at `at` or before."""
+        if self._timer is not None and self._timer_at <= at + 0.001:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer_at = at
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self.tick)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self._timer = None
+        now = time.monotonic()
+        due = self.scheduler.tick(now)
+        self.run()
+        due = min(due, self._check_deadlines(now))
+        self.settled()
+        if due != float("inf"):
+            self._wake(due)
+
+    def _check_deadlines(self, now: float) -> float:
+        """Time-outs of inputs, and containers that do not obey."""
+        due = float("inf")
+        for container in list(self.containers.values()):
+            timeout = container.function.spec.timeout
+            if container.tokens and timeout and container.ready:
+                at = container.running_since + timeout
+                if at <= now:
+                    self._time_out(container)
+                else:
+                    due = min(due, at)
+            for told in container.cancelled.values():
+                if told + UNANSWERED_SECONDS <= now:
+                    self.kill_container(container, 0.0, "it did not react to the cancellation of its input")
+                    break
+                due = min(due, told + UNANSWERED_SECONDS)
+        return due
+
+    def _time_out(self, container: Container) -> None:
+        spec = container.function.spec
+        limit = max(1, spec.concurrent_max, spec.batch_size)
+        for token in list(container.tokens)[:limit]:
+            held = container.tokens[token]
+            if held.over or token in container.cancelled:
+                continue
+            container.cancelled[token] = time.monotonic()
+            if container.link is not None:
+                container.link.cancel([token])
+            if spec.retry is not None and held.attempts < spec.retry.max_retries:
+                # The old attempt's answer is for nobody; the new one is an input of its own.
+                container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
+                container.tokens[token].over = True
+                self.scheduler.swap(container.id, held, container.tokens[token])
+                self._retry(held)
+                continue
+            text = f"the input ran longer than its timeout of {spec.timeout} seconds"
+            failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
+            held.over = True
+            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "")
+
+    def stats(self, app_id: str) -> dict[str, list[int]]:
+        """Function name -> [pending, running, finished is not known here, containers]."""
+        result = {}
+        for function in self.functions.values():
+            if function.app_id == app_id:
+                pool = function.pool
+                result[function.name] = [len(pool.queue) + pool.backlog, pool.assigned, 0, pool.ready + pool.starting]
+        return result
+
+
+def _run_inputs(batch: list[Held]) -> RunInputs:
+    blobs = [held.blob for held in batch]
+    methods = [held.method for held in batch]
+    return RunInputs(
+        [held.token for held in batch],
+        [held.input_id for held in batch],
+        [held.args for held in batch],
+        blobs if any(blobs) else [],
+        methods if any(methods) else [],
+    )
+
+
+def rules_of(spec: FunctionSpec) -> Rules:
+    """The scheduler's view of a function."""
+    scaler = spec.autoscaler
+    limit = max(1, spec.concurrent_max)
+    gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
+    gpu_type, _, count = gpu.partition(":")
+    return Rules(
+        scaler.min_containers,
+        scaler.max_containers,
+        scaler.buffer_containers,
+        float(scaler.scaledown_window),
+        limit,
+        max(1, min(spec.concurrent_target or limit, limit)),
+        spec.batch_size,
+        spec.batch_wait_ms / 1000,
+        spec.max_inputs,
+        not spec.is_async and limit == 1,
+        Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
+    )
+
+
+__all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]

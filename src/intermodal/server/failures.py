@@ -1,0 +1,57 @@
+"""Why containers end, in words, and when to stop trying."""
+
+from __future__ import annotations
+
+import signal
+
+from modal._protocol.messages.function import FunctionSpec
+from modal._protocol.messages.worker import ContainerExited
+
+BACKOFF_AFTER = 3  # failures in a row before starts are delayed
+BACKOFF_SECONDS = 1.0
+BACKOFF_MAX = 60.0  # seconds
+
+
+class CrashLoop:
+    """Failures in a row of one function's containers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> None:
+        self.count += 1
+
+    def reset(self) -> None:
+        self.count = 0
+
+    def delay(self) -> float:
+        """Seconds to wait before the next start."""
+        beyond = self.count - BACKOFF_AFTER
+        return 0.0 if beyond < 0 else min(BACKOFF_MAX, BACKOFF_SECONDS * 2.0**beyond)
+
+
+def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, str]:
+    """A sentence about the container's end, and what to do next."""
+    if message.reason == "out-of-memory":
+        limit = spec.resources.memory_limit
+        allowed = f" of {limit} MiB" if limit else ""
+        return (
+            f"{spec.name} was killed because it ran out of memory: its container used more than its limit{allowed}",
+            "raise the limit with memory=(request, limit) in MiB, or use less memory at once",
+        )
+    if message.reason == "out-of-disk":
+        return f"{spec.name} filled its container's disk", "write less, or ask for more with ephemeral_disk= in MiB"
+    if message.reason == "start-failed":
+        return f"the container of {spec.name} could not be started: {message.detail}", "see `intermodal logs`"
+    if message.reason == "lost":
+        return f"the container of {spec.name} was lost: {message.detail or 'its worker went away'}", ""
+    if message.signal:
+        try:
+            name = signal.Signals(message.signal).name
+        except ValueError:
+            name = f"signal {message.signal}"
+        hint = "a native library crashed" if message.signal == signal.SIGSEGV else ""
+        return f"the container of {spec.name} was killed by {name} while it ran inputs", hint
+    return f"the container of {spec.name} exited with code {message.exit_code} while it ran inputs", (
+        "functions must return or raise; os._exit and sys.exit end the whole container"
+    )

@@ -1,0 +1,104 @@
+"""What the server holds of calls and inputs while they are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from modal._protocol.aio import Connection, Stream
+
+
+class Call:
+    """A group of inputs under one id. `kind`: unary, map, generator or spawn."""
+
+    __slots__ = (
+        "id", "function_id", "app_id", "kind", "parent_input_id", "inputs", "done", "connection", "stream",
+        "reply_id", "unsent", "sent", "inputs_ended", "over", "yields_skip",
+    )  # fmt: skip
+
+    def __init__(self, id: str, function_id: str, app_id: str, kind: str, parent_input_id: str = "") -> None:
+        self.id = id
+        self.function_id = function_id
+        self.app_id = app_id
+        self.kind = kind
+        self.parent_input_id = parent_input_id
+        self.inputs: dict[int, Held] = {}  # without a final output
+        self.done = IndexSet()  # maps: indexes that have one
+        self.connection: Connection | None = None
+        self.stream: Stream | None = None
+        self.reply_id = 0
+        self.unsent: list[tuple[int, int, bytes, str]] = []  # outputs that wait to be sent
+        self.sent: list[tuple[int, int, bytes, str]] = []  # generators: what may have to be sent again
+        self.inputs_ended = False
+        self.over: asyncio.Future[None] | None = None
+        self.yields_skip = 0  # generators: items that the client has from an earlier run
+
+    def reply_to(self, connection: Connection, reply_id: int) -> None:
+        self.connection = connection
+        self.reply_id = reply_id
+
+    def stream_to(self, connection: Connection, stream: Stream) -> None:
+        self.connection = connection
+        self.stream = stream
+
+    def rewind(self, seen: int) -> None:
+        """Send a generator's items after the first `seen` again."""
+        self.unsent = self.sent[seen:] + self.unsent
+        self.sent = self.sent[:seen]
+
+    def leave(self) -> None:
+        """The connection need not remember the call any longer."""
+        followed = getattr(self.connection, "followed_calls", None)
+        if followed is not None:
+            followed.calls.pop(self.id, None)
+
+
+class Held:
+    """One input: compared by identity, so that the scheduler can keep it in dictionaries."""
+
+    __slots__ = (
+        "call", "index", "args", "blob", "method", "attempts", "crashes", "container", "token", "over", "deadline",
+        "retry", "priority_time",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, index: int, args: bytes, blob: str, method: str) -> None:
+        self.call = call
+        self.index = index
+        self.args = args
+        self.blob = blob
+        self.method = method
+        self.attempts = 0  # finished attempts that failed
+        self.crashes = 0  # containers that died under it
+        self.container: Any = None  # where it is
+        self.token = 0  # its number there
+        self.over = False  # has its final output
+        self.deadline = 0.0  # monotonic; 0: does not run
+        self.retry: asyncio.TimerHandle | None = None
+        self.priority_time = 0.0
+
+    @property
+    def input_id(self) -> str:
+        return f"in-{self.call.id[3:]}-{self.index}"
+
+
+class IndexSet:
+    """A growing set of small integers that are mostly consecutive: flat memory for long maps."""
+
+    __slots__ = ("_below", "_rest")
+
+    def __init__(self) -> None:
+        self._below = 0  # all indexes below this one are in the set
+        self._rest: set[int] = set()
+
+    def add(self, index: int) -> None:
+        if index == self._below:
+            self._below += 1
+            rest = self._rest
+            while self._below in rest:
+                rest.discard(self._below)
+                self._below += 1
+        elif index > self._below:
+            self._rest.add(index)
+
+    def __contains__(self, index: int) -> bool:
+        return index < self._below or index in self._rest

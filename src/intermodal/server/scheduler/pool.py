@@ -1,0 +1,94 @@
+"""One function's containers and waiting inputs."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from intermodal.server.scheduler.rules import Rules
+
+STARTING, READY, STOPPING = "starting", "ready", "stopping"
+
+PREFETCH_SECONDS = 0.010  # work that may wait inside a container
+PREFETCH_INPUTS = 128  # inputs that may wait inside a container, at most
+DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time needs no more containers
+
+
+class Slot:
+    """One container as the scheduler sees it."""
+
+    __slots__ = ("id", "pool", "worker_id", "state", "inputs", "served", "idle_since", "started_at", "checked_at")
+
+    def __init__(self, id: str, pool: Pool, worker_id: str, now: float) -> None:
+        self.id = id
+        self.pool = pool
+        self.worker_id = worker_id
+        self.state = STARTING
+        self.inputs: dict[Any, float] = {}  # input -> when it was assigned; in order of assignment
+        self.served = 0  # inputs assigned in its life
+        self.idle_since = now
+        self.started_at = now
+        self.checked_at = now  # when its oldest input became the oldest
+
+    @property
+    def life_left(self) -> int:
+        """Inputs it may still take before it is used up."""
+        limit = self.pool.rules.max_inputs
+        return limit - self.served if limit else 1 << 30
+
+
+class Pool:
+    """The state of one function. `average` is the moving mean of its inputs' run time, None before the first."""
+
+    __slots__ = (
+        "function_id", "app_id", "rules", "queue", "slots", "idle", "starting", "ready", "assigned", "average",
+        "retired", "active_until", "backlog", "batch_due", "starts_after",
+    )  # fmt: skip
+
+    def __init__(self, function_id: str, app_id: str, rules: Rules) -> None:
+        self.function_id = function_id
+        self.app_id = app_id
+        self.rules = rules
+        self.queue: deque[Any] = deque()
+        self.slots: dict[str, Slot] = {}
+        self.idle: dict[str, Slot] = {}  # ready and without inputs; the most recently used one is last
+        self.starting = 0
+        self.ready = 0
+        self.assigned = 0  # inputs in containers
+        self.average: float | None = None
+        self.retired = False  # replaced or removed: finishes what it has, takes nothing new
+        self.active_until = 0.0
+        self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
+        self.starts_after = 0.0  # no container starts before this instant
+        self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
+
+    def learn(self, seconds: float) -> None:
+        """An input took this long."""
+        if self.average is None:
+            self.average = seconds
+        else:
+            self.average += (seconds - self.average) * 0.2
+
+    def depth(self) -> int:
+        """Inputs that a container may hold: what it runs at once, and for short inputs some that wait in it."""
+        rules = self.rules
+        if rules.batch_size:
+            return rules.batch_size
+        if not rules.prefetch or rules.max_inputs or self.average is None:
+            return rules.limit
+        waiting = int(PREFETCH_SECONDS / max(self.average, 1e-6))
+        return rules.limit + min(PREFETCH_INPUTS, waiting)
+
+    def wanted(self) -> int:
+        """Containers that the inputs at hand call for, limits aside."""
+        rules = self.rules
+        per_container = rules.batch_size or rules.target
+        inputs = len(self.queue) + self.assigned + self.backlog
+        if not inputs:
+            return 0
+        wanted = -(-inputs // per_container)
+        if self.average is not None and not rules.batch_size and self.average < DRAIN_SECONDS / 10:
+            # Short inputs: as many containers as drain the queue soon, not one for each input.
+            work = inputs * self.average / rules.limit
+            wanted = min(wanted, max(1, int(work / DRAIN_SECONDS) + 1))
+        return wanted

@@ -1,0 +1,411 @@
+"""The server's side of its workers: registration, containers' streams, image builds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from modal._protocol.aio import Connection, Handlers, Stream
+from modal._protocol.errors import Code, Fault, WireError
+from modal._protocol.frames import Frame
+from modal._protocol.message import Message
+from modal._protocol.messages.call import BlobChunk
+from modal._protocol.messages.image import BuildLog
+from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.wire import Done
+from modal._protocol.messages.worker import (
+    ContainerAdopt,
+    ContainerExited,
+    ContainerKill,
+    ContainerLogs,
+    ContainerMarks,
+    ContainerSignalInput,
+    ContainerSpec,
+    ContainerStart,
+    OutputsAck,
+    RunInputs,
+    RunRecall,
+    WorkerImageBuild,
+    WorkerImageBuilt,
+    WorkerRegister,
+    WorkerRegistered,
+    WorkerStats,
+    WorkerStop,
+)
+
+from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.inputs import Call, Held
+
+log = logging.getLogger("intermodal.workers")
+
+ACK_SECONDS = 0.05  # how long outputs may stay unacknowledged
+LOST_SECONDS = 20.0  # how long a worker may be away before its containers count as lost
+RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
+
+
+class WorkerLink:
+    """One registered worker."""
+
+    def __init__(self, connection: Connection, message: WorkerRegister) -> None:
+        self.connection = connection
+        self.worker_id = message.worker_id
+        self.hostname = message.hostname
+        self.cpus = message.cpus
+        self.memory = message.memory
+        self.runtimes = message.runtimes
+        self.pid = message.pid
+        self.stats: WorkerStats | None = None
+
+
+class ContainerLink:
+    """The server's end of one container's stream."""
+
+    def __init__(self, worker: WorkerLink, stream: Stream, container: Container) -> None:
+        self.worker = worker
+        self.stream = stream
+        self._container = container
+        self._ended = False
+
+    def send(self, message: RunInputs) -> None:
+        self.stream.send_now(message)
+
+    def end(self) -> None:
+        """No more inputs: the runner finishes and ends."""
+        if not self._ended:
+            self._ended = True
+            self.stream.end()
+
+    def cancel(self, tokens: list[int]) -> None:
+        self.worker.connection.note(ContainerSignalInput(self._container.id, tokens))
+
+    def recall(self, tokens: list[int]) -> None:
+        self.stream.send_now(RunRecall(tokens))
+
+
+class Workers:
+    """All workers. `dispatch` says what they shall do."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        prepare: Callable[[Container], Awaitable[ContainerSpec]],
+        append_logs: Callable[[str, list[LogEntry]], None],
+        calls: dict[str, Call],
+        is_spawned: Callable[[list[str]], Awaitable[set[str]]] | None = None,
+    ) -> None:
+        self.links: dict[str, WorkerLink] = {}
+        self.marks: dict[str, dict[str, float]] = {}  # container id -> timings of its start
+        self._dispatch = dispatch
+        self._prepare = prepare
+        self._append_logs = append_logs
+        self._calls = calls
+        self._is_spawned = is_spawned
+        self._unacked: dict[str, dict[str, int]] = {}  # worker id -> container id -> frames taken in
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._arrived = asyncio.Event()
+        self._adopted: dict[str, Container] = {}
+        dispatch.start_container = self.start
+        dispatch.kill_container = self.kill
+
+    def register(self, handlers: Handlers) -> None:
+        handlers.unary(WorkerRegister)(self._register)
+        handlers.stream(ContainerAdopt)(self._adopt)
+        handlers.note(ContainerLogs)(self._logs)
+        handlers.note(ContainerMarks)(self._take_marks)
+        handlers.note(WorkerStats)(self._take_stats)
+
+    # -- registration
+    async def _register(self, connection: Connection, message: WorkerRegister) -> WorkerRegistered:
+        link = WorkerLink(connection, message)
+        old = self.links.get(link.worker_id)
+        self.links[link.worker_id] = link
+        connection.worker_id = link.worker_id  # type: ignore[attr-defined]
+        connection.on_close.append(lambda _error: self._lost(link))
+        scheduler = self._dispatch.scheduler
+        scheduler.capacity.add(link.worker_id, message.cpus, message.memory, len(message.gpus))
+        lost = await self._take_reports(link, message)
+        if old is not None and not old.connection.closed:
+            old.connection.abort()
+        log.info(
+            "worker %s on %s registered: %s cores, %s MiB, runtimes %s, %d containers kept, %d disowned",
+            link.worker_id, link.hostname, message.cpus, message.memory, message.runtimes,
+            len(message.containers) - len(lost), len(lost),
+        )  # fmt: skip
+        self._arrived.set()
+        asyncio.get_running_loop().call_soon(self._resume)
+        return WorkerRegistered(lost)
+
+    async def _take_reports(self, link: WorkerLink, message: WorkerRegister) -> list[str]:
+        """Match what the worker has with what the server knows; returns what the server disowns."""
+        dispatch, scheduler = self._dispatch, self._dispatch.scheduler
+        now = time.monotonic()
+        reported = {report.container_id for report in message.containers}
+        for container in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
+            if container.id not in reported:
+                dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker was restarted"))
+        call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
+        spawned = await self._is_spawned(call_ids) if self._is_spawned is not None and call_ids else set()
+        lost = []
+        for report in message.containers:
+            container = dispatch.containers.get(report.container_id)
+            if container is None:
+                function = dispatch.functions.get(report.function_id)
+                adopted = scheduler.adopt(report.container_id, report.function_id, link.worker_id, report.ready, now)
+                if function is None or not adopted:
+                    lost.append(report.container_id)
+                    continue
+                container = Container(report.container_id, function, link.worker_id)
+                container.ready = report.ready
+                container.state = "running" if report.ready else "starting"
+                container.frames = report.outputs_sent
+                dispatch.containers[container.id] = container
+                for token, input_id in zip(report.tokens, report.input_ids, strict=True):
+                    self._hold(container, token, input_id, spawned, now)
+            else:
+                scheduler.capacity.take(link.worker_id, container.function.pool.rules.request)
+                # What was sent while the worker was away never arrived.
+                known = set(report.tokens)
+                missing = [held for token, held in container.tokens.items() if token not in known]
+                self._adopted[container.id] = container
+                container.link = None
+                container.lost_inputs = missing if report.ready else []
+        return lost
+
+    def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
+        """An adopted container runs an input of an earlier life of the server."""
+        call_id, index = _call_id(input_id), int(input_id.rpartition("-")[2])
+        call = self._calls.get(call_id)
+        if call is None:
+            kind = "spawn" if call_id in spawned else "adopted"
+            call = Call(call_id, container.function.function_id, container.function.app_id, kind)
+            if kind != "spawn":
+                self._calls[call_id] = call
+        held = Held(call, index, b"", "", "")
+        held.container, held.token = container, token
+        if call.kind != "spawn":
+            call.inputs[index] = held
+        container.tokens[token] = held
+        container.next_token = max(container.next_token, token + 1)
+        container.running_since = now
+        self._dispatch.scheduler.hold(container.id, held, now)
+
+    def pause_until_recovered(self, expected: bool) -> None:
+        """After a restart: assign nothing until the workers have told what they run."""
+        if expected:
+            self._dispatch.scheduler.pause()
+            asyncio.get_running_loop().call_later(RECOVERY_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if self._dispatch.scheduler.paused:
+            self._dispatch.scheduler.resume(time.monotonic())
+        else:
+            for function in list(self._dispatch.functions.values()):
+                self._dispatch.scheduler._balance(function.pool, time.monotonic())
+        self._dispatch.run()
+
+    def _lost(self, link: WorkerLink) -> None:
+        """The worker's connection ended; it has a while to come back."""
+        if self.links.get(link.worker_id) is not link:
+            return
+        log.warning("worker %s is away", link.worker_id)
+        asyncio.get_running_loop().call_later(LOST_SECONDS, self._bury, link)
+
+    def _bury(self, link: WorkerLink) -> None:
+        if self.links.get(link.worker_id) is not link:
+            return
+        del self.links[link.worker_id]
+        self._dispatch.scheduler.capacity.remove(link.worker_id)
+        for container in [c for c in self._dispatch.containers.values() if c.worker_id == link.worker_id]:
+            self._dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker did not come back"))
+
+    # -- containers
+    async def start(self, container: Container) -> None:
+        """Ask the worker for a container. Raises Fault."""
+        began = time.time()
+        spec = await self._prepare(container)
+        link = self.links.get(container.worker_id)
+        if link is None or link.connection.closed:
+            raise Fault(Code.INTERNAL, "its worker went away")
+        if self._dispatch.containers.get(container.id) is not container or container.state == "stopping":
+            self._dispatch.exited(container, ContainerExited(container.id, 0, "stopped", container.stop_reason))
+            return
+        self.marks[container.id] = {"asked": container.started_at, "prepared": time.time(), "began": began}
+        stream = link.connection.open(ContainerStart(spec))
+        self._attach(container, ContainerLink(link, stream, container), stream)
+
+    def _attach(self, container: Container, container_link: ContainerLink, stream: Stream) -> None:
+        container.link = container_link
+
+        def take(frame: Frame) -> None:
+            self._dispatch.take(container, frame)
+            if container.frames:
+                self._acknowledge(container)
+
+        def ended(error: Exception | None) -> None:
+            if isinstance(error, Fault):
+                self._dispatch.exited(container, ContainerExited(container.id, -1, "start-failed", error.text))
+            elif error is not None and container.link is container_link:
+                container.link = None
+
+        stream.on_end = ended
+        for frame in stream.take_queued():
+            take(frame)
+        stream.raw = take
+
+    async def _adopt(self, connection: Connection, message: ContainerAdopt, stream: Stream) -> None:
+        """The worker opens the stream of a container that it kept."""
+        container = self._dispatch.containers.get(message.container_id)
+        link = self.links.get(getattr(connection, "worker_id", ""))
+        if container is None or link is None:
+            raise Fault(Code.NOT_FOUND, f"container {message.container_id} is not known here")
+        container_link = ContainerLink(link, stream, container)
+        self._adopted.pop(container.id, None)
+        self._attach(container, container_link, stream)
+        missing, container.lost_inputs = container.lost_inputs, []
+        for held in missing:
+            if not held.over:
+                container_link.send(_again(held))
+        if container.state == "stopping":
+            container_link.end()
+        await stream.wait_ended()
+
+    def kill(self, container: Container, grace: float, reason: str) -> None:
+        """End a container: gently within `grace` seconds, at once with 0."""
+        if container.link is None or container.link.worker.connection.closed:
+            return
+        connection = container.link.worker.connection
+        task = asyncio.get_running_loop().create_task(_ask(connection, ContainerKill(container.id, grace, reason)))
+        task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        self._dispatch._tasks.add(task)
+        task.add_done_callback(self._dispatch._tasks.discard)
+
+    def stop_container(self, container_id: str) -> None:
+        """`modal container stop`: SIGINT; its inputs go elsewhere. Raises Fault."""
+        container = self._dispatch.containers.get(container_id)
+        if container is None:
+            raise Fault(Code.NOT_FOUND, f"there is no running container {container_id}")
+        container.state = "stopping"
+        container.stop_reason = "stopped by the user"
+        self._dispatch.scheduler.drain(container.id, time.monotonic())
+        self.kill(container, 30.0, "stopped by the user")
+        self._dispatch.run()
+
+    def _acknowledge(self, container: Container) -> None:
+        self._unacked.setdefault(container.worker_id, {})[container.id] = container.frames
+        if self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._send_acks)
+
+    def _send_acks(self) -> None:
+        self._ack_timer = None
+        unacked, self._unacked = self._unacked, {}
+        for worker_id, counts in unacked.items():
+            link = self.links.get(worker_id)
+            if link is not None:
+                link.connection.note(OutputsAck(list(counts), list(counts.values())))
+
+    # -- notes
+    def _logs(self, connection: Connection, message: ContainerLogs) -> None:
+        container = self._dispatch.containers.get(message.container_id)
+        for entry in message.entries:
+            entry.container_id = message.container_id
+            if container is not None:
+                entry.function_id = container.function.function_id
+                entry.function_name = container.function.name
+        self._append_logs(message.app_id, message.entries)
+
+    def _take_marks(self, connection: Connection, message: ContainerMarks) -> None:
+        marks = self.marks.setdefault(message.container_id, {})
+        marks.update(message.marks)
+        while len(self.marks) > 200:
+            self.marks.pop(next(iter(self.marks)))
+
+    def _take_stats(self, connection: Connection, message: WorkerStats) -> None:
+        link = self.links.get(getattr(connection, "worker_id", ""))
+        if link is not None:
+            link.stats = message
+
+    def timings(self, container_id: str) -> dict[str, float]:
+        """Milliseconds from the decision to start to each step. Raises Fault."""
+        marks = dict(self.marks.get(container_id) or {})
+        container = self._dispatch.containers.get(container_id)
+        if container is not None:
+            marks.update(container.marks)
+        asked = marks.pop("asked", None)
+        if asked is None:
+            raise Fault(Code.NOT_FOUND, f"the start of container {container_id} is not remembered")
+        return {name: round((at - asked) * 1000, 2) for name, at in sorted(marks.items(), key=lambda item: item[1])}
+
+    # -- images
+    def any(self) -> WorkerLink:
+        """A worker that is there. Raises Fault."""
+        for link in self.links.values():
+            if not link.connection.closed:
+                return link
+        raise Fault(Code.INTERNAL, "no worker is connected: see `intermodal status` and `intermodal logs`")
+
+    async def available(self) -> WorkerLink:
+        """As `any`, but waits a moment for the first worker of a server that has just started."""
+        try:
+            return self.any()
+        except Fault:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), 15.0)
+            except asyncio.TimeoutError:
+                pass
+            return self.any()
+
+    async def build_image(
+        self,
+        image_id: str,
+        recipe: list[dict[str, Any]],
+        secrets: dict[str, dict[str, str]],
+        ignore_cache: bool,
+        on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
+    ) -> WorkerImageBuilt:
+        """Have an image built. Raises Fault with the step that failed."""
+        link = await self.available()
+        stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))
+        try:
+            async for message in stream:
+                if isinstance(message, BuildLog):
+                    waited = on_log(message)
+                    if waited is not None:
+                        await waited
+                elif isinstance(message, WorkerImageBuilt):
+                    return message
+        except WireError:
+            raise Fault(Code.INTERNAL, f"the worker went away while it built {image_id}: try again") from None
+        except asyncio.CancelledError:
+            stream.cancel()
+            raise
+        raise Fault(Code.INTERNAL, f"the worker did not say how the build of {image_id} ended")
+
+    async def stop_all(self, keep_containers: bool) -> None:
+        """Have all workers end."""
+        for link in list(self.links.values()):
+            await _ask(link.connection, WorkerStop(keep_containers))
+
+
+async def _ask(connection: Connection, message: Message) -> None:
+    """A request whose failure means that the worker is away: its return settles the matter."""
+    try:
+        await connection.request(message, Done)
+    except (WireError, Fault) as error:
+        log.info("%s was not answered: %s", type(message).__name__, error)
+
+
+def _again(held: Held) -> RunInputs:
+    return RunInputs(
+        [held.token], [held.input_id], [held.args], [held.blob] if held.blob else [], [held.method] if held.method else []
+    )
+
+
+def _call_id(input_id: str) -> str:
+    return "fc-" + input_id[3:].rpartition("-")[0]
+
+
+__all__ = ["BlobChunk", "ContainerLink", "WorkerLink", "Workers"]
