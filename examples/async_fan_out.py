@@ -1,6 +1,6 @@
 """Asynchronous on both sides: an async entrypoint fans out to an async function and a generator.
 
-    modal run examples/async_fan_out.py --words "alpha beta gamma"
+modal run examples/async_fan_out.py --words "alpha beta gamma"
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The first program: one function, called here, in a container, and in many.
 
-    modal run examples/hello_world.py
-    modal run examples/hello_world.py --count 500
+modal run examples/hello_world.py
+modal run examples/hello_world.py --count 500
 """
 
 import sys

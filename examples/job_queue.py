@@ -1,8 +1,8 @@
 """A job queue: submit work to a deployed app, come back for the results later.
 
-    modal deploy examples/job_queue.py
-    python examples/job_queue.py submit "the quick brown fox" "jumps over the lazy dog"
-    python examples/job_queue.py result fc-…
+modal deploy examples/job_queue.py
+python examples/job_queue.py submit "the quick brown fox" "jumps over the lazy dog"
+python examples/job_queue.py result fc-…
 """
 
 import collections

@@ -1,6 +1,6 @@
 """Many containers, one number: estimate pi by throwing darts, with an image of its own.
 
-    modal run examples/pi.py --throws 20000000 --containers 8
+modal run examples/pi.py --throws 20000000 --containers 8
 """
 
 import modal

@@ -85,6 +85,8 @@ def within(module: str, package: str) -> bool:
 
 
 def ours_allowed(owner: str, allowed: set[str], module: str, top: bool) -> bool:
+    if owner == "intermodal.runner" and not top:
+        return within(module, "modal") or within(module, owner)  # what user code uses: loaded when it is needed
     if owner == "modal" and (within(module, "modal.cli") or within(module, "modal._output")):
         return not top and within(module, "modal._output")  # `enable_output` needs it when it is called
     return any(within(module, package) for package in allowed)

@@ -16,11 +16,8 @@ MACHINE = ["/" + "work/", "/home" + "/[a-z]+/", "/" + "root/.pyenv"]
 
 
 def files() -> list[Path]:
-    found = []
-    for path in ROOT.rglob("*"):
-        if path.is_file() and path.suffix in TEXT and not SKIPPED & set(path.relative_to(ROOT).parts):
-            found.append(path)
-    return found
+    everything = (path for path in ROOT.rglob("*") if not SKIPPED & set(path.relative_to(ROOT).parts))
+    return [path for path in everything if path.suffix in TEXT and path.is_file()]
 
 
 def occurrences(patterns: list[str]) -> list[str]:
