@@ -149,6 +149,10 @@ class Stream:
             self._consumed = 0
         return frame
 
+    def ready(self) -> bool:
+        """Whether `receive` would return at once."""
+        return bool(self._queue) or self._ended
+
     def __aiter__(self) -> Stream:
         return self
 

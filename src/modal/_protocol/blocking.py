@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl as ssl_module
 import time
 from collections import deque
-from typing import Iterator, TypeVar
+from typing import TYPE_CHECKING, Callable, Iterator, TypeVar
 
 from modal._protocol.address import Address, parse
 from modal._protocol.errors import Code, ConnectionLost, Fault, ProtocolError, Unreachable
@@ -19,7 +18,11 @@ from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
 from modal._protocol.message import Message, decode
 from modal._protocol.messages.wire import Credit, Failure, Hello, Welcome
 
+if TYPE_CHECKING:
+    import ssl as ssl_module  # 10 ms of a container's start, needed for TLS alone
+
 M = TypeVar("M", bound=Message)
+WINDOW = 1 << 20  # bytes that a stream's sender may be ahead of its receiver
 READ_SIZE = 1 << 18  # bytes
 CREDIT_STEP = 1 << 18  # bytes
 
@@ -31,6 +34,7 @@ class Connection:
         self.socket = sock
         self.welcome: Message | None = None
         self.notes: deque[Frame] = deque()  # NOTE frames that came meanwhile, for whoever wants them
+        self.on_note: Callable[[Frame], None] | None = None  # gets them instead, as they come
         self.broken = False
         self._buffer = FrameBuffer()
         self._frames: deque[Frame] = deque()
@@ -40,12 +44,19 @@ class Connection:
         return self.socket.fileno()
 
     def request(self, message: Message, expect: type[M], timeout: float | None = None) -> M:
-        """Ask and wait for the answer. Raises Fault, WireError, or TimeoutError after `timeout` seconds."""
+        """Ask and wait for the answer. Raises Fault, WireError, or TimeoutError after `timeout` seconds.
+
+        Whoever gives up waiting (the time is over, an interrupt) has told the peer so.
+        """
         stream_id = self._new_id()
         header, body = message.encode()
         self.send_bytes(pack(Kind.REQUEST, message.TYPE, stream_id, header, body))
         while True:
-            frame = self.read(timeout)
+            try:
+                frame = self.read(timeout)
+            except BaseException:
+                self.give_up(stream_id)
+                raise
             if frame.stream != stream_id:
                 continue  # the late end of an earlier exchange
             if frame.kind == Kind.RESPONSE:
@@ -61,6 +72,14 @@ class Connection:
         stream_id = self._new_id()
         self.send_bytes(pack(Kind.REQUEST, message.TYPE, stream_id, *message.encode()))
         return Stream(self, stream_id)
+
+    def give_up(self, stream_id: int) -> None:
+        """Tell the peer that nobody waits for this exchange any more, if it can still be told."""
+        if not self.broken:
+            try:
+                self.send_bytes(pack(Kind.CANCEL, 0, stream_id))
+            except ConnectionLost:
+                return  # then the peer knows already
 
     def note(self, message: Message) -> None:
         """Tell something that needs no answer."""
@@ -86,7 +105,7 @@ class Connection:
                 if frame.kind == Kind.PING:
                     self.send_bytes(pack(Kind.PONG, 0, 0))
                 elif frame.kind == Kind.NOTE:
-                    self.notes.append(frame)
+                    (self.on_note or self.notes.append)(frame)
                 elif frame.kind == Kind.FAULT and frame.stream == 0:
                     self.broken = True
                     raise ProtocolError(fault_of(frame).text)
@@ -97,6 +116,10 @@ class Connection:
     def pending(self) -> bool:
         """Whether `read` would return at once with what has been received already."""
         return bool(self._frames)
+
+    def readable(self) -> bool:
+        """Whether `read` would find something without waiting (it may turn out to be the end)."""
+        return bool(self._frames) or self._ready(0)
 
     def _fill(self, deadline: float | None) -> None:
         if deadline is not None:
@@ -118,7 +141,8 @@ class Connection:
             raise
 
     def _ready(self, seconds: float) -> bool:
-        if isinstance(self.socket, ssl_module.SSLSocket) and self.socket.pending():
+        buffered = getattr(self.socket, "pending", None)  # TLS alone has it
+        if buffered is not None and buffered():
             return True
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
@@ -143,11 +167,28 @@ class Stream:
         self.response: Message | None = None
         self.ended = False  # the peer's side is over
         self._consumed = 0
+        self._credit = WINDOW
+        self._early: deque[Frame] = deque()  # came while a sender waited for credit
 
     def send(self, message: Message) -> None:
-        """Send one item."""
+        """Send one item; waits while the receiver is behind by more than the window. Raises Fault, WireError."""
         header, body = message.encode()
+        while self._credit <= 0 and not self.ended:
+            frame = self.connection.read()
+            if frame.stream != self.id:
+                continue
+            if frame.kind == Kind.CREDIT:
+                self._credit += Credit.decode(frame.header, frame.body).size
+                continue
+            self._early.append(frame)
+            if frame.kind in (Kind.FAULT, Kind.RESPONSE):
+                return  # nobody wants more: `receive` says why
+        self._credit -= len(header) + len(body)
         self.connection.send_bytes(pack(Kind.ITEM, message.TYPE, self.id, header, body))
+
+    def ready(self) -> bool:
+        """Whether `receive` has something to look at already."""
+        return bool(self._early) or self.ended or self.connection.readable()
 
     def end(self) -> None:
         """No more items from this side."""
@@ -164,7 +205,7 @@ class Stream:
         if self.ended:
             return None
         while True:
-            frame = self.connection.read(timeout)
+            frame = self._early.popleft() if self._early else self.connection.read(timeout)
             if frame.stream != self.id:
                 continue
             if frame.kind == Kind.ITEM:
@@ -174,6 +215,9 @@ class Stream:
                     self._consumed = 0
                     self.connection.send_bytes(pack(Kind.CREDIT, credit.TYPE, self.id, *credit.encode()))
                 return decode(frame.type, frame.header, frame.body)
+            if frame.kind == Kind.CREDIT:
+                self._credit += Credit.decode(frame.header, frame.body).size
+                continue
             if frame.kind == Kind.END:
                 self.ended = True
                 return None
@@ -210,7 +254,7 @@ def connect(
     where = parse(address) if isinstance(address, str) else address
     try:
         sock = _dial(where, ssl, timeout)
-    except (OSError, ssl_module.SSLError) as error:
+    except OSError as error:  # SSLError is one
         raise Unreachable(f"nobody answers at {where}: {error}") from None
     connection = Connection(sock)
     try:
@@ -240,7 +284,11 @@ def _dial(where: Address, context: ssl_module.SSLContext | None, timeout: float)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if where.scheme == "tls":
-        sock = (context or ssl_module.create_default_context()).wrap_socket(sock, server_hostname=where.host)
+        if context is None:
+            import ssl
+
+            context = ssl.create_default_context()
+        sock = context.wrap_socket(sock, server_hostname=where.host)
     sock.settimeout(None)
     return sock
 
