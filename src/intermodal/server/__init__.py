@@ -1,0 +1,1 @@
+"""The control plane: rpc handlers, services, the store, the scheduler."""

@@ -1,0 +1,67 @@
+"""What the services need of the invocation path and of the workers: implemented in `calls` and `workers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from modal._protocol.messages.container import ContainerInfo
+from modal._protocol.messages.function import Autoscaler, FunctionSpec
+from modal._protocol.messages.image import BuildLog
+from modal._protocol.messages.worker import WorkerImageBuilt
+
+
+class CallsPort(Protocol):
+    """The invocation path, as apps and functions see it."""
+
+    def functions_changed(
+        self, app_id: str, functions: list[tuple[str, FunctionSpec]], removed: list[str]
+    ) -> None:
+        """These functions of the app exist from now on in this form; those in `removed` take no new inputs."""
+
+    async def stop_app(self, app_id: str, force: bool = False) -> None:
+        """Return when nothing of the app runs any more. Unfinished inputs fail."""
+
+    def stats(self, app_id: str) -> dict[str, list[int]]:
+        """Function name -> [pending, running, finished, containers]."""
+
+    def app_idle(self, app_id: str) -> bool:
+        """No input of the app waits or runs, spawned ones included."""
+
+    def function_stats(self, function_id: str) -> tuple[int, int]:
+        """Backlog, containers."""
+
+    def update_autoscaler(self, function_id: str, autoscaler: Autoscaler) -> None:
+        """Until the next publication."""
+
+
+class WorkersPort(Protocol):
+    """The workers and their containers, as images, containers and the status see them."""
+
+    async def build_image(
+        self,
+        image_id: str,
+        recipe: list[dict[str, Any]],
+        secrets: dict[str, dict[str, str]],
+        ignore_cache: bool,
+        on_log: Callable[[BuildLog], None],
+    ) -> WorkerImageBuilt:
+        """Have one worker build it. Raises Fault. Cancelling the task ends the build."""
+
+    def containers(self, app_id: str = "") -> list[ContainerInfo]:
+        """Those that start, run or stop now (of one app, or all); `app_name` may be left empty."""
+
+    def container(self, container_id: str) -> tuple[str, str] | None:
+        """App id and function id of a container that runs now: what its own connection may do follows from it."""
+
+    async def stop_container(self, container_id: str) -> None:
+        """SIGINT, exit handlers, end; its inputs go elsewhere. Fault: not-found."""
+
+    def timings(self, container_id: str) -> dict[str, float] | None:
+        """Marks of a start, None where the container is not known."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One JSON object for each connected worker: worker_id, hostname, pid, runtimes, cpus, memory, …"""
+
+    async def stop(self, keep_containers: bool) -> None:
+        """End the workers: their containers too, unless these are to be kept."""
