@@ -16,7 +16,8 @@ themselves (`Client.request`, `Client.open`, `sleep`, `gather` …). That saves 
 of asyncio. In the async face the coroutine is the implementation's own and nothing stands in between.
 
 `@synchronized` stands outermost: over `@staticmethod` (and `@classmethod`, for which there is also
-`@synchronized_classmethod`), not under it. Implementations call each other through `.aio`, which keeps the caller's face: `await self.hydrate.aio()`.
+`@synchronized_classmethod`), not under it. Implementations call each other through `.aio`, which keeps the
+caller's face: `await self.hydrate.aio()`.
 """
 
 from __future__ import annotations

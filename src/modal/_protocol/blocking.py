@@ -169,11 +169,12 @@ class Stream:
         self._consumed = 0
         self._credit = WINDOW
         self._early: deque[Frame] = deque()  # came while a sender waited for credit
+        self._over = False  # among them is the end of the exchange
 
     def send(self, message: Message) -> None:
         """Send one item; waits while the receiver is behind by more than the window. Raises Fault, WireError."""
         header, body = message.encode()
-        while self._credit <= 0 and not self.ended:
+        while self._credit <= 0 and not self.ended and not self._over:
             frame = self.connection.read()
             if frame.stream != self.id:
                 continue
@@ -181,8 +182,9 @@ class Stream:
                 self._credit += Credit.decode(frame.header, frame.body).size
                 continue
             self._early.append(frame)
-            if frame.kind in (Kind.FAULT, Kind.RESPONSE):
-                return  # nobody wants more: `receive` says why
+            self._over = frame.kind in (Kind.FAULT, Kind.RESPONSE)
+        if self._over:
+            return  # nobody wants more: `receive` says why
         self._credit -= len(header) + len(body)
         self.connection.send_bytes(pack(Kind.ITEM, message.TYPE, self.id, header, body))
 
