@@ -1,0 +1,78 @@
+"""Workers and containers that were seen: what must be known of them after they (or the server) have ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from intermodal.server.store.database import Database
+
+CONTAINERS_KEPT = 7 * 86400.0  # seconds after their end
+
+
+class ContainerRow(NamedTuple):
+    container_id: str
+    app_id: str
+    function_id: str
+    worker_id: str
+    started_at: float
+    ended_at: float  # 0: has not ended, as far as the store knows
+    exit_reason: str
+    marks: dict[str, float]
+
+
+class FleetStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def worker_seen(self, worker_id: str, info: dict[str, Any]) -> None:
+        await self._database.execute(
+            "INSERT OR REPLACE INTO workers (worker_id, info, registered_at) VALUES (?, ?, ?)",
+            (worker_id, json.dumps(info), time.time()),
+        )
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """Worker id -> what it said of itself."""
+        rows = await self._database.rows("SELECT worker_id, info FROM workers")
+        return {worker_id: json.loads(info) for worker_id, info in rows}
+
+    async def forget_worker(self, worker_id: str) -> None:
+        await self._database.execute("DELETE FROM workers WHERE worker_id = ?", (worker_id,))
+
+    def container_started(self, container_id: str, app_id: str, function_id: str, worker_id: str) -> None:
+        """Nobody waits for it: a container that the machine's crash erased from here is gone anyway."""
+        values = (container_id, app_id, function_id, worker_id, time.time())
+        self._database.write_soon(
+            lambda connection: connection.execute(
+                "INSERT OR IGNORE INTO containers (container_id, app_id, function_id, worker_id, started_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                values,
+            ),
+            _ignored,
+        )
+
+    def container_ended(self, container_id: str, reason: str, marks: dict[str, float] | None = None) -> None:
+        """As `container_started`."""
+        values = (time.time(), reason, json.dumps(marks or {}), container_id)
+        self._database.write_soon(
+            lambda connection: connection.execute(
+                "UPDATE containers SET ended_at = ?, exit_reason = ?, marks = ? WHERE container_id = ?", values
+            ),
+            _ignored,
+        )
+
+    async def container(self, container_id: str) -> ContainerRow | None:
+        row = await self._database.row(
+            "SELECT container_id, app_id, function_id, worker_id, started_at, ended_at, exit_reason, marks "
+            "FROM containers WHERE container_id = ?",
+            (container_id,),
+        )
+        return None if row is None else ContainerRow(*row[:7], json.loads(row[7]))
+
+    async def forget_containers(self, ended_before: float) -> None:
+        await self._database.execute("DELETE FROM containers WHERE ended_at != 0 AND ended_at < ?", (ended_before,))
+
+
+def _ignored(_result: Any, _error: Exception | None) -> None:
+    pass

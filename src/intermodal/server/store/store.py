@@ -1,0 +1,66 @@
+"""The store: everything that survives a restart of the server, by noun."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from intermodal.server.ids import new_id
+from intermodal.server.store.apps import AppStore
+from intermodal.server.store.calls import CallStore
+from intermodal.server.store.database import Database
+from intermodal.server.store.environments import EnvironmentStore
+from intermodal.server.store.fleet import FleetStore
+from intermodal.server.store.functions import FunctionStore
+from intermodal.server.store.images import ImageStore
+from intermodal.server.store.secrets import SecretStore
+from intermodal.server.store.tokens import TokenStore
+
+T = TypeVar("T")
+
+
+class Store:
+    """`await Store.open(path)`; `await store.close()`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.environments = EnvironmentStore(database)
+        self.apps = AppStore(database)
+        self.functions = FunctionStore(database)
+        self.images = ImageStore(database)
+        self.secrets = SecretStore(database)
+        self.tokens = TokenStore(database)
+        self.calls = CallStore(database)
+        self.fleet = FleetStore(database)
+        self.server_id = ""
+
+    @classmethod
+    async def open(cls, path: Path) -> Store:
+        """Raises migrations.Refused where the file cannot be used."""
+        store = cls(await Database.open(path))
+        await store.environments.ensure_default()
+        store.server_id = await store.setting("server_id", lambda: new_id("sv"))
+        return store
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database.write."""
+        return await self.database.write(work)
+
+    async def setting(self, key: str, default: Callable[[], str]) -> str:
+        """A value of the table `meta`; made with `default` the first time."""
+
+        def work(connection: sqlite3.Connection) -> str:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                return str(json.loads(row[0]))
+            value = default()
+            connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+            return value
+
+        return await self.database.write(work)
+
+    async def close(self) -> None:
+        await self.database.close()
