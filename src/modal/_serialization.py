@@ -18,7 +18,10 @@ import pickle
 import struct
 import sys
 from types import FunctionType
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Type, Union
+
+if TYPE_CHECKING:
+    from modal._protocol.messages.call import CallFailure
 
 INLINE_LIMIT = 256 * 1024  # bytes; as `call.INLINE_LIMIT`
 PROTOCOL = 5
@@ -382,3 +385,20 @@ def _parts_of(value: Any) -> List[Tuple[str, Any]]:
     if isinstance(state, dict) and not isinstance(value, (type, FunctionType)):
         return [(f".{name}", part) for name, part in list(state.items())[:limit]]
     return []
+
+
+# -- exceptions: see `modal._failure` -------------------------------------------------------------
+
+
+def failure_of(error: BaseException) -> CallFailure:
+    """What the caller hears of an exception of the user's. Never raises."""
+    from modal import _failure
+
+    return _failure.failure_of(error)
+
+
+def exception_of(failure: CallFailure, *, timed_out: bool = False) -> Exception:
+    """The exception to raise for a failed input."""
+    from modal import _failure
+
+    return _failure.exception_of(failure, timed_out=timed_out)

@@ -269,7 +269,7 @@ def _call(function: Any, args: Any, kwargs: Any) -> Any:
         return _drive(function(*args, **kwargs))
     except BaseException as error:
         _trim(error)
-        raise
+        raise error
 
 
 def _trim(error: BaseException) -> None:

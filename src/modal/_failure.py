@@ -1,0 +1,202 @@
+"""Exceptions on their way: `failure_of` in the container, `exception_of` at the caller.
+
+An exception travels with its type, arguments and attributes, with what caused it, and with the frames of
+each. Every part that cannot travel is left out; type name, text and traceback always arrive.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from modal import _serialization, _traceback
+
+if TYPE_CHECKING:
+    from modal._protocol.messages.call import CallFailure
+
+MAX_TEXT = 64 * 1024  # characters of a message or a traceback
+MAX_PICKLED = 1 << 20  # bytes; a larger exception arrives as text
+MAX_CHAIN = 16  # exceptions that led to one
+_ORDINARY = BaseException.__reduce__
+
+
+# -- in the container -----------------------------------------------------------------------------
+
+
+def failure_of(error: BaseException) -> CallFailure:
+    """What the caller hears of an exception of the user's. Never raises."""
+    from modal._protocol.messages.call import CallFailure
+
+    try:
+        return CallFailure(
+            "user",
+            type_name=_type_name(error),
+            text=_text(error),
+            traceback=_clip(_traceback.text_of(error)),
+            frames=_traceback.frames_of(error),
+            pickled=_pickled(error),
+        )
+    except Exception as defect:  # an exception of the user's that resists even being looked at
+        return CallFailure(
+            "user", type_name=_type_name(error), text=_text(error), hint=f"(details lost: {defect!r:.200})"
+        )
+
+
+def _type_name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _clip(str(error))
+    except Exception as failed:
+        return f"<its __str__ raised {type(failed).__name__}>"
+
+
+def _clip(text: str) -> str:
+    # What stands alone as half a surrogate pair cannot be written as UTF-8.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]}\n…\n{text[-MAX_TEXT // 2 :]}"
+
+
+def _pickled(error: BaseException) -> bytes:
+    """All exceptions of the chain, each pickled by itself, and how they hang together."""
+    errors: List[BaseException] = [error]
+    links = [  # `errors` grows while it is walked
+        (_place(one.__cause__, errors), _place(one.__context__, errors), one.__suppress_context__) for one in errors
+    ]
+    parts = [
+        (_encode(one), _type_name(one), _text(one), [] if one is error else _traceback.frames_of(one)) for one in errors
+    ]
+    data = pickle.dumps((parts, links), _serialization.PROTOCOL)
+    if len(data) > MAX_PICKLED:
+        data = pickle.dumps(([(parts[0][0], *parts[0][1:])], [(-1, -1, True)]), _serialization.PROTOCOL)
+    return data if len(data) <= MAX_PICKLED else b""
+
+
+def _place(error: Optional[BaseException], errors: List[BaseException]) -> int:
+    """The number of an exception of the chain, which gets one if it is new; -1 for none."""
+    if error is None:
+        return -1
+    for number, known in enumerate(errors):
+        if known is error:
+            return number
+    if len(errors) >= MAX_CHAIN:
+        return -1
+    errors.append(error)
+    return len(errors) - 1
+
+
+def _encode(error: BaseException) -> bytes:
+    cls = type(error)
+    try:
+        if cls.__reduce__ is not _ORDINARY or cls.__reduce_ex__ is not object.__reduce_ex__:
+            return _serialization.dumps(("whole", error))
+        state = dict(error.__dict__)
+        try:
+            return _serialization.dumps(("parts", cls, error.args, state))
+        except Exception:  # some part of it cannot travel: the others may
+            args = tuple(value if _can_travel(value) else repr(value) for value in error.args)
+            state = {name: value for name, value in state.items() if _can_travel(value)}
+            return _serialization.dumps(("parts", cls, args, state))
+    except Exception:
+        return b""
+
+
+def _can_travel(value: Any) -> bool:
+    try:
+        _serialization.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+# -- at the caller --------------------------------------------------------------------------------
+
+
+def exception_of(failure: CallFailure, *, timed_out: bool = False) -> Exception:
+    """The exception to raise for a failed input, with the traceback that it had in the container."""
+    if failure.code != "user":
+        return _of_platform(failure, timed_out)
+    error, reason = _original(failure)
+    if error is None:
+        from modal.exception import ExecutionError
+
+        text = f"{failure.type_name}: {failure.text}" if failure.text else failure.type_name
+        error = ExecutionError(f"{text}{reason}")
+    _traceback.attach(error, failure.frames)
+    if failure.hint:
+        _add_note(error, failure.hint)
+    return error
+
+
+def _of_platform(failure: CallFailure, timed_out: bool) -> Exception:
+    from modal._endpoint import error_of
+    from modal.exception import FunctionTimeoutError
+
+    text = f"{failure.text} {failure.hint}".strip() or failure.type_name or "The input failed."
+    error = FunctionTimeoutError(text) if timed_out or failure.code == "timeout" else error_of(failure.code, text)
+    if failure.frames:
+        _traceback.attach(error, failure.frames)
+    return error
+
+
+def _original(failure: CallFailure) -> Tuple[Optional[Exception], str]:
+    """The user's own exception with its chain; or None, and why it could not be made again here."""
+    if not failure.pickled:
+        return None, ""
+    try:
+        parts, links = pickle.loads(failure.pickled)
+        made = [_decode(*part) for part in parts]
+    except Exception as error:
+        return None, f" (the exception could not be read: {error})"
+    errors = [error for error, _reason in made]
+    for one, (cause, context, suppress) in zip(errors, links):
+        one.__cause__ = errors[cause] if cause >= 0 else None
+        one.__context__ = errors[context] if context >= 0 else None
+        one.__suppress_context__ = suppress
+    first, reason = made[0]
+    if reason:
+        return None, reason
+    if not isinstance(first, Exception) or isinstance(first, (StopIteration, StopAsyncIteration)):
+        return None, ""  # raised here, it would end the caller's program or loop instead of telling of an error
+    return first, ""
+
+
+def _decode(data: bytes, type_name: str, text: str, frames: List[Any]) -> Tuple[BaseException, str]:
+    """One exception of a chain, and why it is only a stand-in ("" where it is not)."""
+    error: Optional[BaseException] = None
+    reason = ""
+    try:
+        error = _rebuild(*pickle.loads(data)) if data else None
+    except Exception as failed:
+        reason = f" (this type cannot be made again here: {failed})"
+    if error is None:
+        from modal.exception import ExecutionError
+
+        error = ExecutionError(f"{type_name}: {text}{reason}")
+        reason = reason or " (this exception could not be pickled in the container)"
+    if frames:
+        _traceback.attach(error, frames)
+    return error, reason
+
+
+def _rebuild(
+    kind: str, cls: Any, args: Tuple[Any, ...] = (), state: Optional[Dict[str, Any]] = None
+) -> Optional[BaseException]:
+    if kind == "whole":
+        return cls if isinstance(cls, BaseException) else None
+    try:
+        error: BaseException = cls(*args)
+    except Exception:  # its __init__ wants other arguments than it passed on: leave it out
+        error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state or {})
+    return error
+
+
+def _add_note(error: Exception, note: str) -> None:
+    add = getattr(error, "add_note", None)  # Python 3.11
+    if add is not None:
+        add(note)
