@@ -151,9 +151,10 @@ class _Remote:
     def __init__(self, frame: Frame) -> None:
         file, line, name, source = str(frame[0]), int(frame[1]), str(frame[2]), str(frame[3])
         self.line = line
-        names = {"co_filename": file, "co_name": name, "co_firstlineno": max(line, 1)}
+        names: Dict[str, Any] = {"co_filename": file, "co_name": name, "co_firstlineno": max(line, 1)}
         if sys.version_info >= (3, 11):
             names["co_qualname"] = name
+            names["co_linetable"] = _LINES_ONLY
         seen: List[Any] = []
         scope = {
             "__name__": name,
