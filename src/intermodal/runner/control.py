@@ -8,62 +8,78 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from intermodal.runner.link import Link
 from modal._protocol.errors import WireError
 from modal._protocol.frames import Kind
-from modal._protocol.messages.worker import Heartbeat, RunCancel, RunRecall, RunStarted
-
-from intermodal.runner.link import Link
+from modal._protocol.messages.worker import Heartbeat, RunCancel, RunnerAck, RunnerSpec, RunRecall
 
 if TYPE_CHECKING:
     from intermodal.runner.inputs import InputQueue
+    from intermodal.runner.outbox import Outbox
 
-LONG_SECONDS = 0.05  # an input that runs longer is reported as started
+RELINK_PAUSE = 0.1  # seconds between attempts to reach a worker that is away
+RELINK_ATTEMPTS = 1200
+EXIT_ABANDONED = 73  # no worker came back
 
 
 class Control(threading.Thread):
-    """Sleeps in the kernel nearly always; needs the GIL only when the worker says something."""
+    """Sleeps in the kernel nearly always; needs the GIL only when the worker says something.
 
-    def __init__(self, path: str, container_id: str, queue: InputQueue, heartbeat: float) -> None:
+    When the worker goes away (it was restarted), this thread connects to the new one and hands over
+    what the container holds; the main thread goes on with user code meanwhile.
+    """
+
+    def __init__(self, path: str, spec: RunnerSpec, queue: InputQueue, outbox: Outbox) -> None:
         super().__init__(name="intermodal-control", daemon=True)
-        self._link = Link(path, "runner-control", container_id)
+        self.ready = False  # imports and hooks are done
+        self._path = path
+        self._spec = spec
+        self._link = Link(path, "runner-control", spec.container_id)
         self._queue = queue
-        self._heartbeat = max(1.0, heartbeat)
+        self._outbox = outbox
+        self._heartbeat = max(1.0, spec.heartbeat)
 
     def run(self) -> None:
-        """Until the worker closes the connection, or the process ends."""
+        """Until the process ends."""
+        while True:
+            try:
+                self._listen()
+            except (OSError, WireError):
+                self._relink()
+
+    def _listen(self) -> None:
         poll = select.poll()
         poll.register(self._link.socket, select.POLLIN)
         due = time.monotonic() + self._heartbeat
-        try:
-            while True:
-                left = max(0.0, due - time.monotonic())
-                if poll.poll(left * 1000):
-                    for frame in self._link.read():
-                        if frame.kind == Kind.NOTE:
-                            self._obey(frame.type, frame.header, frame.body)
-                if time.monotonic() >= due:
-                    self._link.note(Heartbeat())
-                    due = time.monotonic() + self._heartbeat
-        except (OSError, WireError):
-            return  # the data connection ends too, and with it the container
+        while True:
+            if poll.poll(max(0.0, due - time.monotonic()) * 1000):
+                for frame in self._link.read():
+                    if frame.kind == Kind.NOTE:
+                        self._obey(frame.type, frame.header, frame.body)
+            if time.monotonic() >= due:
+                self._link.note(Heartbeat())
+                due = time.monotonic() + self._heartbeat
 
     def _obey(self, type: int, header: bytes, body: bytes) -> None:
         if type == RunRecall.TYPE:
             self._queue.recall(RunRecall.decode(header, body).tokens)
         elif type == RunCancel.TYPE:
             self._queue.cancel(RunCancel.decode(header, body).tokens)
+        elif type == RunnerAck.TYPE:
+            self._outbox.acknowledged(RunnerAck.decode(header, body).count)
 
-    def started(self, tokens: list[int]) -> None:
-        """Tell the worker which inputs have been running for a while."""
-        try:
-            self._link.note(RunStarted(tokens))
-        except OSError:
-            pass
-
-    def fileno(self) -> int:
-        return self._link.socket.fileno()
-
-
-def pid() -> int:
-    """This process, as it sees itself (1 in its own PID namespace)."""
-    return os.getpid()
+    def _relink(self) -> None:
+        """Find the worker again. Ends the process when none comes."""
+        for _attempt in range(RELINK_ATTEMPTS):
+            time.sleep(RELINK_PAUSE)
+            try:
+                data = Link(self._path, "runner", self._spec.container_id, resume=True)
+                data.welcome()
+                self._link = Link(self._path, "runner-control", self._spec.container_id, resume=True)
+                spec = self._spec
+                self._outbox.resume(data, self.ready, self._queue.held(), spec.app_id, spec.function_id)
+            except (OSError, WireError):
+                continue
+            self._queue.relink(data)
+            return
+        os._exit(EXIT_ABANDONED)

@@ -8,20 +8,19 @@ import time
 from collections import deque
 from typing import Any, Callable, NamedTuple, Optional
 
-from modal import _context
-from modal._protocol.errors import ConnectionLost
-from modal._protocol.frames import Frame, Kind
-from modal._protocol.messages.call import CallFailure, Status, pack_failure
-from modal._protocol.messages.worker import RunInputs
-
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
 from intermodal.runner.outbox import Outbox
 from intermodal.runner.streams import CountedStream
 from intermodal.runner.values import Values
+from modal._protocol.errors import ConnectionLost
+from modal._protocol.frames import Frame, Kind
+from modal._protocol.messages.call import CallFailure, Status, pack_failure
+from modal._protocol.messages.worker import RunInputs
 
 CANCEL_SIGNAL = signal.SIGUSR1
+RELINK_SECONDS = 120.0  # how long a container waits for a worker to come back
 
 
 class Input(NamedTuple):
@@ -34,26 +33,60 @@ class Input(NamedTuple):
     method: str
 
 
+class NoMoreInputs(Exception):
+    """The server wants nothing more of this container."""
+
+
 class InputQueue:
     """What has arrived and is not started; and which inputs run, to cancel them."""
 
     def __init__(self, data: Link, outbox: Outbox) -> None:
-        self._data = data
+        self.data = data
         self._outbox = outbox
+        self._relinked = threading.Condition()
+        self.on_relink: Optional[Callable[[], None]] = None  # called by the control thread
         self._waiting: deque[Input] = deque()
         self._lock = threading.Lock()
         self._running: dict[int, Callable[[], None]] = {}  # token -> how to interrupt it
+        self._running_ids: dict[int, str] = {}
         self._cancelled: set[int] = set()
 
     # -- the reading side
     def take(self) -> Input:
-        """The next input; waits for one. Raises ConnectionLost when there will be no more."""
+        """The next input; waits for one. Raises NoMoreInputs, or ConnectionLost when the worker is gone for good."""
         while True:
             try:
                 return self._waiting.popleft()
             except IndexError:
                 self._outbox.flush()
-                self.feed(self._data.read())
+                link = self.data
+                try:
+                    frames = link.read()
+                except (ConnectionLost, OSError):
+                    self.wait_relinked(link)
+                    continue
+                self.feed(frames)
+
+    def wait_relinked(self, old: Link) -> None:
+        """Wait until the control thread has found a new worker. Raises ConnectionLost when it gives up."""
+        with self._relinked:
+            if not self._relinked.wait_for(lambda: self.data is not old, RELINK_SECONDS):
+                raise ConnectionLost("the worker is gone")
+
+    def relink(self, data: Link) -> None:
+        """There is a new worker (called by the control thread)."""
+        with self._relinked:
+            self.data = data
+            self._relinked.notify_all()
+        if self.on_relink is not None:
+            self.on_relink()
+
+    def held(self) -> dict[int, str]:
+        """Token to input id of all that is waiting or running here."""
+        found = {item.token: item.input_id for item in list(self._waiting)}
+        with self._lock:
+            found.update(self._running_ids)
+        return found
 
     def feed(self, frames: list[Frame]) -> None:
         """Queue what frames from the worker bring."""
@@ -71,7 +104,7 @@ class InputQueue:
                 )
                 self._waiting.extend(batch)
             elif frame.kind == Kind.END:
-                raise ConnectionLost("no more inputs")
+                raise NoMoreInputs
 
     def take_waiting(self) -> Optional[Input]:
         """The next input that has arrived already."""
@@ -81,18 +114,21 @@ class InputQueue:
             return None
 
     # -- what runs
-    def begin(self, token: int, interrupt: Callable[[], None]) -> bool:
+    def begin(self, item: Input, interrupt: Callable[[], None]) -> bool:
         """Note that an input runs. False: it was cancelled before, do not run it."""
+        token = item.token
         with self._lock:
             if token in self._cancelled:
                 self._cancelled.discard(token)
                 return False
             self._running[token] = interrupt
+            self._running_ids[token] = item.input_id
             return True
 
     def finish(self, token: int) -> None:
         with self._lock:
             self._running.pop(token, None)
+            self._running_ids.pop(token, None)
             self._cancelled.discard(token)
 
     def is_cancelled(self, token: int) -> bool:
@@ -105,7 +141,7 @@ class InputQueue:
     def recall(self, tokens: list[int]) -> None:
         """Give back those of the inputs that are not started."""
         for item in self._withdraw(set(tokens)):
-            self._outbox.put(item.token, Status.RETURNED, b"")
+            self._outbox.put(item.token, Status.RETURNED, b"", "", 0.0, item.input_id)
         self._outbox.flush()
 
     def cancel(self, tokens: list[int]) -> None:
@@ -113,7 +149,7 @@ class InputQueue:
         wanted = set(tokens)
         for item in self._withdraw(wanted):
             wanted.discard(item.token)
-            self._outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+            self._outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
         self._outbox.flush()
         with self._lock:
             interrupts = []
@@ -174,18 +210,18 @@ class Invoker:
         except Exception as error:
             self.fail(item, error, started)
             return
-        self.outbox.put(item.token, Status.SUCCESS, value, blob, time.perf_counter() - started)
+        self.outbox.put(item.token, Status.SUCCESS, value, blob, time.perf_counter() - started, item.input_id)
         self._settle()
 
     def yield_item(self, item: Input, result: Any) -> None:
         """Send one item of a generator at once. Raises where it cannot be pickled."""
         value, blob = self.values.write(result)
-        self.outbox.put(item.token, Status.YIELDED, value, blob)
+        self.outbox.put(item.token, Status.YIELDED, value, blob, 0.0, item.input_id)
         self.outbox.flush()
 
     def exhaust(self, item: Input, started: float) -> None:
         """The generator ended."""
-        self.outbox.put(item.token, Status.EXHAUSTED, b"", "", time.perf_counter() - started)
+        self.outbox.put(item.token, Status.EXHAUSTED, b"", "", time.perf_counter() - started, item.input_id)
         self.outbox.flush()
 
     def fail(self, item: Input, error: BaseException, started: float) -> None:
@@ -193,10 +229,10 @@ class Invoker:
         from modal._serialization import failure_of
 
         if self.queue.is_cancelled(item.token):
-            self.outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+            self.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
         else:
             value = pack_failure(failure_of(error))
-            self.outbox.put(item.token, Status.FAILURE, value, "", time.perf_counter() - started)
+            self.outbox.put(item.token, Status.FAILURE, value, "", time.perf_counter() - started, item.input_id)
         self._settle()
 
     def _settle(self) -> None:
@@ -212,8 +248,3 @@ def iterate(item: Input, result: Any, invoker: Invoker, started: float) -> None:
     for part in result:
         invoker.yield_item(item, part)
     invoker.exhaust(item, started)
-
-
-def mark_main(input_id: Optional[str]) -> None:
-    """The input that a one-at-a-time container runs."""
-    _context.set_main_input(input_id)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Optional
 
 from modal._protocol.errors import ConnectionLost, ProtocolError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN, Frame, FrameBuffer, Kind, pack
-from modal._protocol.message import Message
+from modal._protocol.message import Message, decode
 from modal._protocol.messages.wire import Hello
-from modal._protocol.messages.worker import RunnerStart
 
 STREAM = 1  # the container's stream, as numbered between runner and worker
 READ_SIZE = 1 << 18  # bytes
@@ -19,23 +17,23 @@ READ_SIZE = 1 << 18  # bytes
 class Link:
     """One connection. Any thread may send; one thread reads."""
 
-    def __init__(self, path: str, role: str, container_id: str = "") -> None:
+    def __init__(self, path: str, role: str, container_id: str = "", resume: bool = False) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.connect(path)
         self._buffer = FrameBuffer()
         self._lock = threading.Lock()
-        hello = Hello(role, VERSION_MIN, VERSION_MAX, container_id=container_id)
+        hello = Hello(role, VERSION_MIN, VERSION_MAX, "resume" if resume else "", container_id=container_id)
         self.socket.sendall(pack(Kind.HELLO, hello.TYPE, 0, *hello.encode()))
 
-    def welcome(self) -> RunnerStart:
-        """The worker's greeting, which carries what this container is to run."""
-        frames = []
+    def welcome(self) -> tuple[Message, list[Frame]]:
+        """The worker's greeting (RunnerStart: what this container is to run), and what came right behind it."""
+        frames: list[Frame] = []
         while not frames:
             frames = self.read()
         frame = frames[0]
-        if frame.kind != Kind.WELCOME or frame.type != RunnerStart.TYPE or len(frames) > 1:
+        if frame.kind != Kind.WELCOME:
             raise ProtocolError("the worker did not greet the runner")
-        return RunnerStart.decode(frame.header, frame.body)
+        return decode(frame.type, frame.header, frame.body), frames[1:]
 
     def read(self) -> list[Frame]:
         """Wait for bytes; the frames that they complete, possibly none. Raises ConnectionLost at the end."""
@@ -62,8 +60,3 @@ class Link:
             self.socket.shutdown(socket.SHUT_RD if reading else socket.SHUT_RDWR)
         except OSError:
             pass
-
-
-def fileno(link: Optional[Link]) -> int:
-    """The descriptor of a link, -1 for none."""
-    return -1 if link is None else link.socket.fileno()

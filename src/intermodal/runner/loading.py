@@ -63,7 +63,7 @@ def load(spec: RunnerSpec) -> Service:
 def _unpickle(function: FunctionSpec) -> Any:
     import pickle
 
-    return pickle.loads(function.serialized)  # noqa: S301 - the user's own code, in the user's own container
+    return pickle.loads(function.serialized)
 
 
 def _resolve(function: FunctionSpec) -> Any:

@@ -8,13 +8,11 @@ import inspect
 import time
 from typing import Any, Callable, Optional
 
+from intermodal.runner.inputs import RELINK_SECONDS, Input, Invoker, NoMoreInputs, cancelled_failure, iterate
+from intermodal.runner.loading import Service
 from modal import _context
 from modal._protocol.errors import ConnectionLost, WireError
 from modal._protocol.messages.call import Status
-
-from intermodal.runner.inputs import Input, Invoker, cancelled_failure, iterate
-from intermodal.runner.link import READ_SIZE
-from intermodal.runner.loading import Service
 
 _input_id: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("modal_input_id", default=None)
 
@@ -30,6 +28,8 @@ class LoopExecutor:
         self._limit = max(1, service.spec.concurrent_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._end: Optional[Exception] = None
+        self._no_more: Optional[Exception] = None
+        self._give_up: Optional[asyncio.TimerHandle] = None
         self._flush_due = False
         self._over: Optional[asyncio.Future[None]] = None
         self._served = 0
@@ -53,38 +53,46 @@ class LoopExecutor:
             self._loop.run_until_complete(wait())
 
     def run(self) -> None:
-        """Until ConnectionLost or KeyboardInterrupt."""
+        """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
         self._loop.run_until_complete(self._serve())
         if self._end is not None:
             raise self._end
 
     async def _serve(self) -> None:
         self._over = self._loop.create_future()
-        sock = self._invoker.queue._data.socket
-        self._loop.add_reader(sock.fileno(), self._readable)
+        queue = self._invoker.queue
+        queue.on_relink = lambda: self._loop.call_soon_threadsafe(self._watch)
+        self._watch()
         self._fill()
-        try:
-            await self._over
-        finally:
-            self._loop.remove_reader(sock.fileno())
-        if self._tasks and self._end is None:
-            await asyncio.wait(self._tasks)
+        await self._over
         self._invoker.outbox.flush()
 
+    def _watch(self) -> None:
+        """Read from the worker that there is now."""
+        if self._give_up is not None:
+            self._give_up.cancel()
+            self._give_up = None
+        self._loop.add_reader(self._invoker.queue.data.socket.fileno(), self._readable)
+
     def _readable(self) -> None:
-        link = self._invoker.queue._data
+        link = self._invoker.queue.data
         try:
-            data = link.socket.recv(READ_SIZE)
-            if not data:
-                raise ConnectionLost("the worker closed the connection")
-            self._invoker.queue.feed(link._buffer.feed(data))
-        except (OSError, WireError) as error:
-            self._end = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
-            self._finish()
+            frames = link.read()
+        except (OSError, WireError):
+            self._loop.remove_reader(link.socket.fileno())
+            self._give_up = self._loop.call_later(RELINK_SECONDS, self._finish, ConnectionLost("the worker is gone"))
             return
+        try:
+            self._invoker.queue.feed(frames)
+        except NoMoreInputs as end:
+            self._loop.remove_reader(link.socket.fileno())
+            self._no_more = end
+            if not self._tasks:
+                self._finish(end)
         self._fill()
 
-    def _finish(self) -> None:
+    def _finish(self, end: Optional[Exception] = None) -> None:
+        self._end = end
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -108,8 +116,8 @@ class LoopExecutor:
             self._loop.call_soon(self._flush)
         self._fill()
         limit = self._service.spec.max_inputs
-        if limit and self._served >= limit and not self._tasks:
-            self._finish()
+        if (self._no_more is not None or (limit and self._served >= limit)) and not self._tasks:
+            self._finish(self._no_more)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -123,8 +131,8 @@ class LoopExecutor:
         def interrupt() -> None:  # called by the control thread
             self._loop.call_soon_threadsafe(task.cancel)
 
-        if not queue.begin(item.token, interrupt):
-            invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+        if not queue.begin(item, interrupt):
+            invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
             return
         _input_id.set(item.input_id)
         started = time.perf_counter()

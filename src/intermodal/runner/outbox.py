@@ -1,14 +1,18 @@
-"""Outputs on their way out: gathered into batches, but never kept while nothing happens."""
+"""Outputs on their way out: gathered into batches, but never kept while nothing happens.
+
+What was sent is kept until the server has acknowledged it, so that a worker that was restarted in
+between can have it again.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-
-from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS
-from modal._protocol.messages.worker import RunOutputs
+from collections import deque
 
 from intermodal.runner.link import Link
+from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, Status
+from modal._protocol.messages.worker import RunnerResumed, RunOutputs
 
 HOLD_SECONDS = 0.002  # how long an output may wait for company while the next input runs
 
@@ -27,8 +31,13 @@ class Outbox:
         self._any_blob = False
         self._bytes = 0
         self._oldest = 0.0
+        self._sent: deque[RunOutputs] = deque()  # not acknowledged
+        self._first = 0  # number of the first one in `_sent`
+        self._ids: dict[int, str] = {}  # token -> input id, of what is not acknowledged
 
-    def put(self, token: int, status: int, value: bytes, blob: str = "", duration: float = 0.0) -> None:
+    def put(
+        self, token: int, status: int, value: bytes, blob: str = "", duration: float = 0.0, input_id: str = ""
+    ) -> None:
         """Keep one output; sends when the batch is full or its first output has waited long enough."""
         with self._lock:
             if not self._tokens:
@@ -38,6 +47,7 @@ class Outbox:
             self._values.append(value)
             self._blobs.append(blob)
             self._durations.append(round(duration, 6))
+            self._ids[token] = input_id
             self._any_blob = self._any_blob or bool(blob)
             self._bytes += len(value)
             full = len(self._tokens) >= BATCH_INPUTS or self._bytes >= BATCH_BYTES
@@ -46,8 +56,9 @@ class Outbox:
 
     def flush(self) -> None:
         """Send what is there."""
-        with self._lock:
-            self._flush()
+        if self._tokens:
+            with self._lock:
+                self._flush()
 
     def _flush(self) -> None:
         if not self._tokens:
@@ -57,7 +68,36 @@ class Outbox:
         self._tokens, self._statuses, self._values = [], [], []
         self._blobs, self._durations = [], []
         self._any_blob, self._bytes = False, 0
-        self._link.send(message)
+        self._sent.append(message)
+        try:
+            self._link.send(message)
+        except OSError:
+            pass  # the worker is away; sent again when it is back
 
-    def __len__(self) -> int:
-        return len(self._tokens)
+    def acknowledged(self, count: int) -> None:
+        """The server has the frames up to this count."""
+        with self._lock:
+            while self._sent and self._first < count:
+                message = self._sent.popleft()
+                self._first += 1
+                for token, status in zip(message.tokens, message.statuses):
+                    if status != Status.YIELDED:
+                        self._ids.pop(token, None)
+
+    def resume(self, link: Link, ready: bool, held: dict[int, str], app_id: str, function_id: str) -> None:
+        """Go on with a new worker: tell what is held (token -> input id), send again what is not acknowledged."""
+        with self._lock:
+            unacked = {
+                token: self._ids.get(token, "")
+                for message in self._sent
+                for token, status in zip(message.tokens, message.statuses)
+                if status != Status.YIELDED
+            }
+            unacked.update({token: self._ids.get(token, "") for token in self._tokens})
+            unacked.update(held)
+            tokens = [token for token, input_id in unacked.items() if input_id]
+            ids = [unacked[token] for token in tokens]
+            link.send(RunnerResumed(self._first, ready, tokens, ids, app_id, function_id))
+            for message in self._sent:
+                link.send(message)
+            self._link = link

@@ -8,14 +8,14 @@ import sys
 import time
 from typing import Any
 
-from modal import _context
-from modal._protocol.errors import ConnectionLost
-from modal._protocol.messages.worker import RunnerFailed, RunnerReady, RunnerStart
-
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
 from intermodal.runner.outbox import Outbox
 from intermodal.runner.streams import CountedStream, attach_streams
+from modal import _context
+from modal._protocol.errors import ConnectionLost, ProtocolError
+from modal._protocol.frames import Frame
+from modal._protocol.messages.worker import RunnerFailed, RunnerReady, RunnerStart
 
 EXIT_INIT_FAILED = 70  # the module or an enter hook raised; told to the server before
 EXIT_LOST = 71  # the worker ended the connection in the middle
@@ -26,26 +26,33 @@ def run(run_dir: str, marks: dict[str, float]) -> None:
     printed = attach_streams()
     path = os.path.join(run_dir, "runner.sock")
     data = Link(path, "runner")
-    start = data.welcome()
+    start, early = data.welcome()
+    if not isinstance(start, RunnerStart):
+        raise ProtocolError("the worker does not know this container")
     marks["connected"] = time.time()
     _context.enter_container(start.spec)
-    code = _serve(start, data, path, run_dir, marks, printed)
+    code = _serve(start, data, early, path, run_dir, marks, printed)
     _flush_streams()
-    data.close()
     # Threads that the user's code left behind must not keep the container: the end is here.
     os._exit(code)
 
 
 def _serve(
-    start: RunnerStart, data: Link, path: str, run_dir: str, marks: dict[str, float], printed: CountedStream
+    start: RunnerStart,
+    data: Link,
+    early: list[Frame],
+    path: str,
+    run_dir: str,
+    marks: dict[str, float],
+    printed: CountedStream,
 ) -> int:
     from intermodal.runner import loading
-    from intermodal.runner.inputs import InputQueue, Invoker
+    from intermodal.runner.inputs import InputQueue, Invoker, NoMoreInputs
     from intermodal.runner.values import Values
 
     outbox = Outbox(data)
     queue = InputQueue(data, outbox)
-    control = Control(path, start.spec.container_id, queue, start.spec.heartbeat)
+    control = Control(path, start.spec, queue, outbox)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
     try:
@@ -54,21 +61,26 @@ def _serve(
         invoker = Invoker(service, queue, outbox, values, printed, control)
         executor = _executor(service, invoker)
         executor.enter()
+        queue.feed(early)
     except BaseException as error:
         _report_failure(data, error)
         return EXIT_INIT_FAILED
     marks["ready"] = time.time()
+    control.ready = True
     data.send(RunnerReady(marks))
     try:
         executor.run()
         code = 0
+    except NoMoreInputs:
+        code = 0
     except ConnectionLost:
-        code = EXIT_LOST if queue.running() else 0
+        code = EXIT_LOST
     except KeyboardInterrupt:
         code = 0
     # From here on a second interrupt ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     executor.exit()
+    outbox.flush()
     return code
 
 

@@ -8,11 +8,10 @@ import time
 from types import FrameType
 from typing import Optional
 
-from modal import _context
-from modal._protocol.messages.call import Status
-
 from intermodal.runner.inputs import CANCEL_SIGNAL, Input, Invoker, cancelled_failure, iterate
 from intermodal.runner.loading import Service
+from modal import _context
+from modal._protocol.messages.call import Status
 
 
 class SerialExecutor:
@@ -33,13 +32,13 @@ class SerialExecutor:
             hook()
 
     def run(self) -> None:
-        """Until ConnectionLost or KeyboardInterrupt."""
+        """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
         queue = self._invoker.queue
         served, limit = 0, self._service.spec.max_inputs
         while not limit or served < limit:
             item = queue.take()
-            if not queue.begin(item.token, self._interrupt):
-                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+            if not queue.begin(item, self._interrupt):
+                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
                 continue
             _context.set_main_input(item.input_id)
             try:

@@ -7,11 +7,10 @@ import threading
 import time
 from queue import SimpleQueue
 
-from modal import _context
-from modal._protocol.messages.call import Status
-
 from intermodal.runner.inputs import Input, Invoker, cancelled_failure, iterate
 from intermodal.runner.loading import Service
+from modal import _context
+from modal._protocol.messages.call import Status
 
 EXIT_CANCELLED = 72  # an input was cancelled: threads cannot be interrupted, so the container ends
 
@@ -36,7 +35,7 @@ class ThreadExecutor:
             hook()
 
     def run(self) -> None:
-        """Until ConnectionLost or KeyboardInterrupt."""
+        """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
         served, limit = 0, self._service.spec.max_inputs
         while not limit or served < limit:
             self._tasks.put(self._invoker.queue.take())
@@ -55,7 +54,7 @@ class ThreadExecutor:
     def _work(self) -> None:
         while True:
             item = self._tasks.get()
-            if self._invoker.queue.begin(item.token, self._interrupt):
+            if self._invoker.queue.begin(item, self._interrupt):
                 _context.set_thread_input(item.input_id)
                 try:
                     self._run_one(item)
@@ -63,7 +62,7 @@ class ThreadExecutor:
                     _context.set_thread_input(None)
                     self._invoker.queue.finish(item.token)
             else:
-                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure())
+                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
             self._invoker.outbox.flush()
             with self._lock:
                 self._idle += 1

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from intermodal.server.dispatch import Dispatch
+from intermodal.server.inputs import Call, Held
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
@@ -29,9 +31,6 @@ from modal._protocol.messages.call import (
 )
 from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.wire import Done
-
-from intermodal.server.dispatch import Dispatch
-from intermodal.server.inputs import Call, Held
 
 if TYPE_CHECKING:
     from intermodal.server.spawns import Spawns
@@ -96,9 +95,7 @@ class Calls:
         function = self._admit(connection, message.function_id, 0)
         call = self.calls.get(message.call_id)
         if call is None:
-            call = Call(
-                message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id
-            )
+            call = Call(message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id)
             call.yields_skip = message.yields_seen if message.resume else 0
             self.calls[call.id] = call
         call.stream_to(connection, stream)

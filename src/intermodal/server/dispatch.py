@@ -8,15 +8,21 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from intermodal.server.failures import CrashLoop, describe_exit
+from intermodal.server.inputs import Call, Held
+from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
 from modal._protocol.messages.function import FunctionSpec
-from modal._protocol.messages.worker import ContainerExited, ContainerSpec, RunInputs, RunnerFailed, RunOutputs, RunnerReady
-
-from intermodal.server.failures import CrashLoop, describe_exit
-from intermodal.server.inputs import Call, Held
-from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
+from modal._protocol.messages.worker import (
+    ContainerExited,
+    ContainerSpec,
+    RunInputs,
+    RunnerFailed,
+    RunnerReady,
+    RunOutputs,
+)
 
 log = logging.getLogger("intermodal.dispatch")
 
@@ -28,7 +34,7 @@ STOP_GRACE = 30.0  # seconds for exit handlers
 class Function:
     """A function as the hot path knows it."""
 
-    __slots__ = ("function_id", "app_id", "name", "spec", "pool", "ephemeral", "crashes", "ever_ready")
+    __slots__ = ("app_id", "crashes", "ephemeral", "ever_ready", "function_id", "generation", "name", "pool", "spec")
 
     def __init__(self, function_id: str, app_id: str, spec: FunctionSpec, pool: Pool, ephemeral: bool) -> None:
         self.function_id = function_id
@@ -39,14 +45,31 @@ class Function:
         self.ephemeral = ephemeral
         self.crashes = CrashLoop()
         self.ever_ready = False
+        self.generation = 0  # grows when the function is published again in another form
 
 
 class Container:
     """A container from the decision to start it until its end."""
 
     __slots__ = (
-        "id", "function", "worker_id", "link", "tokens", "next_token", "ready", "running_since", "frames",
-        "state", "started_at", "cancelled", "failure", "marks", "stop_reason", "lost_inputs",
+        "cancelled",
+        "failure",
+        "frames",
+        "function",
+        "generation",
+        "id",
+        "link",
+        "lost_inputs",
+        "marks",
+        "next_token",
+        "ready",
+        "running_since",
+        "started_at",
+        "state",
+        "stop_reason",
+        "tokens",
+        "undurable",
+        "worker_id",
     )  # fmt: skip
 
     def __init__(self, id: str, function: Function, worker_id: str) -> None:
@@ -65,6 +88,8 @@ class Container:
         self.failure: CallFailure | None = None
         self.marks: dict[str, float] = {}
         self.stop_reason = ""
+        self.undurable: list[int] = []  # RunOutputs frames whose spawned outputs are not on disk yet
+        self.generation = function.generation
         self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
 
 
@@ -81,6 +106,7 @@ class Dispatch:
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
         self.start_container: Callable[[Container], Awaitable[None]]
         self.kill_container: Callable[[Container, float, str], None]
+        self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -95,9 +121,32 @@ class Dispatch:
         if function is None:
             function = self.functions[function_id] = Function(function_id, app_id, spec, pool, ephemeral)
         else:
+            if function.spec != spec:
+                self._replace_containers(function)
             function.spec, function.pool, function.ephemeral = spec, pool, ephemeral
         self.run()
         return function
+
+    def _replace_containers(self, function: Function) -> None:
+        """Containers of an older form finish what they have and end; new inputs go to new ones."""
+        function.generation += 1
+        function.crashes.reset()
+        function.ever_ready = False
+        for container in list(self.containers.values()):
+            if container.function is function:
+                self.scheduler.drain(container.id, time.monotonic())
+
+    def rescale_function(self, function_id: str, spec: FunctionSpec) -> None:
+        """Other limits for the autoscaler, the same containers."""
+        function = self.function(function_id)
+        function.spec = spec
+        self.scheduler.put_function(function_id, function.app_id, rules_of(spec), time.monotonic())
+        self.run()
+
+    def keep_task(self, task: asyncio.Task[None]) -> None:
+        """Hold on to a background task until it has ended."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def function(self, function_id: str) -> Function:
         """Raises Fault where it does not exist or its app was stopped."""
@@ -212,9 +261,7 @@ class Dispatch:
         function = self.functions[decision.function_id]
         container = Container(decision.container_id, function, decision.worker_id)
         self.containers[container.id] = container
-        task = asyncio.get_running_loop().create_task(self._start_task(container))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.keep_task(asyncio.get_running_loop().create_task(self._start_task(container)))
         self.changed(function.app_id)
 
     async def _start_task(self, container: Container) -> None:
@@ -224,7 +271,9 @@ class Dispatch:
             self.exited(container, ContainerExited(container.id, -1, "start-failed", fault.text))
         except Exception as error:
             log.exception("container %s could not be started", container.id)
-            self.exited(container, ContainerExited(container.id, -1, "start-failed", f"{type(error).__name__}: {error}"))
+            self.exited(
+                container, ContainerExited(container.id, -1, "start-failed", f"{type(error).__name__}: {error}")
+            )
 
     def _stop(self, decision: Stop) -> None:
         container = self.containers.get(decision.container_id)
@@ -268,6 +317,7 @@ class Dispatch:
             container.state = "running"
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
+            self._wake(time.monotonic() + container.function.pool.rules.scaledown_window + 0.01)
         self.changed(container.function.app_id)
 
     def _outputs(self, container: Container, message: RunOutputs) -> None:
@@ -320,6 +370,8 @@ class Dispatch:
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
         self.settled()
+        if pool.idle and self._timer is None:
+            self._wake(now + pool.rules.scaledown_window + 0.01)
 
     def _returned(self, container: Container, returned: list[Held], now: float) -> None:
         self.scheduler.returned(container.id, [held for held in returned if not held.over], now)

@@ -12,8 +12,21 @@ class Call:
     """A group of inputs under one id. `kind`: unary, map, generator or spawn."""
 
     __slots__ = (
-        "id", "function_id", "app_id", "kind", "parent_input_id", "inputs", "done", "connection", "stream",
-        "reply_id", "unsent", "sent", "inputs_ended", "over", "yields_skip",
+        "app_id",
+        "connection",
+        "done",
+        "function_id",
+        "id",
+        "inputs",
+        "inputs_ended",
+        "kind",
+        "over",
+        "parent_input_id",
+        "reply_id",
+        "sent",
+        "stream",
+        "unsent",
+        "yields_skip",
     )  # fmt: skip
 
     def __init__(self, id: str, function_id: str, app_id: str, kind: str, parent_input_id: str = "") -> None:
@@ -57,8 +70,19 @@ class Held:
     """One input: compared by identity, so that the scheduler can keep it in dictionaries."""
 
     __slots__ = (
-        "call", "index", "args", "blob", "method", "attempts", "crashes", "container", "token", "over", "deadline",
-        "retry", "priority_time",
+        "args",
+        "attempts",
+        "blob",
+        "call",
+        "container",
+        "crashes",
+        "deadline",
+        "index",
+        "method",
+        "over",
+        "priority_time",
+        "retry",
+        "token",
     )  # fmt: skip
 
     def __init__(self, call: Call, index: int, args: bytes, blob: str, method: str) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.inputs import Call, Held
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -35,9 +37,6 @@ from modal._protocol.messages.worker import (
     WorkerStats,
     WorkerStop,
 )
-
-from intermodal.server.dispatch import Container, Dispatch
-from intermodal.server.inputs import Call, Held
 
 log = logging.getLogger("intermodal.workers")
 
@@ -94,7 +93,8 @@ class Workers:
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         append_logs: Callable[[str, list[LogEntry]], None],
         calls: dict[str, Call],
-        is_spawned: Callable[[list[str]], Awaitable[set[str]]] | None = None,
+        is_spawned: Callable[[list[str]], Awaitable[set[str]]],
+        adopt_spawned: Callable[[Held], None],
     ) -> None:
         self.links: dict[str, WorkerLink] = {}
         self.marks: dict[str, dict[str, float]] = {}  # container id -> timings of its start
@@ -103,12 +103,14 @@ class Workers:
         self._append_logs = append_logs
         self._calls = calls
         self._is_spawned = is_spawned
+        self._adopt_spawned = adopt_spawned
         self._unacked: dict[str, dict[str, int]] = {}  # worker id -> container id -> frames taken in
         self._ack_timer: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
         self._adopted: dict[str, Container] = {}
         dispatch.start_container = self.start
         dispatch.kill_container = self.kill
+        dispatch.durable = self._acknowledge
 
     def register(self, handlers: Handlers) -> None:
         handlers.unary(WorkerRegister)(self._register)
@@ -147,7 +149,7 @@ class Workers:
             if container.id not in reported:
                 dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker was restarted"))
         call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
-        spawned = await self._is_spawned(call_ids) if self._is_spawned is not None and call_ids else set()
+        spawned = await self._is_spawned(call_ids) if call_ids else set()
         lost = []
         for report in message.containers:
             container = dispatch.containers.get(report.container_id)
@@ -185,7 +187,9 @@ class Workers:
                 self._calls[call_id] = call
         held = Held(call, index, b"", "", "")
         held.container, held.token = container, token
-        if call.kind != "spawn":
+        if call.kind == "spawn":
+            self._adopt_spawned(held)
+        else:
             call.inputs[index] = held
         container.tokens[token] = held
         container.next_token = max(container.next_token, token + 1)
@@ -294,7 +298,8 @@ class Workers:
         self._dispatch.run()
 
     def _acknowledge(self, container: Container) -> None:
-        self._unacked.setdefault(container.worker_id, {})[container.id] = container.frames
+        count = container.undurable[0] - 1 if container.undurable else container.frames
+        self._unacked.setdefault(container.worker_id, {})[container.id] = count
         if self._ack_timer is None:
             self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._send_acks)
 
@@ -338,6 +343,23 @@ class Workers:
             raise Fault(Code.NOT_FOUND, f"the start of container {container_id} is not remembered")
         return {name: round((at - asked) * 1000, 2) for name, at in sorted(marks.items(), key=lambda item: item[1])}
 
+    def describe(self) -> list[dict[str, Any]]:
+        """One JSON object for each worker."""
+        return [
+            {
+                "worker_id": link.worker_id,
+                "hostname": link.hostname,
+                "pid": link.pid,
+                "cpus": link.cpus,
+                "memory": link.memory,
+                "runtimes": link.runtimes,
+                "connected": not link.connection.closed,
+                "containers": sum(c.worker_id == link.worker_id for c in self._dispatch.containers.values()),
+                "memory_used": link.stats.memory_used if link.stats is not None else 0,
+            }
+            for link in self.links.values()
+        ]
+
     # -- images
     def any(self) -> WorkerLink:
         """A worker that is there. Raises Fault."""
@@ -354,7 +376,7 @@ class Workers:
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), 15.0)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
             return self.any()
 
@@ -400,7 +422,11 @@ async def _ask(connection: Connection, message: Message) -> None:
 
 def _again(held: Held) -> RunInputs:
     return RunInputs(
-        [held.token], [held.input_id], [held.args], [held.blob] if held.blob else [], [held.method] if held.method else []
+        [held.token],
+        [held.input_id],
+        [held.args],
+        [held.blob] if held.blob else [],
+        [held.method] if held.method else [],
     )
 
 

@@ -185,8 +185,12 @@ class Scheduler:
         slot = self.slots.get(container_id)
         if slot is None or slot.state == STOPPING:
             return
-        self._leave(slot)
-        slot.state = STOPPING
+        if slot.inputs:
+            self._leave(slot)
+            slot.state = STOPPING
+            slot.drained = True
+        else:
+            self._stop(slot, "replaced or asked to end")
         self._balance(slot.pool, now)
 
     def pause(self) -> None:
@@ -324,6 +328,9 @@ class Scheduler:
     def _freed(self, slot: Slot, now: float) -> None:
         """A container has more room than before."""
         pool = slot.pool
+        if slot.drained and not slot.inputs:
+            slot.drained = False
+            self.decisions.append(Stop(slot.id, "replaced or asked to end"))
         if slot.state == READY:
             if not slot.inputs:
                 slot.idle_since = now

@@ -17,7 +17,18 @@ DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time nee
 class Slot:
     """One container as the scheduler sees it."""
 
-    __slots__ = ("id", "pool", "worker_id", "state", "inputs", "served", "idle_since", "started_at", "checked_at")
+    __slots__ = (
+        "checked_at",
+        "drained",
+        "id",
+        "idle_since",
+        "inputs",
+        "pool",
+        "served",
+        "started_at",
+        "state",
+        "worker_id",
+    )
 
     def __init__(self, id: str, pool: Pool, worker_id: str, now: float) -> None:
         self.id = id
@@ -28,6 +39,7 @@ class Slot:
         self.served = 0  # inputs assigned in its life
         self.idle_since = now
         self.started_at = now
+        self.drained = False  # ends when its inputs are done
         self.checked_at = now  # when its oldest input became the oldest
 
     @property
@@ -41,8 +53,21 @@ class Pool:
     """The state of one function. `average` is the moving mean of its inputs' run time, None before the first."""
 
     __slots__ = (
-        "function_id", "app_id", "rules", "queue", "slots", "idle", "starting", "ready", "assigned", "average",
-        "retired", "active_until", "backlog", "batch_due", "starts_after",
+        "active_until",
+        "app_id",
+        "assigned",
+        "average",
+        "backlog",
+        "batch_due",
+        "function_id",
+        "idle",
+        "queue",
+        "ready",
+        "retired",
+        "rules",
+        "slots",
+        "starting",
+        "starts_after",
     )  # fmt: skip
 
     def __init__(self, function_id: str, app_id: str, rules: Rules) -> None:

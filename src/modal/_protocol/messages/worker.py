@@ -245,3 +245,20 @@ class Heartbeat(Message, type=158):
     """NOTE from the runner on the control connection."""
 
     failure: Optional[CallFailure] = None
+
+
+class RunnerResumed(Message, type=159):
+    """ITEM from a runner whose worker was restarted: what it holds. RunOutputs frames from number `first` on follow."""
+
+    first: int
+    ready: bool
+    tokens: List[int]
+    input_ids: List[str]
+    app_id: str = ""
+    function_id: str = ""
+
+
+class RunnerAck(Message, type=160):
+    """NOTE to the runner's control connection: RunOutputs frames up to this count are safe with the server."""
+
+    count: int

@@ -1,0 +1,315 @@
+"""Spawned inputs: on disk before they are acknowledged, in memory only as far as containers need them soon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.inputs import Call, Held
+from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from modal._protocol.aio import Connection, Handlers
+from modal._protocol.errors import Code, Fault
+from modal._protocol.messages.call import (
+    CallAwait,
+    CallFailure,
+    Outputs,
+    Spawn,
+    Status,
+    pack_failure,
+)
+from modal._protocol.messages.wire import Done
+
+WINDOW = 2000  # inputs of a function in memory, about
+REFILL = 1000  # inputs read from disk at once
+SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
+
+Key = tuple[str, int]
+
+
+class _Function:
+    """Where a function's spawned inputs stand. What lies on disk beyond `cursor` is the backlog."""
+
+    __slots__ = ("cursor", "loading", "pending")
+
+    def __init__(self) -> None:
+        self.cursor = 0
+        self.loading = False
+        self.pending = 0  # inputs without an output, in memory and on disk
+
+
+class Spawns:
+    """Calls made with `.spawn` and `.spawn_map`."""
+
+    def __init__(
+        self,
+        store: CallStore,
+        dispatch: Dispatch,
+        may_call: Callable[[Connection, str], None],
+        log_seq: Callable[[str], int],
+    ) -> None:
+        self.live: dict[Key, Held] = {}  # in memory, without an output
+        self._store = store
+        self._dispatch = dispatch
+        self._may_call = may_call
+        self._log_seq = log_seq
+        self._functions: dict[str, _Function] = {}
+        self._calls: dict[str, Call] = {}
+        self._waiting: dict[Key, list[asyncio.Future[Finished]]] = {}
+        self._finished: list[Finished] = []
+        self._finished_in: dict[Container, None] = {}
+        self._flush_due = False
+        dispatch.refill = self.refill
+
+    def register(self, handlers: Handlers) -> None:
+        handlers.fast(Spawn)(self._spawn)
+        handlers.unary(CallAwait)(self._await)
+
+    # -- in
+    def _spawn(self, connection: Connection, stream_id: int, message: Spawn) -> None:
+        self._may_call(connection, message.function_id)
+        function = self._dispatch.function(message.function_id)
+        count = len(message.indexes)
+        if len(message.args) != count:
+            raise Fault(Code.INVALID, "inputs and their arguments differ in number")
+        state = self._state(message.function_id)
+        if state.pending + count > SPAWN_LIMIT:
+            raise Fault(
+                Code.EXHAUSTED,
+                f"{function.name} has {state.pending} spawned inputs without a result, and no more than {SPAWN_LIMIT} "
+                "are taken: try again later",
+            )
+        blobs = message.blobs or [""] * count
+        methods = message.methods or [""] * count
+        rows = list(map(NewInput, message.indexes, message.args, blobs, methods))
+
+        def done(added: Added | None, error: Exception | None) -> None:
+            if added is None:
+                connection.fail(stream_id, Fault(Code.INTERNAL, f"the inputs could not be stored: {error}"))
+                return
+            connection.respond(stream_id, Done())
+            if added.indexes:
+                self._added(message, rows, added)
+
+        call = NewCall(message.call_id, message.function_id, message.parent_input_id)
+        self._store.add_spawned_soon(call, rows, message.last, done)
+
+    def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
+        state = self._state(message.function_id)
+        state.pending += len(added.indexes)
+        function = self._dispatch.functions.get(message.function_id)
+        if function is None:
+            return  # the app was stopped meanwhile; its inputs were failed there
+        pool = function.pool
+        if pool.backlog or state.loading or len(pool.queue) >= WINDOW:
+            self._dispatch.scheduler.set_backlog(message.function_id, pool.backlog + len(added.indexes), _now())
+            self._dispatch.run()
+            return
+        state.cursor = added.cursor
+        call = self._call(message.call_id, message.function_id, function.app_id, message.parent_input_id)
+        fresh = set(added.indexes)
+        inputs = [self._hold(call, row.index, row.args, row.blob, row.method) for row in rows if row.index in fresh]
+        self._dispatch.accept(function, inputs)
+
+    def _hold(self, call: Call, index: int, args: bytes, blob: str, method: str) -> Held:
+        held = Held(call, index, args, blob, method)
+        call.inputs[index] = held
+        self.live[call.id, index] = held
+        return held
+
+    def _call(self, call_id: str, function_id: str, app_id: str, parent_input_id: str = "") -> Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            call = self._calls[call_id] = Call(call_id, function_id, app_id, "spawn", parent_input_id)
+        return call
+
+    def adopt(self, held: Held) -> None:
+        """A container of an earlier life of the server runs this spawned input."""
+        known = self._calls.setdefault(held.call.id, held.call)
+        held.call = known
+        known.inputs[held.index] = held
+        self.live[known.id, held.index] = held
+
+    async def open(self) -> None:
+        """After a start of the server: what waits on disk."""
+        for function_id, count in (await self._store.count_pending()).items():
+            self._state(function_id).pending = count
+
+    def function_added(self, function_id: str) -> None:
+        """The function exists (again): its inputs on disk want containers."""
+        state = self._functions.get(function_id)
+        if state is not None and state.pending and not state.cursor:
+            self._dispatch.scheduler.set_backlog(function_id, state.pending, _now())
+            self.refill(function_id)
+
+    def refill(self, function_id: str) -> None:
+        """The queue in memory runs low: read on."""
+        state = self._state(function_id)
+        if not state.loading:
+            state.loading = True
+            task = asyncio.get_running_loop().create_task(self._load(function_id, state))
+            self._dispatch.keep_task(task)
+
+    async def _load(self, function_id: str, state: _Function) -> None:
+        try:
+            rows = await self._store.pending(function_id, state.cursor, REFILL)
+        finally:
+            state.loading = False
+        function = self._dispatch.functions.get(function_id)
+        if function is None:
+            return
+        inputs = []
+        for row in rows:
+            state.cursor = row.cursor
+            if (row.call_id, row.index) in self.live:
+                continue  # adopted from before a restart
+            call = self._call(row.call_id, function_id, function.app_id)
+            held = self._hold(call, row.index, row.args, row.blob, row.method)
+            held.attempts = row.attempts
+            inputs.append(held)
+        backlog = 0 if len(rows) < REFILL else max(0, function.pool.backlog - len(rows))
+        self._dispatch.scheduler.set_backlog(function_id, backlog, _now())
+        if inputs:
+            self._dispatch.accept(function, inputs)
+        else:
+            self._dispatch.run()
+        if rows and backlog == 0 and len(rows) == REFILL:
+            self.refill(function_id)
+
+    def _state(self, function_id: str) -> _Function:
+        state = self._functions.get(function_id)
+        if state is None:
+            state = self._functions[function_id] = _Function()
+        return state
+
+    # -- out
+    def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
+        """The final output of a spawned input: to disk, then to whoever waits for it."""
+        if status == Status.YIELDED:
+            return
+        call = held.call
+        if self.live.pop((call.id, held.index), None) is None:
+            return
+        call.inputs.pop(held.index, None)
+        if not call.inputs:
+            self._calls.pop(call.id, None)
+        container: Container | None = held.container
+        container_id = container.id if container is not None else ""
+        self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))
+        self._state(call.function_id).pending -= 1
+        if container is not None:
+            self._finished_in[container] = None
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        rows, self._finished = self._finished, []
+        containers, self._finished_in = self._finished_in, {}
+        marks = [(container, container.frames) for container in containers]
+        for container, frame in marks:
+            container.undurable.append(frame)
+
+        def done(error: Exception | None) -> None:
+            for container, frame in marks:
+                container.undurable.remove(frame)
+                self._dispatch.durable(container)
+            if error is None:
+                for row in rows:
+                    for waiter in self._waiting.pop((row.call_id, row.index), ()):
+                        if not waiter.done():
+                            waiter.set_result(row)
+
+        self._store.finish(rows, done)
+
+    async def _await(self, connection: Connection, message: CallAwait) -> Outputs:
+        key = (message.call_id, message.index)
+        waiter: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(waiter)
+        try:
+            call = await self._store.call(message.call_id)
+            if call is None:
+                raise Fault(Code.NOT_FOUND, f"there is no spawned function call {message.call_id}")
+            self._may_call(connection, call.function_id)
+            output = await self._store.output(message.call_id, message.index)
+            if (output is not None and output.expired) or (output is None and call.state == EXPIRED):
+                raise Fault(
+                    Code.EXPIRED, f"the result of {message.call_id} has expired: results are kept for seven days"
+                )
+            if output is not None:
+                return self._outputs(call.function_id, message.index, output.status, output.value, output.blob)
+            if call.state == CANCELLED:
+                return self._outputs(call.function_id, message.index, Status.TERMINATED, _CANCELLED, "")
+            if key not in self.live and await self._store.input(*key) is None:
+                output = await self._store.output(*key)
+                if output is None:
+                    raise Fault(Code.NOT_FOUND, f"{message.call_id} has no input {message.index}")
+                return self._outputs(call.function_id, message.index, output.status, output.value, output.blob)
+            timeout = None if message.timeout < 0 else message.timeout
+            try:
+                row = await asyncio.wait_for(waiter, timeout)
+            except TimeoutError:
+                raise Fault(
+                    Code.TIMEOUT, f"{message.call_id} has no result yet (waited {message.timeout:g} s)"
+                ) from None
+            return self._outputs(call.function_id, message.index, row.status, row.value, row.blob)
+        finally:
+            waiters = self._waiting.get(key)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiting[key]
+
+    def _outputs(self, function_id: str, index: int, status: int, value: bytes, blob: str) -> Outputs:
+        function = self._dispatch.functions.get(function_id)
+        seq = self._log_seq(function.app_id) if function is not None else 0
+        return Outputs([index], [status], [value], [blob] if blob else [], seq)
+
+    async def cancel(self, call_id: str, terminate_containers: bool) -> None:
+        """Inputs without a result become TERMINATED, on disk first."""
+        await self._store.cancel(call_id, _CANCELLED)
+        call = self._calls.get(call_id)
+        if call is not None:
+            for held in list(call.inputs.values()):
+                self._dispatch.finish(held, Status.TERMINATED, _CANCELLED, interrupt=True, kill=terminate_containers)
+        for key in [key for key in self._waiting if key[0] == call_id]:
+            for waiter in self._waiting.pop(key):
+                if not waiter.done():
+                    waiter.set_result(Finished(key[0], key[1], Status.TERMINATED, _CANCELLED))
+
+    async def fail_functions(self, function_ids: list[str], reason: str) -> None:
+        """Their app has ended: what has no result is TERMINATED."""
+        value = pack_failure(CallFailure("cancelled", text=reason))
+        wanted = set(function_ids)
+        for held in [held for held in self.live.values() if held.call.function_id in wanted]:
+            self._dispatch.finish(held, Status.TERMINATED, value, interrupt=True)
+        if any(self._functions.get(function_id) for function_id in function_ids):
+            await self._store.fail_function(function_ids, Status.TERMINATED, value)
+        for function_id in function_ids:
+            self._functions.pop(function_id, None)
+
+    async def spawned_calls(self, call_ids: list[str]) -> set[str]:
+        """Those of these calls that are spawned ones."""
+        return {call_id for call_id in call_ids if await self._store.call(call_id) is not None}
+
+    def pending(self, function_id: str) -> int:
+        """Spawned inputs of a function without an output."""
+        state = self._functions.get(function_id)
+        return state.pending if state is not None else 0
+
+    def memory_calls(self) -> dict[str, Any]:
+        """The spawned calls that are in memory."""
+        return dict(self._calls)
+
+
+_CANCELLED = pack_failure(
+    CallFailure("cancelled", "modal.exception.InputCancellation", "the function call was cancelled")
+)
+
+
+def _now() -> float:
+    import time
+
+    return time.monotonic()

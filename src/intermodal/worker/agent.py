@@ -1,0 +1,426 @@
+"""The worker: registers with the server, and does what it asks for on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from intermodal.home import Home
+from intermodal.worker.cell import Cell
+from intermodal.worker.containers.containers import Containers
+from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
+from intermodal.worker.containers.running import Running
+from intermodal.worker.images.failures import BuildFailed
+from intermodal.worker.images.host import host_environment
+from intermodal.worker.images.images import Images
+from modal._protocol import aio
+from modal._protocol.errors import Code, Fault, WireError
+from modal._protocol.frames import VERSION_MAX, VERSION_MIN
+from modal._protocol.message import from_json
+from modal._protocol.messages.file import FileEntry
+from modal._protocol.messages.image import BuildLog
+from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.wire import Done, Hello
+from modal._protocol.messages.worker import (
+    ContainerAdopt,
+    ContainerExited,
+    ContainerKill,
+    ContainerLogs,
+    ContainerMarks,
+    ContainerSignalInput,
+    ContainerSpec,
+    ContainerStart,
+    MountEntries,
+    MountGet,
+    OutputsAck,
+    WorkerImageBuild,
+    WorkerImageBuilt,
+    WorkerRegister,
+    WorkerRegistered,
+    WorkerStats,
+    WorkerStop,
+)
+
+log = logging.getLogger("intermodal.worker")
+
+RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
+ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
+STATS_SECONDS = 10.0
+ADOPT_SECONDS = 5.0  # how long adopted containers' runners may take to come back
+START = "/.intermodal/lib/intermodal/runner/start.py"
+
+
+class Agent:
+    """One worker process."""
+
+    def __init__(self, home: Home, server: str, credentials: Hello) -> None:
+        self.home = home
+        self.server = server
+        self.worker_id = _worker_id(home)
+        self.containers = Containers(home)
+        self.images = Images(home, self.containers)
+        self.cells: dict[str, Cell] = {}
+        self._credentials = credentials
+        self._credentials.worker_id = self.worker_id
+        self._connection: aio.Connection | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._keep = False
+        self._handlers = self._make_handlers()
+
+    # -- life
+    async def run(self) -> None:
+        """Until the server says stop, or stays away for too long."""
+        await self.containers.open()
+        await self.images.open()
+        self.home.values.mkdir(parents=True, exist_ok=True)
+        await self._adopt()
+        self._spawn(self._report_stats())
+        alone_since = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                await self._serve_once()
+                alone_since = time.monotonic()
+            except (WireError, Fault) as error:
+                log.info("the server cannot be reached: %s", error)
+            if time.monotonic() - alone_since > ALONE_SECONDS:
+                log.warning("no server for %d s: ending all containers", ALONE_SECONDS)
+                break
+            await _wait(self._stopping, RECONNECT_SECONDS)
+        await self._end()
+
+    def stop(self, keep_containers: bool = False) -> None:
+        """End soon."""
+        self._keep = keep_containers
+        self._stopping.set()
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _end(self) -> None:
+        if not self._keep:
+            for cell in list(self.cells.values()):
+                if cell.running is not None:
+                    await cell.running.kill()
+            waiting = [task for task in self._tasks if task.get_name().startswith("ta-")]
+            if waiting:
+                await asyncio.wait(waiting, timeout=10)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.containers.close(keep_containers=self._keep)
+
+    async def _serve_once(self) -> None:
+        """One connection to the server, from its beginning to its end."""
+        connection = await aio.connect(self.server, self._credentials, self._handlers)
+        self._connection = connection
+        ended = asyncio.get_running_loop().create_future()
+        connection.on_close.append(lambda _error: ended.done() or ended.set_result(None))
+        try:
+            await self._register(connection)
+            await ended
+        finally:
+            self._connection = None
+            connection.close()
+            for cell in self.cells.values():
+                cell.detach()
+
+    async def _register(self, connection: aio.Connection) -> None:
+        cells = [cell for cell in self.cells.values() if cell.running is not None]
+        message = WorkerRegister(
+            self.worker_id,
+            socket.gethostname(),
+            float(os.cpu_count() or 1),
+            _memory_mib(),
+            [],
+            list(self.containers.runtimes),
+            [cell.report() for cell in cells],
+            os.getpid(),
+        )
+        answer = await connection.request(message, WorkerRegistered)
+        lost = set(answer.lost)
+        log.info("registered as %s with %d containers; %d are disowned", self.worker_id, len(cells), len(lost))
+        for cell in cells:
+            if cell.container_id in lost:
+                cell.stop_reason = "disowned by the server"
+                if cell.running is not None:
+                    await cell.running.kill()
+            elif cell.container_id in self.cells:
+                cell.attach(connection.open(ContainerAdopt(cell.container_id)))
+
+    # -- what the server asks for
+    def _make_handlers(self) -> aio.Handlers:
+        handlers = aio.Handlers()
+        handlers.stream(ContainerStart)(self._start)
+        handlers.unary(ContainerKill)(self._kill)
+        handlers.stream(WorkerImageBuild)(self._build)
+        handlers.unary(WorkerStop)(self._stop)
+        handlers.note(OutputsAck)(self._acknowledged)
+        handlers.note(ContainerSignalInput)(self._cancel_inputs)
+        return handlers
+
+    async def _start(self, connection: aio.Connection, message: ContainerStart, stream: aio.Stream) -> None:
+        spec = message.spec
+        cell = Cell(
+            spec.container_id, spec.app_id, spec.function_id,
+            self.home.containers / spec.container_id, self.home.values, self._emit_logs,
+        )  # fmt: skip
+        cell.spec = spec
+        cell.marks["worker asked"] = time.time()
+        self.cells[spec.container_id] = cell
+        cell.attach(stream)
+        for frame in stream.take_queued():
+            cell.from_server(frame)
+        task = self._spawn(self._run_cell(cell, spec))
+        task.set_name(spec.container_id)
+        await stream.wait_ended()
+        await asyncio.shield(asyncio.wait([task]))
+
+    async def _run_cell(self, cell: Cell, spec: ContainerSpec) -> None:
+        """One container from its start to its end."""
+        try:
+            try:
+                launch = await self._launch(cell, spec)
+                if cell.stop_reason:
+                    raise ContainersError(f"it was stopped before it started: {cell.stop_reason}")
+                running = await self.containers.start(launch)
+            except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
+                log.warning("%s did not start: %s", spec.container_id, error)
+                await cell.close()
+                if cell.stream is not None:
+                    reason = "stopped" if cell.stop_reason else "start-failed"
+                    cell.stream.send_now(ContainerExited(spec.container_id, -1, reason, str(error)))
+                    cell.stream.end()
+                return
+            cell.marks["container started"] = time.time()
+            cell.marks.update({f"  {name}": at for name, at in _absolute(running.marks, cell.marks).items()})
+            self._send_marks(cell)
+            await self._follow(cell, running)
+        finally:
+            self.cells.pop(spec.container_id, None)
+
+    async def _follow(self, cell: Cell, running: Running) -> None:
+        cell.started(running)
+        if cell.stop_reason:
+            await running.kill()
+        exit = await running.wait()
+        await cell.finish(exit)
+        await cell.close()
+        await running.close()
+
+    async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
+        cell.directory.mkdir(parents=True, exist_ok=True)
+        await cell.listen(self.server, self._credentials, lambda: _restriction(spec))
+        cell.remember()
+        layers = list(self.images.layer_paths(spec.image))
+        for mount_id in spec.mount_ids:
+            layers.append(await self._mount(mount_id))
+        host_env, host_binds = host_environment()
+        env = {**host_env, **spec.image.env, **spec.env}
+        binds = [
+            *host_binds,
+            *self.images.platform(),
+            Bind(cell.run_dir, "/.intermodal/run", read_only=False),
+        ]
+        cell.marks["layers ready"] = time.time()
+        resources = spec.resources
+        limits = Limits(
+            resources.cpu_limit, resources.cpu_request, resources.memory_limit, disk=resources.ephemeral_disk
+        )
+        return Launch(
+            container_id=spec.container_id,
+            layers=layers,
+            argv=[spec.image.python or "python3", START],
+            env=env,
+            directory=cell.directory,
+            cwd=spec.image.workdir or "/root",
+            binds=binds,
+            limits=limits,
+            network="none" if spec.block_network else "bridge",
+            runtime=spec.runtime,
+        )
+
+    async def _mount(self, mount_id: str) -> Path:
+        known = self.images.mounted(mount_id)
+        if known is not None:
+            return known
+        connection = self._connection
+        if connection is None:
+            raise Fault(Code.INTERNAL, "the server is away")
+        answer = await connection.request(MountGet(mount_id), MountEntries)
+        entries = [from_json(FileEntry, entry) for entry in answer.entries]
+        return await self.images.mount(mount_id, entries)
+
+    async def _kill(self, connection: aio.Connection, message: ContainerKill) -> Done:
+        cell = self.cells.get(message.container_id)
+        if cell is not None:
+            cell.stop_reason = message.reason or "stopped"
+            if message.grace > 0:
+                cell.interrupt()
+                self._spawn(self._kill_late(cell, message.grace))
+            elif cell.running is not None:
+                await cell.running.kill()
+        return Done()
+
+    async def _kill_late(self, cell: Cell, grace: float) -> None:
+        if cell.running is None:
+            return
+        exit_task = asyncio.ensure_future(cell.running.wait())
+        done, _ = await asyncio.wait([exit_task], timeout=grace)
+        if not done:
+            exit_task.cancel()
+            await cell.running.kill()
+
+    async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
+        asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
+        return Done()
+
+    async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
+        began = time.monotonic()
+        await self._fetch_mounts(message.recipe)
+        cached = self.images.config(message.image_id) is not None
+
+        def tell(entry: BuildLog) -> None:
+            stream.send_now(entry)
+
+        try:
+            config = await self.images.build(
+                message.image_id, message.recipe, message.secrets, tell, message.ignore_cache
+            )
+        except BuildFailed as error:
+            raise Fault(Code.REMOTE, str(error)) from None
+        except ContainersError as error:
+            raise Fault(Code.REMOTE, f"the image could not be built: {error}") from None
+        await stream.send(WorkerImageBuilt(message.image_id, config, cached, time.monotonic() - began))
+
+    async def _fetch_mounts(self, recipe: list[dict[str, Any]]) -> None:
+        for step in recipe:
+            if step.get("kind") == "copy":
+                await self._mount(str(step["mount_id"]))
+
+    def _acknowledged(self, connection: aio.Connection, message: OutputsAck) -> None:
+        for container_id, count in zip(message.container_ids, message.counts, strict=False):
+            cell = self.cells.get(container_id)
+            if cell is not None:
+                cell.acknowledged(count)
+
+    def _cancel_inputs(self, connection: aio.Connection, message: ContainerSignalInput) -> None:
+        cell = self.cells.get(message.container_id)
+        if cell is not None:
+            cell.cancel(message.tokens)
+
+    # -- adoption
+    async def _adopt(self) -> None:
+        """Take over the containers of an earlier worker process."""
+        waiting = []
+        for running in await self.containers.adopt():
+            directory = running.directory
+            try:
+                note = json.loads((directory / "cell.json").read_text())
+            except (OSError, ValueError):
+                await running.kill()
+                await running.close()
+                continue
+            cell = Cell(
+                running.container_id, note["app_id"], note["function_id"], directory, self.home.values, self._emit_logs
+            )
+            await cell.listen(self.server, self._credentials, lambda note=note: None)
+            self.cells[cell.container_id] = cell
+            self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
+            waiting.append(asyncio.ensure_future(cell.resumed.wait()))
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=ADOPT_SECONDS)
+            for task in late:
+                task.cancel()
+        log.info("adopted %d containers", len(self.cells))
+
+    async def _run_adopted(self, cell: Cell, running: Running) -> None:
+        try:
+            await self._follow(cell, running)
+        finally:
+            self.cells.pop(cell.container_id, None)
+
+    # -- notes to the server
+    def _emit_logs(self, cell: Cell, entries: list[LogEntry]) -> None:
+        if self._connection is not None:
+            self._connection.note(ContainerLogs(cell.app_id, cell.container_id, entries))
+            if self._connection.paused:
+                cell.hold_logs(self._connection)
+
+    def _send_marks(self, cell: Cell) -> None:
+        if self._connection is not None:
+            self._connection.note(ContainerMarks(cell.container_id, cell.marks))
+
+    async def _report_stats(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_SECONDS)
+            if self._connection is not None:
+                usage = {
+                    cell.container_id: [float(part) for part in cell.running.usage()]
+                    for cell in self.cells.values()
+                    if cell.running is not None
+                }
+                self._connection.note(WorkerStats(int(sum(part[1] for part in usage.values())), usage))
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the worker failed", exc_info=task.exception())
+
+
+def _restriction(spec: ContainerSpec) -> Fault | None:
+    if not spec.restrict_modal_access:
+        return None
+    return Fault(
+        Code.AUTH, "this function is restricted (restrict_modal_access=True): its code may not use Modal's API"
+    )
+
+
+def _absolute(marks: dict[str, float], around: dict[str, float]) -> dict[str, float]:
+    """The runtime's own marks (ms since its start) as instants."""
+    end = around["container started"]
+    total = max(marks.values(), default=0.0)
+    return {name: end - (total - at) / 1000 for name, at in marks.items()}
+
+
+def _worker_id(home: Home) -> str:
+    """This machine's name among the workers of its server: the same after every restart."""
+    path = home.path / "worker.id"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        import secrets
+        import string
+
+        alphabet = string.ascii_letters + string.digits
+        worker_id = "wo-" + "".join(secrets.choice(alphabet) for _ in range(22))
+        path.write_text(worker_id)
+        return worker_id
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        pass
+
+
+def hello() -> Hello:
+    """How a worker greets."""
+    return Hello("worker", VERSION_MIN, VERSION_MAX, python=platform.python_version())

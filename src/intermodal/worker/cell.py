@@ -1,0 +1,387 @@
+"""One container on this worker: its process, its runner's connections, its stream to the server, its logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from intermodal.worker import api, values
+from intermodal.worker.containers.launch import Exit
+from intermodal.worker.containers.running import Running
+from intermodal.worker.logs import LogPump
+from modal._protocol.aio import Connection, Stream
+from modal._protocol.errors import Fault, ProtocolError, WireError
+from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
+from modal._protocol.message import Message
+from modal._protocol.messages.call import Status
+from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.wire import Hello, Welcome
+from modal._protocol.messages.worker import (
+    ContainerExited,
+    ContainerReport,
+    ContainerSpec,
+    Heartbeat,
+    RunCancel,
+    RunInputs,
+    RunnerAck,
+    RunnerFailed,
+    RunnerReady,
+    RunnerResumed,
+    RunnerStart,
+    RunOutputs,
+    RunRecall,
+)
+
+log = logging.getLogger("intermodal.cell")
+
+RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
+VALUES_DIR = "/.intermodal/run/values"
+LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
+
+
+class Cell:
+    """`stream` is the way to the server, None while that is away; outputs are kept until it has acknowledged them."""
+
+    def __init__(
+        self,
+        container_id: str,
+        app_id: str,
+        function_id: str,
+        directory: Path,
+        store: Path,
+        emit_logs: Callable[[Cell, list[LogEntry]], None],
+    ) -> None:
+        self.container_id = container_id
+        self.app_id = app_id
+        self.function_id = function_id
+        self.directory = directory
+        self.run_dir = directory / "run"
+        self.spec: ContainerSpec | None = None
+        self.running: Running | None = None
+        self.stream: Stream | None = None
+        self.ready = False
+        self.resumed = asyncio.Event()  # an adopted container's runner is back
+        self.stop_reason = ""
+        self.marks: dict[str, float] = {}
+        self._store = store
+        self._emit_logs = emit_logs
+        self._pump: LogPump | None = None
+        self._servers: list[asyncio.AbstractServer] = []
+        self._runner: RunnerConnection | None = None
+        self._control: RunnerConnection | None = None
+        self._early: list[Message] = []  # for the runner, before it is there
+        self._inflight: dict[int, str] = {}  # token -> input id
+        self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
+        self._first_output = 0  # number of the first one in `_outputs`
+        self._no_more_inputs = False
+        self._serial = True
+        self._runner_gone = asyncio.Event()
+        self._held = False  # logs wait for the connection
+        self._release: asyncio.Task[None] | None = None
+        self.last_heartbeat = time.monotonic()
+
+    # -- sockets
+    async def listen(self, server: str, credentials: Hello, refused: Callable[[], Fault | None]) -> None:
+        """Open the container's two sockets."""
+        values_dir = self.run_dir / "values"
+        values_dir.mkdir(parents=True, exist_ok=True)
+        loop = asyncio.get_running_loop()
+        for name, factory in (
+            ("runner.sock", lambda: RunnerConnection(self)),
+            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused)),
+        ):
+            path = self.run_dir / name
+            path.unlink(missing_ok=True)
+            self._servers.append(await _listen(loop, factory, path))
+
+    def remember(self) -> None:
+        """Write down what a later worker must know to adopt the container."""
+        note = {"app_id": self.app_id, "function_id": self.function_id}
+        (self.directory / "cell.json").write_text(json.dumps(note))
+
+    def started(self, running: Running) -> None:
+        """The process runs: read what it prints."""
+        self.running = running
+        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._current_input)
+        self._pump.start()
+
+    # -- from the server
+    def attach(self, stream: Stream) -> None:
+        """The way to the server is there (again): send what it has not acknowledged."""
+        self.stream = stream
+        stream.raw = self.from_server
+        stream.on_end = self._server_ended
+        for data, _inputs in self._outputs:
+            _forward(stream, RunOutputs.TYPE, data)
+        if self._pump is not None:
+            self._pump.start()
+
+    def detach(self) -> None:
+        """The server is away."""
+        self.stream = None
+        if self._pump is not None:
+            self._pump.stop()
+
+    def from_server(self, frame: Frame) -> None:
+        if frame.type == RunInputs.TYPE:
+            message = RunInputs.decode(frame.header, frame.body)
+            for blob in message.blobs:
+                if blob:
+                    self._give(blob)
+            self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
+            if self._runner is not None:
+                self._runner.send(frame.kind, frame.type, frame.header, frame.body)
+            else:
+                self._early.append(message)
+        elif frame.type == RunRecall.TYPE:
+            self.tell(RunRecall.decode(frame.header, frame.body))
+
+    def _give(self, blob: str) -> None:
+        try:
+            values.give(self._store, self.run_dir / "values", blob)
+        except OSError as error:
+            log.warning("%s: value %s is not there: %s", self.container_id, blob, error)
+
+    def _server_ended(self, error: Exception | None) -> None:
+        if error is None:
+            self.end_inputs()
+        elif self.stream is not None:
+            self.detach()
+
+    def end_inputs(self) -> None:
+        """No more inputs: the runner finishes what it has, runs exit handlers, and ends."""
+        self._no_more_inputs = True
+        if self._runner is not None:
+            self._runner.send(Kind.END, 0, b"", b"")
+
+    def tell(self, message: Message) -> None:
+        """A note on the control connection."""
+        if self._control is not None:
+            self._control.send(Kind.NOTE, message.TYPE, *message.encode(), stream=0)
+
+    def cancel(self, tokens: list[int]) -> None:
+        self.tell(RunCancel(tokens))
+
+    def acknowledged(self, count: int) -> None:
+        """The server has RunOutputs frames up to this count."""
+        while self._outputs and self._first_output < count:
+            self._outputs.popleft()
+            self._first_output += 1
+        self.tell(RunnerAck(count))
+
+    def interrupt(self) -> None:
+        """Ask the container to end: it gets SIGINT when it is busy."""
+        self.end_inputs()
+        if self.running is not None and (self._inflight or not self.ready):
+            self.running.signal(signal.SIGINT)
+
+    # -- from the runner
+    def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
+        """A runner has connected."""
+        if hello.role == "runner-control":
+            self._control = connection
+            return
+        self._runner = connection
+        self._runner_gone.clear()
+        if self.spec is not None and hello.software != "resume":
+            self._serial = not self.spec.runner.function.is_async and self.spec.runner.function.concurrent_max <= 1
+            welcome: Message = RunnerStart(self.spec.runner, VALUES_DIR)
+        else:
+            welcome = Welcome(hello.version_max)
+        connection.send(Kind.WELCOME, welcome.TYPE, *welcome.encode(), stream=0)
+        early, self._early = self._early, []
+        for message in early:
+            connection.send(Kind.ITEM, message.TYPE, *message.encode())
+        if self._no_more_inputs:
+            connection.send(Kind.END, 0, b"", b"")
+
+    def from_runner(self, connection: RunnerConnection, frame: Frame) -> None:
+        """A frame on the data or the control connection."""
+        if connection is self._control:
+            if frame.type == Heartbeat.TYPE:
+                self.last_heartbeat = time.monotonic()
+            return
+        if frame.kind != Kind.ITEM or frame.stream != RUNNER_STREAM:
+            raise ProtocolError("a runner sends items on its own stream alone")
+        if frame.type == RunOutputs.TYPE:
+            self._take_outputs(frame)
+            return
+        if frame.type == RunnerReady.TYPE:
+            self.ready = True
+        elif frame.type == RunnerResumed.TYPE:
+            self._resume(RunnerResumed.decode(frame.header, frame.body))
+            return
+        elif frame.type != RunnerFailed.TYPE:
+            raise ProtocolError(f"a runner does not send messages of type {frame.type}")
+        self._drain()
+        if self.stream is not None:
+            self.stream.send_frame(frame.type, frame.header, frame.body)
+
+    def _take_outputs(self, frame: Frame) -> None:
+        message = RunOutputs.decode(frame.header, frame.body)
+        self._drain()  # what was printed before an output arrives before it
+        for blob in message.blobs:
+            if blob and not values.take(self.run_dir / "values", self._store, blob):
+                log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
+        inputs = {}
+        for token, status in zip(message.tokens, message.statuses, strict=False):
+            if status == Status.YIELDED:
+                continue
+            input_id = self._inflight.pop(token, None)
+            if input_id is not None:
+                inputs[token] = input_id
+        data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
+        self._outputs.append((data, inputs))
+        if self.stream is not None:
+            self.stream.send_frame(frame.type, frame.header, frame.body)
+            self.stream.connection.flush()
+
+    def _resume(self, message: RunnerResumed) -> None:
+        """The runner of an adopted container tells what it holds."""
+        self.ready = message.ready
+        self._first_output = message.first
+        self._outputs.clear()
+        self._inflight = dict(zip(message.tokens, message.input_ids, strict=False))
+        self.resumed.set()
+
+    def runner_lost(self, connection: RunnerConnection) -> None:
+        if connection is self._control:
+            self._control = None
+        elif connection is self._runner:
+            self._runner = None
+            self._runner_gone.set()
+
+    def report(self) -> ContainerReport:
+        """What the server must know when the worker registers: also the inputs whose outputs it may not have."""
+        held = {token: input_id for _data, inputs in self._outputs for token, input_id in inputs.items()}
+        held.update(self._inflight)
+        return ContainerReport(
+            self.container_id,
+            self.app_id,
+            self.function_id,
+            self.ready,
+            list(held),
+            list(held.values()),
+            self._first_output,
+        )
+
+    # -- logs
+    def hold_logs(self, connection: Connection) -> None:
+        """The way to the server is congested: read on when it is free again."""
+        if self._pump is not None and not self._held:
+            self._held = True
+            self._pump.stop()
+            task = connection.loop.create_task(self._release_logs(connection))
+            self._release = task
+
+    async def _release_logs(self, connection: Connection) -> None:
+        try:
+            await connection.drain()
+        except WireError:
+            pass  # `attach` reads on
+        self._held = False
+        if self._pump is not None and self.stream is not None:
+            self._pump.start()
+
+    def _drain(self) -> None:
+        if self._pump is not None:
+            self._pump.drain()
+
+    def _logs(self, entries: list[LogEntry]) -> None:
+        self._emit_logs(self, entries)
+
+    def _current_input(self) -> str:
+        """Which input prints: certain for one at a time, and where only one is under way."""
+        if self._inflight and (self._serial or len(self._inflight) == 1):
+            return next(iter(self._inflight.values()))
+        return ""
+
+    # -- the end
+    async def finish(self, exit: Exit) -> None:
+        """The process has ended: pass on its last words, then tell the server."""
+        if self._runner is not None:
+            try:
+                await asyncio.wait_for(self._runner_gone.wait(), LAST_WORDS_SECONDS)
+            except TimeoutError:
+                pass
+        if self._pump is not None:
+            self._pump.close()
+        if self.stream is not None:
+            reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
+            detail = exit.detail or self.stop_reason
+            self.stream.send_now(ContainerExited(self.container_id, exit.code, reason, detail, exit.signal))
+            self.stream.end()
+
+    async def close(self) -> None:
+        """Close the sockets; the process is the caller's."""
+        for server in self._servers:
+            server.close()
+        for connection in (self._runner, self._control):
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
+        if self._pump is not None:
+            self._pump.close()
+
+
+class RunnerConnection(asyncio.Protocol):
+    """One connection of a runner. What it sends is bounded and checked: it is not trusted."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._buffer = FrameBuffer()
+        self._greeted = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._buffer.feed(data):
+                if self._greeted:
+                    self._cell.from_runner(self, frame)
+                elif frame.kind == Kind.HELLO:
+                    self._greeted = True
+                    self._cell.greeted(self, Hello.decode(frame.header, frame.body))
+                else:
+                    raise ProtocolError("a runner says hello first")
+        except ProtocolError as error:
+            log.warning("%s: its runner broke the protocol: %s", self._cell.container_id, error)
+            if self.transport is not None:
+                self.transport.abort()
+
+    def send(self, kind: int, type: int, header: bytes, body: bytes, stream: int = RUNNER_STREAM) -> None:
+        if self.transport is not None:
+            self.transport.write(pack(kind, type, stream, header, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._cell.runner_lost(self)
+
+
+def _forward(stream: Stream, type: int, data: bytes) -> None:
+    size = int.from_bytes(data[:4], "big")
+    stream.send_frame(type, data[4 : 4 + size], data[4 + size :])
+
+
+async def _listen(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], path: Path
+) -> asyncio.AbstractServer:
+    """A unix server; paths that are too long for the kernel are reached through their directory's descriptor."""
+    if len(os.fsencode(path)) < 104:
+        server = await loop.create_unix_server(factory, str(path), backlog=128)
+    else:
+        descriptor = os.open(path.parent, os.O_PATH)
+        try:
+            server = await loop.create_unix_server(factory, f"/proc/self/fd/{descriptor}/{path.name}", backlog=128)
+        finally:
+            os.close(descriptor)
+    os.chmod(path, 0o666)  # any user of the container; the directory is the container's own
+    return server
