@@ -1,0 +1,203 @@
+"""Runs one command of a build in a container, and passes on what it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import secrets
+import stat
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from intermodal.home import Home
+from intermodal.worker.containers.launch import Bind, ContainersError, Exit, Launch, Limits
+from intermodal.worker.images.failures import LAST_LINES, StepError
+from intermodal.worker.images.layers import remove_tree
+
+READ_SIZE = 1 << 16  # bytes
+LONGEST_LINE = 1 << 16  # characters; longer ones are cut into several
+HIDDEN = "***"  # stands where a command prints a secret's value
+SHORTEST_SECRET = 6  # characters; shorter values are too common in ordinary words to hide
+
+# What every container has a mount on, whether its image has the place or not.
+MOUNT_POINTS = ("/proc", "/sys", "/dev/shm", "/dev", "/run", "/etc/resolv.conf", "/etc/hosts", "/etc/hostname")  # noqa: S108
+
+Output = Callable[[str], None]  # takes whole lines, without the last line end
+
+
+class RunningContainer(Protocol):
+    """What builds need of a running container."""
+
+    stdout_fd: int
+    stderr_fd: int
+
+    async def wait(self) -> Exit: ...
+
+    async def close(self) -> None: ...
+
+
+class ContainerStarter(Protocol):
+    """What builds need of the worker's containers."""
+
+    async def start(self, launch: Launch) -> RunningContainer: ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command and the file system that it changes."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    layers: list[Path]
+    upper: Path  # receives what the command changes
+    binds: list[Bind] = field(default_factory=list)
+    hide: list[str] = field(default_factory=list)  # values that must not be printed
+
+
+class Lines:
+    """Turns what two pipes deliver into whole lines, hides secrets in them, and keeps the last ones."""
+
+    def __init__(self, output: Output, hide: list[str]) -> None:
+        self._output = output
+        self._hide = sorted((value for value in hide if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
+        self._rest: dict[int, str] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
+
+    def feed(self, pipe: int, data: bytes) -> None:
+        decoder = self._decoders.get(pipe)
+        if decoder is None:
+            decoder = self._decoders[pipe] = codecs.getincrementaldecoder("utf-8")("replace")
+        text = self._rest.get(pipe, "") + decoder.decode(data)
+        whole, end, rest = text.rpartition("\n")
+        if len(rest) > LONGEST_LINE:
+            whole, end, rest = text, "\n", ""
+        self._rest[pipe] = rest
+        if end:
+            self._emit(whole)
+
+    def finish(self) -> None:
+        """Pass on unfinished lines."""
+        for rest in self._rest.values():
+            if rest:
+                self._emit(rest)
+        self._rest.clear()
+
+    def _emit(self, text: str) -> None:
+        for value in self._hide:
+            text = text.replace(value, HIDDEN)
+        # A progress bar writes over its line: only what it ended with is worth keeping.
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+        self.last.extend(line for line in lines if line.strip())
+        self._output("\n".join(lines))
+
+
+async def run(containers: ContainerStarter, home: Home, command: Command, output: Output) -> None:
+    """Run the command to its end. Raises StepError where it fails."""
+    container_id = f"ib-{secrets.token_hex(11)}"
+    directory = home.containers / container_id
+    lines = Lines(output, command.hide)
+    try:
+        exit = await _run(containers, container_id, directory, command, lines)
+    except ContainersError as error:
+        raise StepError(f"the build container did not start: {error}") from error
+    finally:
+        await asyncio.to_thread(remove_tree, directory)
+        await asyncio.to_thread(_remove_mount_points, command)
+    if exit.code != 0:
+        raise StepError(_describe(exit), list(lines.last))
+
+
+async def _run(
+    containers: ContainerStarter, container_id: str, directory: Path, command: Command, lines: Lines
+) -> Exit:
+    launch = Launch(
+        container_id=container_id,
+        layers=command.layers,
+        argv=command.argv,
+        env=command.env,
+        directory=directory,
+        cwd=command.cwd,
+        binds=command.binds,
+        limits=Limits(pids=0),
+        network="bridge",
+        upper=command.upper,
+        outlives_worker=False,
+    )
+    running = await containers.start(launch)
+    loop = asyncio.get_running_loop()
+    pipes = (running.stdout_fd, running.stderr_fd)
+    for pipe in pipes:
+        os.set_blocking(pipe, False)
+        loop.add_reader(pipe, _read, loop, pipe, lines)
+    try:
+        exit = await running.wait()
+        for pipe in pipes:
+            loop.remove_reader(pipe)
+            while _read(loop, pipe, lines):
+                pass
+        lines.finish()
+        return exit
+    finally:
+        for pipe in pipes:
+            loop.remove_reader(pipe)
+        await asyncio.shield(running.close())
+
+
+def _read(loop: asyncio.AbstractEventLoop, pipe: int, lines: Lines) -> bool:
+    try:
+        data = os.read(pipe, READ_SIZE)
+    except BlockingIOError:
+        return False
+    if not data:
+        loop.remove_reader(pipe)
+        return False
+    lines.feed(pipe, data)
+    return True
+
+
+def _describe(exit: Exit) -> str:
+    if exit.reason == "out-of-memory":
+        return f"the command ran out of memory{': ' + exit.detail if exit.detail else ''}"
+    if exit.reason == "out-of-disk":
+        return "no space is left on the disk: free some and build again"
+    if exit.signal:
+        return f"the command was ended by signal {exit.signal}"
+    if exit.reason == "exited":
+        return f"the command ended with exit code {exit.code}"
+    return f"{exit.reason}: {exit.detail or exit.code}"
+
+
+def _remove_mount_points(command: Command) -> None:
+    """Take away the empty files and directories that mounts into the container left in the new layer."""
+    remove_tree(command.upper / ".intermodal")
+    for target in [*(bind.target for bind in command.binds), *MOUNT_POINTS]:
+        relative = Path(target.lstrip("/"))
+        for part in (relative, *relative.parents[:-1]):
+            if not _remove_if_new_and_empty(command.upper, part, command.layers):
+                break
+
+
+def _remove_if_new_and_empty(upper: Path, relative: Path, layers: list[Path]) -> bool:
+    """Remove an empty file or directory that no lower layer has. Whether it went."""
+    if any(os.path.lexists(layer / relative) for layer in layers):
+        return False  # what is in the upper directory says something about the one below it
+    if any((upper / parent).is_symlink() for parent in relative.parents):
+        return False  # a link made in the container leads anywhere
+    path = upper / relative
+    try:
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            path.rmdir()
+        elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
+            path.unlink()
+        else:
+            return False
+    except OSError:
+        return False  # not there, or something is in it
+    return True

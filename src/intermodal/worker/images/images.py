@@ -1,0 +1,350 @@
+"""The images of one worker: what is built, what is being built, and what containers need of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from intermodal.files import Files
+from intermodal.home import Home
+from intermodal.worker.containers.launch import Bind
+from intermodal.worker.images import debian
+from intermodal.worker.images import recipe as recipes
+from intermodal.worker.images.commands import ContainerStarter
+from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
+from intermodal.worker.images.host import HostSettings, host_settings
+from intermodal.worker.images.interpreters import SETTING, find, interpreters
+from intermodal.worker.images.jobs import Jobs, Log
+from intermodal.worker.images.layers import Layer, LayerStore
+from intermodal.worker.images.merge import merge
+from intermodal.worker.images.mounts import MountStore
+from intermodal.worker.images.platform import Platform, compile_command
+from intermodal.worker.images.recipe import Instruction
+from intermodal.worker.images.steps import TOOLS, Making, Steps
+from modal._protocol.errors import Code, Fault, ProtocolError
+from modal._protocol.message import from_json, to_json
+from modal._protocol.messages.file import FileEntry
+from modal._protocol.messages.image import BuildLog, ImageConfig
+
+MOST_LAYERS = 60  # above this, older layers are merged: each one costs every container's start
+MERGED_AT_ONCE = 40
+LITTLE_SPACE = 4 << 20  # bytes; a step that fails with less left failed for want of space
+
+_IMAGE_ID = re.compile(r"im-[A-Za-z0-9]{1,80}\Z")
+_PYTHON = re.compile(r"(3\.\d{1,2})(\.\d+)?\Z")
+
+log = logging.getLogger(__name__)
+
+
+class Images:
+    """Builds images and tells what containers of them start with."""
+
+    def __init__(self, home: Home, containers: ContainerStarter) -> None:
+        self._home = home
+        self._files = Files(home)
+        self._layers = LayerStore(home)
+        self._mounts = MountStore(home, self._files)
+        self._platform = Platform(home)
+        self._host: HostSettings | None = None
+        self._steps = Steps(home, containers, self._mounts, self.host)
+        self._jobs = Jobs()
+        self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
+        self._compiling = asyncio.Lock()
+        self._syncing: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Remove what interrupted builds and uploads left. Call it once, before anything else."""
+        for path in (self._home.images, self._home.layers, self._home.mounts, self._home.files):
+            path.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._layers.clean)
+        await asyncio.to_thread(self._mounts.clean)
+        await asyncio.to_thread(self._files.clean)
+
+    async def close(self) -> None:
+        """End the builds that run, and wait until finished layers are on disk."""
+        await self._jobs.close()
+        if self._syncing:
+            await asyncio.wait(self._syncing)
+
+    def host(self) -> HostSettings:
+        """This machine's settings, read once."""
+        if self._host is None:
+            self._host = host_settings()
+        return self._host
+
+    # -- what containers need ---------------------------------------------------------------------
+
+    def config(self, image_id: str) -> ImageConfig | None:
+        """What a container of the image starts with; None where the image, or a layer of it, is not here."""
+        try:
+            config = from_json(ImageConfig, json.loads(self._image_path(image_id).read_text())["config"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, ProtocolError) as error:
+            log.warning("what is kept of image %s cannot be read (%s): it will be built again", image_id, error)
+            return None
+        return config if all(self._layers.exists(layer) for layer in config.layers) else None
+
+    def layer_paths(self, config: ImageConfig) -> list[Path]:
+        """The directories of the image's layers, lowest first."""
+        return [self._layers.path(layer) for layer in config.layers]
+
+    def has_mount(self, mount_id: str) -> bool:
+        return self._mounts.has(mount_id)
+
+    async def mount(self, mount_id: str, entries: list[FileEntry]) -> Path:
+        """A set of files as a directory whose root is the container's `/`, made once.
+
+        Raises Fault: invalid (an entry), not-found (a file that was never uploaded).
+        """
+        if self._mounts.has(mount_id):
+            return self._mounts.path(mount_id)
+        return await asyncio.to_thread(self._mounts.materialise, mount_id, entries)
+
+    def platform(self) -> list[Bind]:
+        """The read-only binds that every container gets."""
+        return self._platform.binds()
+
+    async def prepare(self, config: ImageConfig) -> None:
+        """Have the platform's bytecode ready for this image's Python. Free when it is; else about a second, once."""
+        minor = ".".join(config.python_version.split(".")[:2])
+        if not config.python or not minor or self._platform.is_compiled(minor):
+            return
+        async with self._compiling:
+            if self._platform.is_compiled(minor):
+                return
+            place = f"{TOOLS}/platform"
+            with self._layers.stage() as stage:
+                instruction = Instruction(0, "run", "compile the platform", {})
+                making = Making(instruction, config, self.layer_paths(config), stage, {}, lambda _kind, _text: None)
+                bind = Bind(self._platform.path(), place, read_only=False)
+                try:
+                    await self._steps.run(making, compile_command(config.python, place), [bind])
+                except StepError as error:
+                    # Containers work without, each a little slower.
+                    log.warning("could not compile the platform for Python %s: %s", minor, error)
+                    return
+            self._platform.mark_compiled(minor)
+
+    # -- building ---------------------------------------------------------------------------------
+
+    async def build(
+        self,
+        image_id: str,
+        recipe: list[dict[str, Any]],
+        secrets: dict[str, dict[str, str]],
+        log: Callable[[BuildLog], None],
+        ignore_cache: bool = False,
+    ) -> ImageConfig:
+        """Build what is not there yet. Raises BuildFailed; Fault(invalid) for a recipe that makes no sense."""
+        path = self._image_path(image_id)
+        instructions = recipes.parse(recipe)
+        if not ignore_cache and not any(one.force for one in instructions):
+            known = self.config(image_id)
+            if known is not None:
+                return known
+        log(BuildLog("start", f"Building image {image_id}", 0, image_id))
+        started = time.monotonic()
+        config = await self._build_layers(image_id, instructions, secrets, log, ignore_cache)
+        await self.prepare(config)
+        await asyncio.to_thread(_write_json, path, {"config": to_json(config), "created": time.time()})
+        log(BuildLog("done", f"Built image {image_id} in {time.monotonic() - started:.2f}s", 0, image_id))
+        return config
+
+    async def _build_layers(
+        self,
+        image_id: str,
+        instructions: list[Instruction],
+        secrets: dict[str, dict[str, str]],
+        log: Callable[[BuildLog], None],
+        rebuild: bool,
+    ) -> ImageConfig:
+        config = ImageConfig(layers=[])
+        for instruction in instructions:
+            rebuild = rebuild or instruction.force
+
+            def emit(kind: str, text: str, number: int = instruction.number) -> None:
+                log(BuildLog(kind, text, number, image_id))
+
+            emit("start", f"=> Step {instruction.number}: {instruction.title}")
+            if not instruction.makes_layer:
+                recipes.apply(config, instruction)
+                continue
+            values = _secret_values(instruction, secrets)
+            try:
+                for part in _parts(instruction):
+                    layer = await self._layer(part, config, values, emit, rebuild)
+                    _put_on(config, layer)
+                if len(config.layers) > MOST_LAYERS:
+                    config.layers = await self._merged(config.layers)
+            except StepError as error:
+                raise BuildFailed(instruction.number, instruction.title, error.reason, error.last_lines) from error
+        return config
+
+    async def _layer(
+        self, instruction: Instruction, config: ImageConfig, secrets: dict[str, str], emit: Log, rebuild: bool
+    ) -> Layer:
+        """The layer of one instruction: found, or built once however many ask for it."""
+        parent = config.layers[-1] if config.layers else ""
+        inputs = ""
+        if instruction.kind == "debian_slim":
+            inputs = debian.identity(instruction.fields["python_version"], self.host())
+        key = recipes.key(parent, config, instruction, list(secrets), inputs)
+        if not rebuild:
+            found = self._layers.find(key)
+            if found is not None:
+                return found
+        below = _copy(config)
+
+        async def make(shared: Log) -> Layer:
+            async def fill(stage: Path) -> Layer:
+                making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
+                made = await self._steps.make(making)
+                return Layer(
+                    key=key,
+                    id=key,
+                    parent=parent,
+                    step=instruction.title,
+                    env=made.env,
+                    python=made.python,
+                    python_version=made.python_version,
+                )
+
+            return await self._make_layer(key, rebuild, fill)
+
+        return await self._jobs.run(key, make, emit)
+
+    async def _merged(self, layers: list[str]) -> list[str]:
+        """A shorter list of layers that shows the same: those next to the base become one."""
+        old = layers[1 : MERGED_AT_ONCE + 1]
+        key = hashlib.sha256("\n".join(["merge", *old]).encode()).hexdigest()[:40]
+        found = self._layers.find(key)
+        if found is None:
+
+            async def make(_shared: Log) -> Layer:
+                async def fill(stage: Path) -> Layer:
+                    await asyncio.to_thread(merge, [self._layers.path(one) for one in old], stage / "upper")
+                    return Layer(key=key, id=key, parent=layers[0], step=f"merge {len(old)} layers")
+
+                return await self._make_layer(key, False, fill)
+
+            found = await self._jobs.run(key, make, lambda _kind, _text: None)
+        return [layers[0], found.id, *layers[MERGED_AT_ONCE + 1 :]]
+
+    async def _make_layer(self, key: str, rebuild: bool, fill: Callable[[Path], Awaitable[Layer]]) -> Layer:
+        """Fill a stage and make it a layer, unless another process did so meanwhile."""
+        async with self._slots, self._layers.locked(key):
+            found = None if rebuild else self._layers.find(key)
+            if found is not None:
+                return found
+            try:
+                with self._layers.stage() as stage:
+                    described = await fill(stage)
+                    layer = await asyncio.to_thread(self._layers.adopt, stage / "upper", described)
+            except (StepError, OSError) as error:
+                raise self._explained(error) from error
+        self._sync_later(layer)
+        return layer
+
+    def _explained(self, error: StepError | OSError) -> StepError:
+        disk = os.statvfs(self._home.path)
+        full = disk.f_bavail * disk.f_frsize < LITTLE_SPACE
+        if full or (isinstance(error, OSError) and is_disk_full(error)):
+            reason = f"no space is left on the disk that holds {self._home.path}: free some and build again"
+            return StepError(reason, error.last_lines if isinstance(error, StepError) else [])
+        return error if isinstance(error, StepError) else StepError(f"{error.strerror}: {error.filename}")
+
+    def _sync_later(self, layer: Layer) -> None:
+        async def sync() -> None:
+            try:
+                await asyncio.to_thread(self._layers.sync, layer)
+            except OSError as error:
+                log.warning("layer %s may not survive a crash of the machine: %s", layer.id, error)
+
+        self._keep(sync())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._syncing.add(task)
+        task.add_done_callback(self._syncing.discard)
+
+    def _image_path(self, image_id: str) -> Path:
+        if not _IMAGE_ID.match(image_id):
+            raise Fault(Code.INVALID, f"{image_id[:100]!r} is not the id of an image")
+        return self._home.images / f"{image_id}.json"
+
+
+def _parts(instruction: Instruction) -> list[Instruction]:
+    """A base whose Python no Debian release has is made of two layers; anything else is one."""
+    if instruction.kind != "debian_slim":
+        return [instruction]
+    wanted = instruction.fields["python_version"]
+    match = _PYTHON.match(wanted)
+    if not match:
+        raise StepError(f"python_version must be like '3.11', not {wanted!r}")
+    minor = match[1]
+    base = minor if minor in debian.RELEASES else debian.FOR_OTHERS
+    parts = [_instead(instruction, "debian_slim", {"python_version": base})]
+    if minor not in debian.RELEASES:
+        interpreter = find(minor)
+        if interpreter is None:
+            raise StepError(_no_python(minor))
+        parts.append(_instead(instruction, "interpreter", {"version": interpreter.version}))
+    return parts
+
+
+def _instead(instruction: Instruction, kind: str, fields: dict[str, Any]) -> Instruction:
+    return Instruction(instruction.number, kind, instruction.title, fields, [], instruction.force)
+
+
+def _no_python(minor: str) -> str:
+    here = {one.minor for one in interpreters()} | set(debian.RELEASES)
+    known = ", ".join(sorted(here, key=lambda one: int(one.split(".")[1])))
+    return (
+        f"no Debian release has Python {minor} and this worker's machine has no build of it. "
+        f"It can make images with {known}. To add one: `uv python install {minor}` or `pyenv install {minor}` on the "
+        f"worker's machine, or name a directory that holds it (bin/python{minor}, lib, include) in {SETTING}"
+    )
+
+
+def _put_on(config: ImageConfig, layer: Layer) -> None:
+    config.layers = [*config.layers, layer.id]
+    if layer.python:
+        config.env = {**layer.env, **config.env} if not config.env else {**config.env, **layer.env}
+        config.python = layer.python
+        config.python_version = layer.python_version
+
+
+def _copy(config: ImageConfig) -> ImageConfig:
+    copied: ImageConfig = from_json(ImageConfig, to_json(config))
+    return copied
+
+
+def _secret_values(instruction: Instruction, secrets: dict[str, dict[str, str]]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for secret_id in instruction.secret_ids:
+        if secret_id not in secrets:
+            raise Fault(Code.NOT_FOUND, f"the secret {secret_id} of step {instruction.number} is not there")
+        values.update(secrets[secret_id])
+    return values
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,212 @@
+"""The layers of one home: directories that overlay mounts stack, and what is known of each.
+
+A layer is found by its key, a hash of its parent, its step and the step's inputs. The directory
+`layers/<id>` holds what the step changed, in the form that overlayfs gives an upper directory;
+`layers/<key>.json` is written after it, by rename, so that a layer is there wholly or not at all.
+The id is the key until a forced rebuild, which takes a new id, because containers may still run on
+the old directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import itertools
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from intermodal.files import process_lives
+from intermodal.home import Home
+
+LOCK_POLL = 0.1  # seconds between tries for a layer that another process builds
+STAGE = ".new-"  # names of layers in the making: .new-<pid>-<number>
+
+log = logging.getLogger(__name__)
+_numbers = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def boot_id() -> str:
+    """Changes whenever the machine starts."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of one layer."""
+
+    key: str
+    id: str  # name of its directory
+    parent: str = ""  # id of the layer below it
+    step: str = ""  # the step as the build log shows it
+    size: int = 0  # bytes
+    files: int = 0
+    created: float = 0.0  # seconds since the epoch
+    env: dict[str, str] = field(default_factory=dict)  # of a base: variables that its containers get
+    python: str = ""  # of a base: path of the interpreter
+    python_version: str = ""  # of a base: "3.11.2"
+    boot: str = ""  # the boot that wrote it, until the disk has it for certain
+
+
+class LayerStore:
+    """Finds, makes and keeps layers."""
+
+    def __init__(self, home: Home) -> None:
+        self._root = home.layers
+        self._boot = boot_id()
+        self._known: dict[str, Layer] = {}
+
+    def path(self, layer_id: str) -> Path:
+        return self._root / layer_id
+
+    def find(self, key: str) -> Layer | None:
+        """The layer of this key, None where it is not there or was damaged (and must be built again)."""
+        layer = self._known.get(key)
+        if layer is None:
+            layer = self._read(key)
+            if layer is None:
+                return None
+            self._known[key] = layer
+        if not self.exists(layer.id):
+            log.warning("layer %s has lost its directory %s: it will be built again", key, layer.id)
+            self._known.pop(key, None)
+            return None
+        return layer
+
+    def exists(self, layer_id: str) -> bool:
+        return os.path.isdir(self._root / layer_id)
+
+    def _read(self, key: str) -> Layer | None:
+        path = self._root / f"{key}.json"
+        try:
+            layer = Layer(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            log.warning("%s cannot be read (%s): the layer will be built again", path, error)
+            return None
+        if layer.boot and layer.boot != self._boot:
+            log.warning("the machine went down before layer %s was on disk: it will be built again", key)
+            return None
+        return layer
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A directory for a layer in the making; whatever is left of it goes at the end of the block.
+
+        The layer itself is built in its subdirectory `upper`.
+        """
+        path = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
+        path.mkdir(parents=True)
+        upper = path / "upper"
+        upper.mkdir()
+        upper.chmod(0o755)
+        try:
+            yield path
+        finally:
+            remove_tree(path)
+
+    def adopt(self, upper: Path, layer: Layer) -> Layer:
+        """Make a finished directory a layer. A layer that had this key before keeps its directory."""
+        layer_id = layer.key
+        if os.path.lexists(self._root / layer_id):
+            layer_id = f"{layer.key}-{secrets.token_hex(4)}"
+        size, files = measure(upper)
+        layer = replace(layer, id=layer_id, size=size, files=files, created=time.time(), boot=self._boot)
+        os.rename(upper, self._root / layer_id)
+        self._write(layer)
+        return layer
+
+    def sync(self, layer: Layer) -> None:
+        """Wait until the disk has the layer; until then only this boot of the machine trusts it."""
+        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _libc.syncfs(fd) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+        finally:
+            os.close(fd)
+        if self._known.get(layer.key) == layer:
+            self._write(replace(layer, boot=""))
+
+    def _write(self, layer: Layer) -> None:
+        path = self._root / f"{layer.key}.json"
+        temporary = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}.json"
+        temporary.write_text(json.dumps(asdict(layer), indent=1))
+        temporary.rename(path)
+        self._known[layer.key] = layer
+
+    def clean(self) -> None:
+        """Remove the half layers that builds of ended processes left."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for path in self._root.glob(f"{STAGE}*"):
+            pid = path.name[len(STAGE) :].partition("-")[0]
+            if not pid.isdigit() or not process_lives(int(pid)):
+                remove_tree(path)
+
+    @asynccontextmanager
+    async def locked(self, key: str) -> AsyncIterator[None]:
+        """Only one process builds a layer: the others wait here."""
+        directory = self._root / ".locks"
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / key
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.fstat(fd).st_ino == os.stat(path).st_ino:
+                    break
+                os.close(fd)  # the holder removed this file while we opened it
+            except BlockingIOError:
+                os.close(fd)
+                await asyncio.sleep(LOCK_POLL)
+        try:
+            self._known.pop(key, None)  # another process may have built it meanwhile
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+
+def measure(root: Path) -> tuple[int, int]:
+    """Bytes and number of files below a directory."""
+    size = files = 0
+    pending = [os.fspath(root)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    continue
+                files += 1
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return size, files
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or directory, wholly, whatever its permissions; it need not exist."""
+
+    def again(function: object, name: str, error: object) -> None:
+        os.chmod(os.path.dirname(name), 0o700)
+        os.chmod(name, 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            shutil.rmtree(name)
+        else:
+            os.unlink(name)
+
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    shutil.rmtree(path, onerror=again)

@@ -1,0 +1,142 @@
+"""The command that installs Python packages in a build step: `uv`, or `pip` where uv lacks an option."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.host import HostSettings
+
+# Options of pip that `uv pip install` has with the same meaning, and whether a value follows.
+_UV_OPTIONS = {
+    "--no-deps": False,
+    "--upgrade": False,
+    "-U": False,
+    "--force-reinstall": False,
+    "--no-build-isolation": False,
+    "--no-binary": True,
+    "--only-binary": True,
+    "--require-hashes": False,
+    "--index-url": True,
+    "-i": True,
+    "--extra-index-url": True,
+    "--find-links": True,
+    "-f": True,
+    "--no-index": False,
+    "--pre": False,
+    "--index-strategy": True,
+    "--prerelease": True,
+    "--no-cache": False,
+    "--target": True,
+    "-t": True,
+    "--prefix": True,
+    "--torch-backend": True,
+    "--resolution": True,
+    "--no-build": False,
+    "--no-sources": False,
+}
+_PIP_ALONE = {"--no-cache-dir": "--no-cache", "--prefer-binary": "", "--no-warn-script-location": "", "--quiet": "-q"}
+_UV_LINES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-binary", "--only-binary", "-e")
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Where the tools are, as the container sees them."""
+
+    python: str  # the image's interpreter
+    uv: str  # "" = not at hand
+
+
+def uv_binary() -> Path | None:
+    """The uv that was installed with the platform."""
+    try:
+        import uv
+
+        return Path(uv.find_uv_bin()).resolve()
+    except (ImportError, FileNotFoundError):
+        return None
+
+
+def install_command(fields: dict[str, Any], tools: Installer, host: HostSettings, requirements: str = "") -> list[str]:
+    """The command for a pip_install or pip_requirements step; `requirements` is the file's path in the container."""
+    try:
+        extra = shlex.split(str(fields.get("extra_options") or ""))
+    except ValueError as error:
+        raise StepError(f"extra_options {fields['extra_options']!r} is not a list of options: {error}") from None
+    what = ["-r", requirements] if requirements else list(fields["packages"])
+    for_uv = _for_uv(extra)
+    if tools.uv and for_uv is not None and _uv_reads(str(fields.get("requirements") or "")):
+        return [*_uv_base(tools), *_uv_indexes(fields, host), *for_uv, "--", *what] if not requirements else [
+            *_uv_base(tools), *_uv_indexes(fields, host), *for_uv, *what
+        ]  # fmt: skip
+    return [tools.python, "-m", "pip", "install", *_pip_indexes(fields), *extra, *what]
+
+
+def _uv_base(tools: Installer) -> list[str]:
+    return [tools.uv, "pip", "install", "--python", tools.python, "--break-system-packages", "--compile-bytecode"]
+
+
+def _for_uv(extra: list[str]) -> list[str] | None:
+    """pip's options as uv's; None where uv cannot take them."""
+    options: list[str] = []
+    words = iter(extra)
+    for word in words:
+        name, equals, _value = word.partition("=")
+        if word in _PIP_ALONE:
+            options += [_PIP_ALONE[word]] if _PIP_ALONE[word] else []
+        elif word == "--pre":
+            options += ["--prerelease", "allow"]
+        elif name in _UV_OPTIONS:
+            options.append(word)
+            if _UV_OPTIONS[name] and not equals:
+                value = next(words, None)
+                if value is None:
+                    return None
+                options.append(value)
+        elif not word.startswith("-"):
+            options.append(word)  # one more package
+        else:
+            return None
+    return options
+
+
+def _uv_reads(requirements: str) -> bool:
+    """Whether uv understands the option lines of a requirements text."""
+    for line in requirements.splitlines():
+        words = line.split()
+        if words and words[0].startswith("-") and words[0].partition("=")[0] not in _UV_LINES:
+            return False
+    return True
+
+
+def _uv_indexes(fields: dict[str, Any], host: HostSettings) -> list[str]:
+    """The step's indexes, and this machine's as pip would add them."""
+    index, extra = host.index_urls()
+    index = str(fields.get("index_url") or index or host.uv.get("UV_DEFAULT_INDEX") or host.uv.get("UV_INDEX_URL", ""))
+    own = fields.get("extra_index_url") or []
+    extra = [*([own] if isinstance(own, str) else own), *extra]
+    links = fields.get("find_links") or []
+    links = [*([links] if isinstance(links, str) else links), *host.find_links()]
+    options = ["--default-index", index] if index else []
+    for url in extra:
+        options += ["--index", url]
+    for place in links:
+        options += ["--find-links", place]
+    if extra:
+        options += ["--index-strategy", "unsafe-best-match"]  # pip's rule: the best version of all indexes
+    if fields.get("pre"):
+        options += ["--prerelease", "allow"]
+    return options
+
+
+def _pip_indexes(fields: dict[str, Any]) -> list[str]:
+    """The step's own options; this machine's are in the environment."""
+    options = ["--index-url", str(fields["index_url"])] if fields.get("index_url") else []
+    for name, option in (("extra_index_url", "--extra-index-url"), ("find_links", "--find-links")):
+        value = fields.get(name) or []
+        for url in [value] if isinstance(value, str) else value:
+            options += [option, url]
+    return [*options, "--pre"] if fields.get("pre") else options
