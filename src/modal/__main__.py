@@ -1,0 +1,5 @@
+"""`python -m modal`."""
+
+from modal.cli import main
+
+main()

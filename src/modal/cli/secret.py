@@ -1,0 +1,160 @@
+"""`modal secret`: named sets of environment variables."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Tuple
+
+import click
+
+from modal.cli.command import Group
+from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
+
+
+@click.group("secret", cls=Group, help="Manage secrets.")
+def secret() -> None:
+    """See `help`."""
+
+
+@secret.command("list", help="List your published secrets.")
+@env_option
+@json_option
+def list_secrets(env: Optional[str], as_json: bool) -> None:
+    """Names and times; never values."""
+    from modal._protocol.messages.secret import SecretList, SecretsKnown
+    from modal.cli.server import ask
+    from modal.cli.tables import moment, show_table
+
+    environment = choose_environment(env)
+    found = ask(SecretList(environment), SecretsKnown).secrets
+    rows = [[info.name, moment(info.created_at), moment(info.last_used_at) or None] for info in found]
+    title = "Secrets" + (f" in environment: {environment}" if environment else "")
+    show_table(title, ["Name", "Created at", "Last used at"], rows, as_json)
+
+
+@secret.command("create", help="Create a new secret.")
+@argument("SECRET_NAME")
+@argument(
+    "KEYVALUES",
+    "Space-separated KEY=VALUE items. `KEY=-` reads the value from stdin.",
+    nargs=-1,
+    required=False,
+    metavar="KEYVALUES...",
+)
+@env_option
+@click.option("--from-dotenv", metavar="PATH", help="Read KEY=VALUE lines from a .env file (`-`: from stdin).")
+@click.option("--from-json", metavar="PATH", help="Read a JSON object of strings from a file (`-`: from stdin).")
+@click.option("--force", is_flag=True, help="Overwrite the secret if it already exists.")
+def create(
+    secret_name: str,
+    keyvalues: Tuple[str, ...],
+    env: Optional[str],
+    from_dotenv: Optional[str],
+    from_json: Optional[str],
+    force: bool,
+) -> None:
+    """Values on the command line are seen by whoever lists processes; files and stdin are not."""
+    from modal._protocol.messages.secret import ObjectId, SecretCreate
+    from modal.cli.server import ask
+
+    values: Dict[str, str] = {}
+    if from_dotenv is not None:
+        values.update(_read_dotenv(_read(from_dotenv)))
+    if from_json is not None:
+        values.update(_read_json(_read(from_json), from_json))
+    values.update(_read_items(keyvalues))
+    if not values:
+        raise click.UsageError(
+            "Missing argument 'KEYVALUES...': give KEY=VALUE items, --from-dotenv or --from-json.",
+            click.get_current_context(),
+        )
+    environment = choose_environment(env)
+    ask(SecretCreate(values, secret_name, environment, overwrite=force), ObjectId)
+    example = f'@app.function(secrets=[modal.Secret.from_name("{secret_name}")])'
+    click.echo(f"Created a secret {secret_name!r} with the keys {', '.join(map(repr, values))}. Use it in an app:\n")
+    click.echo(f"{example}\ndef some_function():\n    os.getenv({next(iter(values))!r})")
+
+
+@secret.command("delete", help="Delete a named secret.")
+@argument("SECRET_NAME", "Name of the modal.Secret to be deleted. Case sensitive")
+@yes_option
+@env_option
+def delete(secret_name: str, yes: bool, env: Optional[str]) -> None:
+    """See `help`."""
+    from modal._protocol.messages.secret import SecretDelete
+    from modal._protocol.messages.wire import Done
+    from modal.cli.server import ask
+
+    environment = choose_environment(env)
+    confirm(f"Delete the secret {secret_name!r}? Apps that use it will fail to start.", yes)
+    ask(SecretDelete(secret_name, environment), Done)
+    click.echo(f"Deleted the secret {secret_name!r}.")
+
+
+def _read_items(items: Tuple[str, ...]) -> Dict[str, str]:
+    values: Dict[str, str] = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise click.UsageError(f"{item!r} is no KEY=VALUE item.", click.get_current_context())
+        if key in values:
+            raise click.UsageError(f"The key {key!r} is given twice.", click.get_current_context())
+        if value == "-":
+            value = _read_hidden(key)
+        values[key] = value
+    return values
+
+
+def _read_hidden(key: str) -> str:
+    """A value from stdin: typed without being shown, or all that is piped in, without its last line's end."""
+    stdin = click.get_text_stream("stdin")
+    if stdin.isatty():
+        return str(click.prompt(f"Value of {key}", hide_input=True))
+    value = stdin.read()
+    return value[:-1] if value.endswith("\n") else value
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            return click.get_text_stream("stdin").read()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path!r} cannot be read: {error}.", click.get_current_context()) from None
+
+
+def _read_json(text: str, path: str) -> Dict[str, str]:
+    import json
+
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{path!r} is no JSON: {error}.", click.get_current_context()) from None
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise click.UsageError(
+            f"{path!r} must hold a JSON object whose values are strings.", click.get_current_context()
+        )
+    return values
+
+
+def _read_dotenv(text: str) -> Dict[str, str]:
+    """Lines `KEY=VALUE`, `export KEY='a value'`; comments and empty lines are skipped."""
+    import shlex
+
+    values: Dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, separator, value = line.partition("=")
+        key = key.strip()
+        if key.startswith("export "):
+            key = key[len("export ") :].strip()
+        if not separator or not key:
+            raise click.UsageError(f"Line {number} is no KEY=VALUE line.", click.get_current_context())
+        try:
+            parts = shlex.split(value, comments=True)
+        except ValueError as error:
+            raise click.UsageError(f"Line {number}: {error}.", click.get_current_context()) from None
+        values[key] = " ".join(parts)
+    return values
