@@ -1,0 +1,449 @@
+"""All containers of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from intermodal.home import Home
+from intermodal.worker.containers import names, probe, runtimes, seccomp_filter, sweep
+from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
+from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
+from intermodal.worker.containers.overlay import Overlay, remove_tree
+from intermodal.worker.containers.pid_files import PidFiles
+from intermodal.worker.containers.places import Places
+from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+from intermodal.worker.containers.running import Running, remove_directory
+from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
+from intermodal.worker.containers.state import State
+from intermodal.worker.network.bridge import Bridge, NetworkError
+from intermodal.worker.network.firewall import FirewallError
+from intermodal.worker.network.resolver import HOST_RESOLV_CONF, hosts_text
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+POOL = 3  # slots made ahead; each is a waiting shell (0.7 MB) with its namespace
+START_WITHIN = 60.0  # seconds that a runtime has to bring a container up
+HOST_WARNING = (
+    "CONTAINERS ARE NOT ISOLATED: functions run as plain processes of this machine, with the worker's rights and "
+    "without their images. `intermodal doctor` says what is missing for real containers."
+)
+
+
+class Containers:
+    """Starts containers, and finds again those of an earlier worker. One for each worker process."""
+
+    def __init__(self, home: Home, runtime: str = "") -> None:
+        self.home = home
+        self.wanted = runtime or os.environ.get("INTERMODAL_RUNTIME", "")
+        self.problems: list[str] = []  # what does not hold here, in words for the operator
+        self.running: dict[str, Running] = {}
+        cores = len(os.sched_getaffinity(0))
+        self._gate = asyncio.Semaphore(max(2, cores * 2))
+        self._executor = ThreadPoolExecutor(max(4, cores), "containers")
+        self._slot_makers = ThreadPoolExecutor(2, "slots")
+        self._tree = CgroupTree(names.cgroup_name(home.path))
+        self._bridge: Bridge | None = None
+        self._network_problem = ""
+        self._found: list[sweep.Found] = []
+        self._starting: set[str] = set()
+        self._unwanted: set[asyncio.Task[None]] = set()
+        self._all_runtimes: dict[str, runtimes.Runtime] = {}
+        self._runtime: runtimes.Runtime | None = None
+        self._possible: dict[str, str] = {}
+        self._pools: dict[bool, SlotPool] = {}  # by whether they are connected to the bridge
+        self._pid_files: PidFiles | None = None
+        self._user_namespace = False
+
+    @property
+    def runtime(self) -> str:
+        """The runtime in use; open() chooses it."""
+        return self._runtime.name if self._runtime else ""
+
+    # Opening
+
+    async def open(self) -> None:
+        """Choose a runtime, prepare network and control groups, remove what a dead worker left half made.
+
+        Raises ContainersError when this machine cannot run containers as asked.
+        """
+        mounts_problem = ""
+        try:
+            # In this thread: those of the executors begin in its mount namespace.
+            enter_private_mounts()
+        except ContainersError as error:
+            mounts_problem = str(error)
+        self._user_namespace = in_user_namespace()
+        self._pid_files = PidFiles()
+        await self._do(self._open, mounts_problem)
+        bridged = self._bridge is not None
+        self._pools = {
+            connected: SlotPool(
+                functools.partial(make_slot, self._tree, self._bridge if connected else None),
+                functools.partial(discard_slot, bridge=self._bridge if connected else None),
+                POOL if connected == bridged else 0,
+                self._slot_makers,
+            )
+            for connected in (False, True)
+        }
+        self._pools[bridged].fill()
+
+    def _open(self, mounts_problem: str) -> None:
+        self.home.containers.mkdir(parents=True, exist_ok=True)
+        state_root = self.home.path / "crun"
+        state_root.mkdir(mode=0o700, exist_ok=True)
+        self._possible = probe.runtimes(self.home.containers, mounts_problem)
+        self._runtime = runtimes.choose(self.wanted, self._possible, state_root, self._user_namespace)
+        self._all_runtimes = {self._runtime.name: self._runtime}
+        if not self._runtime.isolates:
+            self._warn_unisolated()
+        self._tree.open()
+        if self._tree.problem:
+            self.problems.append(self._tree.problem)
+            log.warning("%s", self._tree.problem)
+        seccomp_filter.compiled()
+        self._open_bridge()
+        adoptable, rubbish = sweep.find(self.home.containers)
+        sweep.remove(rubbish, {found.state.slot for found in adoptable}, self._tree)
+        for found in adoptable:
+            if found.state.address and self._bridge is not None:
+                self._bridge.reserve(found.state.address)
+        self._found = adoptable
+
+    def _warn_unisolated(self) -> None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in self._possible.items() if why)
+        text = f"{HOST_WARNING} ({reasons})" if reasons else HOST_WARNING
+        self.problems.append(text)
+        log.warning("%s", text)
+        print(f"WARNING: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it must be seen
+
+    def _open_bridge(self) -> None:
+        assert self._runtime is not None
+        if not self._runtime.isolates:
+            return
+        if self._user_namespace or os.geteuid() != 0:
+            self.problems.append("without root, containers share this machine's network")
+            log.warning("%s", self.problems[-1])
+            return
+        bridge = Bridge(self.home.path)
+        try:
+            bridge.host_ports = _host_ports()
+            bridge.open()
+        except (NetworkError, FirewallError, OSError) as error:
+            bridge.close(remove=False)
+            self._network_problem = f"no network for containers: {error}"
+            self.problems.append(self._network_problem)
+            log.warning("%s", self._network_problem)
+            return
+        self._bridge = bridge
+
+    def _runtime_for(self, name: str) -> runtimes.Runtime:
+        assert self._runtime is not None
+        if not name:
+            return self._runtime
+        if name not in self._all_runtimes:
+            chosen = runtimes.choose(name, self._possible, self.home.path / "crun", self._user_namespace)
+            if not chosen.isolates:
+                self._warn_unisolated()
+            self._all_runtimes[name] = chosen
+        return self._all_runtimes[name]
+
+    async def _do(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+    # Starting
+
+    async def start(self, launch: Launch) -> Running:
+        """Start a container; it runs when this returns. Raises StartFailed. Cancelled, it leaves nothing."""
+        began = time.perf_counter()
+        runtime = self._check(launch)
+        self._starting.add(launch.container_id)
+        # In a task of its own: a cancelled caller must not leave half a container.
+        task = asyncio.get_running_loop().create_task(self._start_in_turn(launch, runtime, began))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._unwanted.add(asyncio.get_running_loop().create_task(self._close_unwanted(task)))
+            raise
+
+    async def _start_in_turn(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
+        try:
+            async with self._gate:
+                return await self._start(launch, runtime, began)
+        finally:
+            self._starting.discard(launch.container_id)
+            if not self._starting:
+                self._pools[self._bridge is not None].fill()
+
+    async def _close_unwanted(self, starting: asyncio.Task[Running]) -> None:
+        try:
+            await (await starting).close()
+        except StartFailed as error:
+            log.info("a start that nobody waits for failed: %s", error)
+
+    def _check(self, launch: Launch) -> runtimes.Runtime:
+        if launch.container_id in self.running or launch.container_id in self._starting:
+            raise StartFailed(f"container {launch.container_id} is there already")
+        if launch.network not in NETWORKS:
+            raise StartFailed(f"there is no network {launch.network!r}; choose one of {', '.join(NETWORKS)}")
+        if not launch.argv:
+            raise StartFailed("a container needs a command")
+        try:
+            runtime = self._runtime_for(launch.runtime)
+        except StartFailed:
+            raise
+        except ContainersError as error:
+            raise StartFailed(str(error)) from error
+        if runtime.isolates and not launch.layers:
+            raise StartFailed("a container needs at least one layer")
+        if launch.network == "bridge" and runtime.isolates and self._network_problem:
+            raise StartFailed(self._network_problem)
+        return runtime
+
+    async def _start(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
+        assert self._pid_files is not None
+        marks: dict[str, float] = {}
+
+        def mark(name: str) -> None:
+            marks[name] = round((time.perf_counter() - began) * 1000, 3)
+
+        mark("turn")
+        connected = launch.network == "bridge" and self._bridge is not None and runtime.isolates
+        slot = await self._take_slot(connected)
+        mark("slot")
+        try:
+            prepared = await self._do(self._prepare, launch, runtime, slot, mark)
+        except BaseException as error:
+            await self._do(self._undo, launch, slot, connected)
+            if isinstance(error, OSError):
+                raise StartFailed(f"container {launch.container_id} could not be prepared: {error}") from error
+            raise
+        running = self._new_running(prepared.state, prepared.places, slot.cgroup, runtime, overlay=prepared.overlay)
+        running.marks = marks
+        written = self._pid_files.written(prepared.watch)
+        try:
+            running.open_output()
+            slot.run(running.directory)
+            running.watch()
+            await self._await_pid(running, written)
+        except BaseException as error:
+            slot.release()
+            await running.close()
+            if isinstance(error, OSError):
+                raise StartFailed(f"container {launch.container_id} could not be started: {error}") from error
+            raise
+        finally:
+            self._pid_files.forget(prepared.watch)
+        mark(runtime.name)
+        return running
+
+    def _new_running(
+        self,
+        state: State,
+        places: Places,
+        cgroup: Cgroup,
+        runtime: runtimes.Runtime,
+        overlay: Overlay | None = None,
+        adopted: bool = False,
+    ) -> Running:
+        running = Running(
+            state,
+            places,
+            cgroup,
+            runtime,
+            self._executor,
+            overlay=overlay,
+            keep_upper=bool(state.upper),
+            adopted=adopted,
+            on_close=self._forget,
+        )
+        self.running[state.container_id] = running
+        return running
+
+    def _forget(self, running: Running) -> None:
+        self.running.pop(running.container_id, None)
+        if running.address and self._bridge is not None:
+            self._bridge.release(running.address)
+
+    async def _take_slot(self, connected: bool) -> Slot:
+        try:
+            return await self._pools[connected].take()
+        except (OSError, NetworkError) as error:
+            raise StartFailed(f"no place for a container could be prepared: {error}") from error
+
+    async def _await_pid(self, running: Running, written: asyncio.Future[None]) -> None:
+        """Until the container is there. Raises StartFailed with what the runtime said."""
+        ending = asyncio.get_running_loop().create_task(running.ended())
+        try:
+            await asyncio.wait([written, ending], timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+        try:
+            running.attach(int(running.places.pid.read_text()))
+        except (OSError, ValueError):
+            if running.exit is None:
+                raise StartFailed(f"{running.state.runtime} did not start within {START_WITHIN:.0f} s") from None
+            raise StartFailed(running.exit.detail or f"{running.state.runtime} failed") from None
+        if running.exit is not None and running.exit.reason == "start-failed":
+            raise StartFailed(running.exit.detail)
+
+    def _prepare(self, launch: Launch, runtime: runtimes.Runtime, slot: Slot, mark: Callable[[str], None]) -> _Prepared:
+        """Blocking: everything on disk, the mount and the limits."""
+        assert self._pid_files is not None
+        launch.directory.mkdir(parents=True, exist_ok=True)
+        places = Places(launch.directory, launch.upper)
+        state = State(
+            launch.container_id,
+            slot.name,
+            slot.address,
+            slot.monitor,
+            runtime.name,
+            launch.outlives_worker,
+            upper=str(launch.upper or ""),
+            work=str(places.work),
+        )
+        state.write(places.state)
+        for old in (places.pid, places.exit, places.log):
+            old.unlink(missing_ok=True)
+        places.run.mkdir(exist_ok=True)
+        for fifo in (places.stdout, places.stderr):
+            _make_fifo(fifo)
+        slot.cgroup.limit(launch.limits)
+        overlay: Overlay | None = None
+        if runtime.isolates:
+            self._write_names(launch, places, slot.address)
+            overlay = Overlay(launch.layers, places.upper, places.work, places.root)
+            overlay.mount(userxattr=self._user_namespace)
+            mark("overlay")
+        try:
+            runtime.write(launch, places, slot.cgroup)
+            watch = self._pid_files.watch(places.directory)
+        except BaseException:
+            if overlay is not None:
+                overlay.unmount()
+            raise
+        mark("config")
+        return _Prepared(state, places, overlay, watch)
+
+    def _write_names(self, launch: Launch, places: Places, address: str) -> None:
+        places.files.mkdir(exist_ok=True)
+        gateway = str(self._bridge.gateway) if self._bridge is not None and address else ""
+        if launch.network == "none":
+            resolv = ""
+        elif gateway and self._bridge is not None:
+            resolv = self._bridge.resolver.text(gateway)
+        else:
+            resolv = _read_or_empty(HOST_RESOLV_CONF)
+        (places.files / "resolv.conf").write_text(resolv)
+        (places.files / "hosts").write_text(hosts_text(launch.hostname, address, gateway))
+        (places.files / "hostname").write_text(f"{launch.hostname}\n")
+
+    def _undo(self, launch: Launch, slot: Slot, connected: bool) -> None:
+        """Blocking: after a failed preparation."""
+        discard_slot(slot, self._bridge if connected else None)
+        remove_directory(Places(launch.directory, launch.upper), keep_upper=launch.upper is not None)
+
+    # Adopting and closing
+
+    async def adopt(self) -> list[Running]:
+        """Containers of an earlier worker: those that run, and those that ended while none looked. Once."""
+        adopted = []
+        for found in self._found:
+            runtime = self._runtime_for_adopted(found.state.runtime)
+            cgroup = self._tree.find(found.state.slot)
+            running = self._new_running(found.state, found.places, cgroup, runtime, adopted=True)
+            running.open_output()
+            running.watch()
+            if found.pid:
+                running.attach(found.pid)
+            adopted.append(running)
+        self._found = []
+        return adopted
+
+    def _runtime_for_adopted(self, name: str) -> runtimes.Runtime:
+        """The runtime it was started with; the present one where that is gone, which only matters for its records."""
+        try:
+            return self._runtime_for(name)
+        except ContainersError:
+            return self._runtime_for("")
+
+    async def close(self, keep_containers: bool = False) -> None:
+        """Remove everything: containers, control groups, network. With `keep_containers` they run on for the next
+        worker, and what they need stays."""
+        if not keep_containers:
+            await self.adopt()
+        if self._unwanted:
+            await asyncio.gather(*self._unwanted)
+        for running in list(self.running.values()):
+            if keep_containers and running.state.outlives_worker:
+                running.abandon()
+        doomed = [
+            running for running in self.running.values() if not keep_containers or not running.state.outlives_worker
+        ]
+        await asyncio.gather(*(running.close() for running in doomed))
+        for pool in self._pools.values():
+            await pool.close()
+        await self._do(self._close, keep_containers)
+        if self._pid_files is not None:
+            self._pid_files.close()
+            self._pid_files = None
+        self._executor.shutdown()
+        self._slot_makers.shutdown()
+
+    def _close(self, keep_containers: bool) -> None:
+        if self._bridge is not None:
+            self._bridge.close(remove=not keep_containers)
+        if not keep_containers:
+            self._tree.close()
+            remove_tree(self.home.path / "crun")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the blocking part of a start made."""
+
+    state: State
+    places: Places
+    overlay: Overlay | None
+    watch: int
+
+
+async def sweep_home(home: Home) -> None:
+    """Remove every container and everything else that workers of this home left on the machine."""
+    containers = Containers(home)
+    await containers.open()
+    await containers.close()
+
+
+def _make_fifo(path: Path) -> None:
+    """Writable for whomever the program in the container becomes: who gets here is decided by the directory above."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    path.chmod(0o622)
+
+
+def _read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _host_ports() -> tuple[int, ...]:
+    """`INTERMODAL_HOST_PORTS`: TCP ports of this machine that containers may reach at host.intermodal.internal."""
+    text = os.environ.get("INTERMODAL_HOST_PORTS", "")
+    words = text.replace(",", " ").split()
+    if not all(word.isdigit() and 0 < int(word) < 65536 for word in words):
+        raise NetworkError(f"INTERMODAL_HOST_PORTS={text!r} is not a list of port numbers, such as 8000,8001")
+    return tuple(int(word) for word in words)

@@ -1,0 +1,176 @@
+"""What turns a launch into a running process: `crun`, `runc`, or the bare machine ("host").
+
+Each makes a shell command for the slot's monitor. It must write the pid file when the container is there, and end
+with the container's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from intermodal.worker.containers import bundle, seccomp_filter
+from intermodal.worker.containers.cgroups import Cgroup
+from intermodal.worker.containers.launch import ContainersError, Launch
+from intermodal.worker.containers.places import Places
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Runtime(Protocol):
+    """One way to run containers."""
+
+    name: str
+    isolates: bool  # whether layers, namespaces and the network of a launch mean anything to it
+
+    def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
+        """Write the container's configuration and the monitor's command."""
+
+    def remove(self, container_id: str) -> None:
+        """Remove what the runtime itself may have left of a container that ended by force."""
+
+
+@dataclass
+class OciRuntime:
+    """`crun` or `runc`."""
+
+    name: str
+    binary: str
+    state_root: Path  # the runtime's own records
+    user_namespace: bool
+    isolates: bool = True
+
+    def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
+        # The monitor is in the container's network already, but "none" is a namespace that the runtime makes.
+        share_network = launch.network != "none"
+        config = bundle.configuration(
+            launch,
+            places.root,
+            places.files,
+            seccomp_ready=self.name == "crun" and bool(seccomp_filter.compiled()),
+            user_namespace=self.user_namespace,
+            share_network=share_network,
+            cgroup_path=self._cgroup_path(cgroup),
+            memory_by_rlimit="memory" not in cgroup.by_controller,
+        )
+        places.config.write_bytes(config)
+        places.command.write_text(self._command(launch, places))
+
+    def _cgroup_path(self, cgroup: Cgroup) -> str:
+        """runc always looks after control groups, so it gets the one that is there."""
+        if self.name != "runc" or not cgroup.directories:
+            return ""
+        return f"/{cgroup.directories[0].parent.name}/{cgroup.name}"
+
+    def _command(self, launch: Launch, places: Places) -> str:
+        words = [self.binary, "--root", str(self.state_root), f"--log={places.log}", "--log-format=json"]
+        if self.name == "crun":
+            words.append("--cgroup-manager=disabled")
+        words += ["run", "--bundle", str(places.directory), "--pid-file", str(places.pid), launch.container_id]
+        return f"{shlex.join(words)} </dev/null {_outputs(places)}\n"
+
+    def remove(self, container_id: str) -> None:
+        shutil.rmtree(self.state_root / container_id, ignore_errors=True)
+
+
+@dataclass
+class HostRuntime:
+    """A plain process of this machine: no isolation, no layers. Binds become links below the container's own root."""
+
+    name: str = "host"
+    isolates: bool = False
+
+    def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
+        places.root.mkdir(parents=True, exist_ok=True)
+        for bind in launch.binds:
+            _link(places.root / bind.target.lstrip("/"), bind.source)
+        cwd = places.root / launch.cwd.lstrip("/")
+        cwd.mkdir(parents=True, exist_ok=True)
+        env = {"PATH": os.environ.get("PATH", SEARCH_PATH), "HOME": os.environ.get("HOME", "/")}
+        env |= {name: self._translate(value, launch, places) for name, value in launch.env.items()}
+        env["INTERMODAL_ROOT"] = str(places.root)
+        argv = [self._program(launch.argv[0], launch, places)]
+        argv += [self._translate(word, launch, places) for word in launch.argv[1:]]
+        assignments = shlex.join(["env", "-i", *(f"{name}={value}" for name, value in env.items()), *argv])
+        limits = _ulimits(launch) if "memory" not in cgroup.by_controller else ""
+        inner = f'echo $$ >"$0" && cd {shlex.quote(str(cwd))} && {limits}exec {assignments}'
+        command = f"setsid /bin/sh -c {shlex.quote(inner)} {shlex.quote(str(places.pid))}"
+        places.command.write_text(f"{command} </dev/null {_outputs(places)}\n")
+
+    def _program(self, name: str, launch: Launch, places: Places) -> str:
+        """The image's Python is not here; the one that runs the worker is."""
+        if os.path.basename(name).startswith("python"):
+            return sys.executable
+        return self._translate(name, launch, places)
+
+    def _translate(self, text: str, launch: Launch, places: Places) -> str:
+        """Paths that binds give to the container, as paths of this machine."""
+        for bind in sorted(launch.binds, key=lambda bind: -len(bind.target)):
+            prefix, rest = (text[:5], text[5:]) if text.startswith("unix:") else ("", text)
+            if rest == bind.target or rest.startswith(bind.target.rstrip("/") + "/"):
+                return f"{prefix}{places.root}{rest}"
+        return text
+
+    def remove(self, container_id: str) -> None:
+        """Nothing is kept outside the container's directory."""
+
+
+def _link(target: Path, source: Path) -> None:
+    """`target` becomes a link to `source`; inside another bind it is there already."""
+    if target.is_symlink() or target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+def _outputs(places: Places) -> str:
+    """Opened for reading too, so that a worker's end never breaks the writer."""
+    return f"1<>{shlex.quote(str(places.stdout))} 2<>{shlex.quote(str(places.stderr))}"
+
+
+def _ulimits(launch: Launch) -> str:
+    return f"ulimit -d {launch.limits.memory * 1024} && " if launch.limits.memory else ""
+
+
+def find_binary(name: str) -> str | None:
+    """Where the runtime is installed."""
+    return shutil.which(name, path=SEARCH_PATH) or shutil.which(name)
+
+
+def start_errors(log: Path) -> str:
+    """The last error that the runtime wrote; "" where there is none."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return line.strip()
+        if isinstance(entry, dict) and entry.get("level", "error") in ("error", "fatal"):
+            return str(entry.get("msg", "")).strip()
+    return ""
+
+
+def choose(wanted: str, possible: dict[str, str], state_root: Path, user_namespace: bool) -> Runtime:
+    """The runtime to use. `possible` has each one's problem, "" where it works. Raises ContainersError."""
+    if wanted and wanted not in possible:
+        raise ContainersError(f"there is no runtime {wanted!r}; choose one of {', '.join(possible)}")
+    if wanted and possible[wanted]:
+        raise ContainersError(f"runtime {wanted} does not work here: {possible[wanted]}")
+    for name in (wanted,) if wanted else tuple(possible):
+        if possible[name]:
+            continue
+        if name == "host":
+            return HostRuntime()
+        binary = find_binary(name)
+        assert binary is not None
+        return OciRuntime(name, binary, state_root, user_namespace)
+    raise ContainersError("no runtime works here: " + "; ".join(f"{name}: {why}" for name, why in possible.items()))
