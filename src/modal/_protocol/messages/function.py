@@ -70,6 +70,8 @@ class FunctionSpec(Record):
     name: str  # the tag within the app
     module: str  # imported in the container; "" when serialized
     qualname: str  # within the module
+    resources: Resources
+    autoscaler: Autoscaler
     source: str = "file"  # "file": the module is a script at /root/NAME.py; "package": imported as module; "serialized"
     serialized: bytes = b""  # the cloudpickled function, when source is "serialized"
     is_generator: bool = False
@@ -81,8 +83,6 @@ class FunctionSpec(Record):
     mount_ids: List[str] = []  # files added when the container starts, later ones win
     secret_ids: List[str] = []
     volumes: List[VolumeMount] = []
-    resources: Resources
-    autoscaler: Autoscaler
     retry: Optional[Retry] = None
     timeout: int = 300  # seconds an attempt
     concurrent_max: int = 0  # 0: one input at a time
