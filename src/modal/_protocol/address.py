@@ -29,7 +29,9 @@ def parse(text: str) -> Address:
         path = text[len("unix:") :]
         path = path[2:] if path.startswith("//") else path
         if not path.startswith("/"):
-            raise ProtocolError(f"{text!r}: a unix address needs an absolute path, like unix:/run/intermodal/server.sock")
+            raise ProtocolError(
+                f"{text!r}: a unix address needs an absolute path, like unix:/run/intermodal/server.sock"
+            )
         return Address("unix", path)
     scheme, separator, rest = text.partition("://")
     scheme = {"http": "tcp", "https": "tls"}.get(scheme, scheme)

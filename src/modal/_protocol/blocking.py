@@ -12,9 +12,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Callable, Iterator, TypeVar
 
+from modal._protocol import tcp, upgrade
 from modal._protocol.address import Address, parse
 from modal._protocol.errors import Code, ConnectionLost, Fault, ProtocolError, Unreachable
-from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
+from modal._protocol.frames import Frame, FrameBuffer, Kind, pack, pack_head
 from modal._protocol.message import Message, decode
 from modal._protocol.messages.wire import Credit, Failure, Hello, Welcome
 
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 WINDOW = 1 << 20  # bytes that a stream's sender may be ahead of its receiver
-READ_SIZE = 1 << 18  # bytes
+READ_SIZE = 1 << 16  # bytes; a larger buffer costs more to allocate than the whole rest of a small exchange
+LARGE_READ_SIZE = 1 << 18  # bytes, while a large frame comes in
+JOIN_LIMIT = 1 << 16  # bytes: a larger body is not copied together with its head
 CREDIT_STEP = 1 << 18  # bytes
+MAX_NOTES = 1024  # that nobody has taken yet; older ones are dropped
+MAX_NOTES_BYTES = 16 << 20
+MAX_EARLY_BYTES = 64 << 20  # of items that came while a sender waited for credit
+KEEPALIVE_SECONDS = 20.0  # of silence after which a peer on TCP is pinged, and again for its answer
 
 
 class Connection:
@@ -36,6 +43,10 @@ class Connection:
         self.notes: deque[Frame] = deque()  # NOTE frames that came meanwhile, for whoever wants them
         self.on_note: Callable[[Frame], None] | None = None  # gets them instead, as they come
         self.broken = False
+        self._watched = sock.family != socket.AF_UNIX  # the peer may vanish without a word
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._notes_bytes = 0
         self._buffer = FrameBuffer()
         self._frames: deque[Frame] = deque()
         self._next_stream = 1
@@ -49,8 +60,7 @@ class Connection:
         Whoever gives up waiting (the time is over, an interrupt) has told the peer so.
         """
         stream_id = self._new_id()
-        header, body = message.encode()
-        self.send_bytes(pack(Kind.REQUEST, message.TYPE, stream_id, header, body))
+        self.send_message(Kind.REQUEST, stream_id, message)
         while True:
             try:
                 frame = self.read(timeout)
@@ -70,7 +80,7 @@ class Connection:
     def open(self, message: Message) -> Stream:
         """Ask for something that comes (or goes) in many items."""
         stream_id = self._new_id()
-        self.send_bytes(pack(Kind.REQUEST, message.TYPE, stream_id, *message.encode()))
+        self.send_message(Kind.REQUEST, stream_id, message)
         return Stream(self, stream_id)
 
     def give_up(self, stream_id: int) -> None:
@@ -83,7 +93,19 @@ class Connection:
 
     def note(self, message: Message) -> None:
         """Tell something that needs no answer."""
-        self.send_bytes(pack(Kind.NOTE, message.TYPE, 0, *message.encode()))
+        self.send_message(Kind.NOTE, 0, message)
+
+    def send_message(self, kind: int, stream_id: int, message: Message) -> int:
+        """Send one frame; returns what it costs in credit. Raises ConnectionLost, ProtocolError (too large)."""
+        header, body = message.encode()
+        size = len(body)
+        head = pack_head(kind, message.TYPE, stream_id, header, size)
+        if size > JOIN_LIMIT:
+            self.send_bytes(head)
+            self.send_bytes(body)
+        else:
+            self.send_bytes(head + body if size else head)
+        return len(header) + size
 
     def send_bytes(self, data: bytes) -> None:
         """Send whole frames. Raises ConnectionLost."""
@@ -102,15 +124,19 @@ class Connection:
         while True:
             while self._frames:
                 frame = self._frames.popleft()
+                if frame.stream:
+                    return frame
                 if frame.kind == Kind.PING:
                     self.send_bytes(pack(Kind.PONG, 0, 0))
+                elif frame.kind == Kind.PONG:
+                    continue
                 elif frame.kind == Kind.NOTE:
-                    (self.on_note or self.notes.append)(frame)
-                elif frame.kind == Kind.FAULT and frame.stream == 0:
-                    self.broken = True
-                    raise ProtocolError(fault_of(frame).text)
+                    (self.on_note or self._keep_note)(frame)
                 else:
-                    return frame
+                    self.broken = True
+                    if frame.kind == Kind.FAULT:
+                        raise ProtocolError(fault_of(frame).text)
+                    raise ProtocolError(f"a frame of kind {frame.kind} has no place on stream 0")
             self._fill(deadline)
 
     def pending(self) -> bool:
@@ -121,13 +147,20 @@ class Connection:
         """Whether `read` would find something without waiting (it may turn out to be the end)."""
         return bool(self._frames) or self._ready(0)
 
+    def _keep_note(self, frame: Frame) -> None:
+        self.notes.append(frame)
+        self._notes_bytes += len(frame.header) + len(frame.body)
+        while len(self.notes) > MAX_NOTES or self._notes_bytes > MAX_NOTES_BYTES:
+            oldest = self.notes.popleft()
+            self._notes_bytes -= len(oldest.header) + len(oldest.body)
+        if len(self.notes) == 1:  # they were taken meanwhile
+            self._notes_bytes = len(frame.header) + len(frame.body)
+
     def _fill(self, deadline: float | None) -> None:
-        if deadline is not None:
-            left = max(0.0, deadline - time.monotonic())
-            if not self._ready(left):
-                raise TimeoutError("nothing came in time")
+        if deadline is not None or self._watched:
+            self._wait(deadline)
         try:
-            data = self.socket.recv(READ_SIZE)
+            data = self.socket.recv(LARGE_READ_SIZE if self._buffer.wanted > READ_SIZE else READ_SIZE)
         except (OSError, ValueError) as error:
             self.broken = True
             raise ConnectionLost(f"the connection was lost: {error}") from None
@@ -136,24 +169,63 @@ class Connection:
             raise ConnectionLost("the other side closed the connection")
         try:
             self._frames.extend(self._buffer.feed(data))
-        except ProtocolError:
+        except BaseException:  # no frames, or an interrupt in their middle
             self.broken = True
             raise
+
+    def _wait(self, deadline: float | None) -> None:
+        """Until something can be read. Raises TimeoutError; ConnectionLost where a peer on TCP stays silent."""
+        asked = False
+        while True:
+            seconds = KEEPALIVE_SECONDS if self._watched else 3600.0
+            if deadline is not None:
+                seconds = min(seconds, max(0.0, deadline - time.monotonic()))
+            if self._ready(seconds):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError("nothing came in time")
+            if self._watched and asked:
+                self.broken = True
+                raise ConnectionLost(f"the other side has been silent for {2 * KEEPALIVE_SECONDS:g} seconds")
+            if self._watched:
+                asked = True
+                self.send_bytes(pack(Kind.PING, 0, 0))
 
     def _ready(self, seconds: float) -> bool:
         buffered = getattr(self.socket, "pending", None)  # TLS alone has it
         if buffered is not None and buffered():
             return True
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        try:
+            return bool(self._poll.poll(seconds * 1000))
+        except (OSError, ValueError) as error:  # closed by another thread
+            self.broken = True
+            raise ConnectionLost(f"the connection was lost: {error}") from None
 
     def _new_id(self) -> int:
         stream_id = self._next_stream
         self._next_stream = stream_id + 2 if stream_id < 0xFFFFFF00 else 1
         return stream_id
 
+    def upgrade(self, where: Address, timeout: float) -> None:
+        """Ask for frames on a connection that begins as HTTP. Raises Unreachable, ConnectionLost, TimeoutError."""
+        deadline = time.monotonic() + timeout
+        self.send_bytes(upgrade.request_head(where))
+        head, begin = b"", 0
+        while not begin:
+            if not self._ready(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError("the answer to the upgrade did not come in time")
+            try:
+                data = self.socket.recv(READ_SIZE)
+            except OSError as error:
+                raise ConnectionLost(f"the connection was lost: {error}") from None
+            if not data:
+                raise ConnectionLost("the other side closed the connection")
+            head += data
+            begin = upgrade.read_answer(head, where)
+        self._frames.extend(self._buffer.feed(head[begin:]))
+
     def close(self) -> None:
+        """End the connection."""
         self.broken = True
         self.socket.close()
 
@@ -169,24 +241,30 @@ class Stream:
         self._consumed = 0
         self._credit = WINDOW
         self._early: deque[Frame] = deque()  # came while a sender waited for credit
+        self._early_bytes = 0
         self._over = False  # among them is the end of the exchange
 
     def send(self, message: Message) -> None:
         """Send one item; waits while the receiver is behind by more than the window. Raises Fault, WireError."""
-        header, body = message.encode()
         while self._credit <= 0 and not self.ended and not self._over:
             frame = self.connection.read()
             if frame.stream != self.id:
                 continue
             if frame.kind == Kind.CREDIT:
-                self._credit += Credit.decode(frame.header, frame.body).size
+                self._grant(frame)
                 continue
             self._early.append(frame)
+            self._early_bytes += len(frame.header) + len(frame.body)
+            if self._early_bytes > MAX_EARLY_BYTES:
+                self.connection.broken = True
+                raise ProtocolError("the peer sends without waiting for credit")
             self._over = frame.kind in (Kind.FAULT, Kind.RESPONSE)
-        if self._over:
+        if self.ended or self._over:
             return  # nobody wants more: `receive` says why
-        self._credit -= len(header) + len(body)
-        self.connection.send_bytes(pack(Kind.ITEM, message.TYPE, self.id, header, body))
+        self._credit -= self.connection.send_message(Kind.ITEM, self.id, message)
+
+    def _grant(self, frame: Frame) -> None:
+        self._credit = min(self._credit + max(0, Credit.decode(frame.header, frame.body).size), WINDOW)
 
     def ready(self) -> bool:
         """Whether `receive` has something to look at already."""
@@ -207,7 +285,11 @@ class Stream:
         if self.ended:
             return None
         while True:
-            frame = self._early.popleft() if self._early else self.connection.read(timeout)
+            if self._early:
+                frame = self._early.popleft()
+                self._early_bytes -= len(frame.header) + len(frame.body)
+            else:
+                frame = self.connection.read(timeout)
             if frame.stream != self.id:
                 continue
             if frame.kind == Kind.ITEM:
@@ -218,7 +300,7 @@ class Stream:
                     self.connection.send_bytes(pack(Kind.CREDIT, credit.TYPE, self.id, *credit.encode()))
                 return decode(frame.type, frame.header, frame.body)
             if frame.kind == Kind.CREDIT:
-                self._credit += Credit.decode(frame.header, frame.body).size
+                self._grant(frame)
                 continue
             if frame.kind == Kind.END:
                 self.ended = True
@@ -260,6 +342,8 @@ def connect(
         raise Unreachable(f"nobody answers at {where}: {error}") from None
     connection = Connection(sock)
     try:
+        if where.scheme != "unix":
+            connection.upgrade(where, timeout)
         connection.send_bytes(pack(Kind.HELLO, hello.TYPE, 0, *hello.encode()))
         connection.welcome = _welcome(connection, timeout)
     except TimeoutError:
@@ -283,15 +367,18 @@ def _dial(where: Address, context: ssl_module.SSLContext | None, timeout: float)
         sock.settimeout(None)
         return sock
     sock = socket.create_connection((where.host, where.port), timeout)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if where.scheme == "tls":
-        if context is None:
-            import ssl
+    try:
+        tcp.tune(sock)
+        if where.scheme == "tls":
+            if context is None:
+                from modal._protocol.tls import client_context
 
-            context = ssl.create_default_context()
-        sock = context.wrap_socket(sock, server_hostname=where.host)
-    sock.settimeout(None)
+                context = client_context()
+            sock = context.wrap_socket(sock, server_hostname=where.host)
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -10,7 +10,8 @@ The header is a JSON array of the fields in order; binary fields (`bytes`, `List
 their lengths in the header and their content in the body, uncopied where that is possible.
 Fields are checked when a message is decoded: a field of the wrong type is a ProtocolError.
 A newer peer may append fields with defaults: an older one ignores them, and fills what an
-older peer did not send.
+older peer did not send. (Binary fields may be appended to messages only, not to records inside
+them: a record's bytes are followed by the next one's.)
 
 Allowed annotations: str, int, float, bool, bytes, List[...], Dict[str, ...], Optional[...],
 Any (any JSON value) and other `Record` classes. `dataclasses` is avoided on purpose: it costs
@@ -19,12 +20,12 @@ Any (any JSON value) and other `Record` classes. `dataclasses` is avoided on pur
 
 from __future__ import annotations
 
-import json
 import sys
 import typing
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 from modal._protocol.errors import ProtocolError
+from modal._protocol.header import dump, dump_float, dump_text, parse_header
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -34,14 +35,13 @@ else:
         return lambda cls: cls
 
 
-_encode_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_decode_json = json.JSONDecoder().decode
 _MISSING = object()
+_INT_LIMIT = 1 << 63  # integers are signed 64-bit numbers, as in the store
 
 
 def _own_annotations(cls: type) -> dict[str, str]:
     """Field name to annotation, as text (modules of messages import `annotations` from `__future__`)."""
-    own = cls.__dict__.get("__annotations__")
+    own = vars(cls).get("__annotations__")
     if own is None:  # Python 3.14 makes them on demand
         own = cls.__annotations__ if "__annotate_func__" in cls.__dict__ else {}
     return {name: text for name, text in own.items() if not name.startswith("__") and "ClassVar" not in text}
@@ -52,14 +52,14 @@ class Record:
     """A typed group of fields that may stand inside a message."""
 
     __fields__: ClassVar[tuple[str, ...]] = ()
-    __compiled__: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         inherited = [name for base in cls.__mro__[1:] for name in base.__dict__.get("__own_fields__", ())]
         cls.__own_fields__ = tuple(_own_annotations(cls))
         cls.__fields__ = (*inherited, *cls.__own_fields__)
-        cls.__compiled__ = False
+        if cls.__own_fields__:  # what was compiled for a base class lacks these fields
+            cls.__init__ = Record.__init__  # type: ignore[method-assign]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _compile_init(type(self))
@@ -95,25 +95,26 @@ class Message(Record):
             Message.registry[type] = cls
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Header and body of the frame that carries this message."""
-        cls = type(self)
-        blobs: list[bytes] = []
-        header = _encode_json(_encoder(cls)(self, blobs)).encode()
-        if not blobs:
-            return header, b""
-        return header, blobs[0] if len(blobs) == 1 else b"".join(blobs)
+        """Header and body of the frame that carries this message. Raises TypeError for a field of the wrong type."""
+        made = _packers.get(type(self))
+        if made is None:
+            made = _packers[type(self)] = _make_packer(type(self))
+        return made(self)
 
     @classmethod
     def decode(cls, header: bytes, body: bytes) -> Self:
         """The message of this class in a frame's header and body. Raises ProtocolError."""
+        read = _decoders.get(cls)
+        if read is None:
+            read = _decoder(cls)
         try:
-            values = _decode_json(header.decode()) if header else []
-            message, used = _decoder(cls)(values, body, 0)
+            values = parse_header(header)
+            message, used = read(values, body, 0)
         except ProtocolError:
             raise
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
             raise ProtocolError(f"not a {cls.__name__}: {error}") from None
-        if used != len(body):
+        if used != len(body) and len(values) <= len(cls.__fields__):
             raise ProtocolError(f"{cls.__name__}: {len(body) - used} bytes of the body belong to no field")
         return typing.cast("Self", message)
 
@@ -130,7 +131,7 @@ def to_json(record: Record) -> Any:
     """A record without binary fields as a JSON value, to keep it (the store, a file)."""
     blobs: list[bytes] = []
     values = _encoder(type(record))(record, blobs)
-    if blobs:
+    if any(blobs):  # empty ones are fine: their length, 0, is all that is kept
         raise TypeError(f"{type(record).__name__} holds binary fields")
     return values
 
@@ -151,6 +152,7 @@ def _brief(value: object) -> str:
 
 # -- what is made of a class when it is first used ------------------------------------------------
 
+_packers: dict[type, Callable[[Any], tuple[bytes, bytes]]] = {}
 _encoders: dict[type, Callable[[Any, list[bytes]], list[Any]]] = {}
 _decoders: dict[type, Callable[[Any, bytes, int], tuple[Any, int]]] = {}
 
@@ -188,6 +190,53 @@ def _hints(cls: type[Record]) -> dict[str, Any]:
         for name in base.__dict__.get("__own_fields__", ()):
             hints[name] = eval(_own_annotations(base)[name], scope)  # noqa: S307 - our own annotations
     return hints
+
+
+def _make_packer(cls: type[Message]) -> Callable[[Any], tuple[bytes, bytes]]:
+    """`encode` of one class, as plain as one written by hand: the header is one formatted string."""
+    hints = _hints(cls)
+    scope: dict[str, Any] = {"text": dump_text, "number": dump_float, "dump": dump, "plain": (0).__add__}
+    parts, lines, blobs = [], [], []
+    for number, name in enumerate(cls.__fields__):
+        hint, value = hints[name], f"m.{name}"
+        if hint is str:
+            parts.append(f"{{text({value})}}")
+        elif hint is int:
+            parts.append(f"{{{value}:d}}")
+        elif hint is bool:
+            parts.append(f"{{'true' if {value} else 'false'}}")
+        elif hint is float:
+            parts.append(f"{{number({value})}}")
+        elif hint is bytes:
+            lines.append(f"b{number} = {value}")
+            parts.append(f"{{len(b{number})}}")
+            blobs.append(f"b{number},")
+        elif hint == typing.List[bytes]:
+            lines.append(f"b{number} = {value}")
+            parts.append(f"{{[*map(len, b{number})]}}")
+            blobs.append(f"*b{number},")
+        elif _needs_work(hint):
+            scope[f"e{number}"] = _encode_value(hint)
+            lines.append(f"b{number} = []; v{number} = dump(e{number}({value}, b{number}))")
+            parts.append(f"{{v{number}}}")
+            blobs.append(f"*b{number},")
+        elif hint == typing.List[int]:
+            parts.append(f"{{[*map(plain, {value})]}}")  # `plain` makes ints of bools and enumerations
+        elif isinstance(getattr(cls, name, None), list):
+            parts.append(f"{{dump({value}) if {value} else '[]'}}")
+        else:
+            parts.append(f"{{dump({value})}}")
+    if not blobs:
+        body = 'b""'
+    elif len(blobs) == 1 and not blobs[0].startswith("*"):
+        body = blobs[0][:-1]
+    else:
+        body = f"join(({' '.join(blobs)}))"
+        scope["join"] = b"".join
+    header = 'f"[' + ",".join(parts) + ']".encode()'
+    source = "def encode(m):\n" + "".join(f" {line}\n" for line in lines) + f" return {header}, {body}"
+    exec(source, scope)  # noqa: S102 - our own text, made from declared field names
+    return typing.cast("Callable[[Any], tuple[bytes, bytes]]", scope["encode"])
 
 
 def _encoder(cls: type[Any]) -> Callable[[Any, list[bytes]], list[Any]]:
@@ -243,8 +292,7 @@ def _encode_value(hint: Any) -> Callable[[Any, list[bytes]], Any]:
         one = _encode_value(next(arg for arg in args if arg is not type(None)))
         return lambda value, blobs: None if value is None else one(value, blobs)
     if isinstance(hint, type) and issubclass(hint, Record):
-        encode_record = _encoder(hint)
-        return lambda value, blobs: encode_record(value, blobs)
+        return _encoder(hint)
     return lambda value, blobs: value
 
 
@@ -256,18 +304,67 @@ def _decoder(cls: type[Any]) -> Callable[[Any, bytes, int], tuple[Any, int]]:
 
 
 def _make_decoder(cls: type[Any]) -> Callable[[Any, bytes, int], tuple[Any, int]]:
+    """Reads the whole record in one straight line; an array that is too short is read with `_make_short`."""
     hints = _hints(cls)
-    readers = [(name, _decode_value(hints[name], f"{cls.__name__}.{name}")) for name in cls.__fields__]
-    defaults = [getattr(cls, name, _MISSING) for name in cls.__fields__]
-    new = cls.__new__
+    readers = {name: _decode_value(hints[name], f"{cls.__name__}.{name}") for name in cls.__fields__}
+    scope: dict[str, Any] = {
+        "cls": cls,
+        "new": cls.__new__,
+        "short": _make_short(cls, readers),
+        "wrong": _wrong,
+        "limit": _INT_LIMIT,
+        "strings": {str},
+        "integers": {int},
+    }
+    lines = [f"if type(values) is not list or len(values) < {len(cls.__fields__)}: return short(values, body, at)"]
+    lines.append("m = new(cls)")
+    for number, name in enumerate(cls.__fields__):
+        hint, where = hints[name], f"{cls.__name__}.{name}"
+        lines.append(f"v = values[{number}]")
+        keep = f"m.{name} = v"
+        if hint is str or hint is bool:
+            lines += [f"if type(v) is not {hint.__name__}: wrong({where!r}, {hint.__name__!r}, v)", keep]
+        elif hint is int:
+            lines += [f"if type(v) is not int or not -limit <= v < limit: wrong({where!r}, 'int', v)", keep]
+        elif hint is bytes:
+            lines += [
+                "end = at + v if type(v) is int and v >= 0 else -1",
+                f"if not at <= end <= len(body): wrong({where!r}, 'bytes of the body', v)",
+                f"m.{name} = body[at:end]",
+                "at = end",
+            ]
+        elif typing.get_origin(hint) is list and typing.get_args(hint)[0] in (str, int):
+            known = "strings" if typing.get_args(hint)[0] is str else "integers"
+            lines += [
+                f"if type(v) is not list or (v and {{*map(type, v)}} != {known}):",
+                f" wrong({where!r}, 'list of {known}', v)",
+                keep,
+            ]
+        else:
+            scope[f"r{number}"] = readers[name]
+            lines.append(f"m.{name}, at = r{number}(v, body, at)")
+    lines.append("return m, at")
+    source = "def read(values, body, at):\n" + "".join(f" {line}\n" for line in lines)
+    exec(source, scope)  # noqa: S102 - our own text, made from declared field names
+    return typing.cast("Callable[[Any, bytes, int], tuple[Any, int]]", scope["read"])
 
-    def decode_record(values: Any, body: bytes, at: int) -> tuple[Any, int]:
+
+def _wrong(where: str, wanted: str, value: object) -> typing.NoReturn:
+    raise ProtocolError(f"{where}: {wanted} expected, not {_brief(value)}")
+
+
+def _make_short(cls: type[Any], readers: dict[str, _Reader]) -> Callable[[Any, bytes, int], tuple[Any, int]]:
+    """For what an older peer sends: fields at the end are missing and get their defaults."""
+    defaults = [getattr(cls, name, _MISSING) for name in cls.__fields__]
+
+    new: Any = cls.__new__
+
+    def read_short(values: Any, body: bytes, at: int) -> tuple[Any, int]:
         if type(values) is not list:
             raise ProtocolError(f"{cls.__name__}: an array was expected")
         record = new(cls)
-        count = len(values)
-        for number, (name, read) in enumerate(readers):
-            if number < count:
+        for number, (name, read) in enumerate(readers.items()):
+            if number < len(values):
                 value, at = read(values[number], body, at)
             else:
                 value = defaults[number]
@@ -278,7 +375,7 @@ def _make_decoder(cls: type[Any]) -> Callable[[Any, bytes, int], tuple[Any, int]
             setattr(record, name, value)
         return record, at
 
-    return decode_record
+    return read_short
 
 
 _Reader = Callable[[Any, bytes, int], "tuple[Any, int]"]
@@ -288,8 +385,8 @@ def _decode_value(hint: Any, where: str) -> _Reader:
     if hint is bytes:
 
         def read_bytes(size: Any, body: bytes, at: int) -> tuple[Any, int]:
-            if type(size) is not int or size < 0 or at + size > len(body):
-                raise ProtocolError(f"{where}: no {size!r} bytes in the body")
+            if type(size) is not int or not 0 <= size <= len(body) - at:
+                _wrong(where, "bytes of the body", size)
             return body[at : at + size], at + size
 
         return read_bytes
@@ -298,8 +395,8 @@ def _decode_value(hint: Any, where: str) -> _Reader:
     if hint in (str, int, bool):
 
         def read_plain(value: Any, body: bytes, at: int) -> tuple[Any, int]:
-            if type(value) is not hint:
-                raise ProtocolError(f"{where}: {hint.__name__} expected, not {type(value).__name__}")
+            if type(value) is not hint or (hint is int and not -_INT_LIMIT <= value < _INT_LIMIT):
+                _wrong(where, hint.__name__, value)
             return value, at
 
         return read_plain
@@ -307,7 +404,7 @@ def _decode_value(hint: Any, where: str) -> _Reader:
 
         def read_float(value: Any, body: bytes, at: int) -> tuple[Any, int]:
             if type(value) is not float and type(value) is not int:
-                raise ProtocolError(f"{where}: a number expected, not {type(value).__name__}")
+                _wrong(where, "a number", value)
             return float(value), at
 
         return read_float
@@ -319,7 +416,7 @@ def _decode_value(hint: Any, where: str) -> _Reader:
 
         def read_dict(value: Any, body: bytes, at: int) -> tuple[Any, int]:
             if type(value) is not dict:
-                raise ProtocolError(f"{where}: an object expected")
+                _wrong(where, "an object", value)
             result = {}
             for key, item in value.items():
                 result[key], at = one_value(item, body, at)
@@ -340,14 +437,14 @@ def _decode_list(item: Any, where: str) -> _Reader:
 
         def read_plain_list(value: Any, body: bytes, at: int) -> tuple[Any, int]:
             if type(value) is not list or not all(type(part) is item for part in value):
-                raise ProtocolError(f"{where}: a list of {item.__name__} expected")
+                _wrong(where, f"a list of {item.__name__}", value)
             return value, at
 
         return read_plain_list
 
     def read_list(value: Any, body: bytes, at: int) -> tuple[Any, int]:
         if type(value) is not list:
-            raise ProtocolError(f"{where}: a list expected")
+            _wrong(where, "a list", value)
         result = []
         for part in value:
             decoded, at = one(part, body, at)
