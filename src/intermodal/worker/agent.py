@@ -64,8 +64,7 @@ class Agent:
         self.home = home
         self.server = server
         self.worker_id = _worker_id(home)
-        self.containers = Containers(home)
-        self.images = Images(home, self.containers)
+        self._make_parts()
         self.cells: dict[str, Cell] = {}
         self._credentials = credentials
         self._credentials.worker_id = self.worker_id
@@ -75,11 +74,18 @@ class Agent:
         self._keep = False
         self._handlers = self._make_handlers()
 
+    def _make_parts(self) -> None:
+        self.containers = Containers(self.home)
+        self.images = Images(self.home, self.containers)
+
+    async def _open_parts(self) -> None:
+        await self.containers.open()
+        await self.images.open()
+
     # -- life
     async def run(self) -> None:
         """Until the server says stop, or stays away for too long."""
-        await self.containers.open()
-        await self.images.open()
+        await self._open_parts()
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
@@ -139,7 +145,7 @@ class Agent:
             float(os.cpu_count() or 1),
             _memory_mib(),
             [],
-            list(self.containers.runtimes),
+            [self.containers.runtime],
             [cell.report() for cell in cells],
             os.getpid(),
         )
@@ -247,9 +253,8 @@ class Agent:
         )
 
     async def _mount(self, mount_id: str) -> Path:
-        known = self.images.mounted(mount_id)
-        if known is not None:
-            return known
+        if self.images.has_mount(mount_id):
+            return await self.images.mount(mount_id, [])
         connection = self._connection
         if connection is None:
             raise Fault(Code.INTERNAL, "the server is away")

@@ -1,0 +1,210 @@
+"""Server, worker and runner without containers: the runner is a plain process, everything else is real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from intermodal.server.dispatch import Container
+from intermodal.server.invocation import Invocation
+from intermodal.server.store.store import Store
+from intermodal.worker.agent import Agent
+from intermodal.worker.containers.launch import Exit
+from modal._protocol import aio
+from modal._protocol.frames import VERSION_MAX, VERSION_MIN
+from modal._protocol.messages.function import Autoscaler, FunctionSpec, Resources
+from modal._protocol.messages.image import ImageConfig
+from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.wire import Hello, Welcome
+from modal._protocol.messages.worker import ContainerSpec, RunnerSpec
+
+SRC = Path(__file__).parents[3] / "src"
+START = SRC / "intermodal" / "runner" / "start.py"
+
+
+class Home:
+    """As much of a state directory as the rig needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.containers = path / "containers"
+        self.values = path / "values"
+        for directory in (self.containers, self.values):
+            directory.mkdir(parents=True, exist_ok=True)
+
+
+class PlainProcess:
+    """Stands in for a running container."""
+
+    def __init__(self, container_id: str, directory: Path, process: asyncio.subprocess.Process, fds: list[int]) -> None:
+        self.container_id = container_id
+        self.directory = directory
+        self.process = process
+        self.stdout_fd, self.stderr_fd = fds
+        self.marks: dict[str, float] = {"process": 1.0}
+        self.ended = False
+
+    async def wait(self) -> Exit:
+        code = await self.process.wait()
+        self.ended = True
+        return Exit(code if code >= 0 else 128 - code, -code if code < 0 else 0)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def usage(self) -> tuple[float, int]:
+        return 0.0, 0
+
+    async def close(self) -> None:
+        for descriptor in (self.stdout_fd, self.stderr_fd):
+            os.close(descriptor)
+
+
+class PlainContainers:
+    """Starts runners as plain processes."""
+
+    runtime = "plain"
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.running: list[PlainProcess] = []
+
+    async def open(self) -> None:
+        pass
+
+    async def adopt(self) -> list[Any]:
+        return []
+
+    async def start(self, launch: Any) -> PlainProcess:
+        fds, ends = [], []
+        for name in ("stdout", "stderr"):
+            path = launch.directory / name
+            os.mkfifo(path)
+            ends.append(os.open(path, os.O_RDWR))
+            fds.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        env = {
+            **os.environ,
+            "INTERMODAL_RUN_DIR": str(launch.directory / "run"),
+            "INTERMODAL_SOURCE_DIR": str(self.source),
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(START), stdout=ends[0], stderr=ends[1], env=env, start_new_session=True
+        )
+        for end in ends:
+            os.close(end)
+        running = PlainProcess(launch.container_id, launch.directory, process, fds)
+        self.running.append(running)
+        return running
+
+    async def close(self, keep_containers: bool = False) -> None:
+        pass
+
+
+class PlainAgent(Agent):
+    """The real agent, but for images and containers."""
+
+    def __init__(self, home: Home, server: str, containers: PlainContainers) -> None:
+        self._plain = containers
+        super().__init__(home, server, Hello("worker", VERSION_MIN, VERSION_MAX))  # type: ignore[arg-type]
+
+    def _make_parts(self) -> None:
+        self.containers = self._plain  # type: ignore[assignment]
+
+    async def _open_parts(self) -> None:
+        pass
+
+    async def _launch(self, cell: Any, spec: Any) -> Any:
+        cell.directory.mkdir(parents=True, exist_ok=True)
+        await cell.listen(self.server, self._credentials, lambda: None)
+        cell.remember()
+
+        class Launch:
+            container_id = spec.container_id
+            directory = cell.directory
+
+        # The values directory as the runner sees it lies outside of a container here.
+        return Launch()
+
+
+class Rig:
+    """A server with one worker. `rig.function(...)` publishes; clients connect to `rig.address`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source = path / "source"
+        self.source.mkdir(exist_ok=True)
+        self.home = Home(path)
+        self.address = f"unix:{path}/server.sock"
+        self.logs: list[LogEntry] = []
+        self.store: Store
+        self.invocation: Invocation
+        self.agent: PlainAgent
+        self.server: asyncio.AbstractServer
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start_server(self, expect_workers: bool = False) -> None:
+        self.store = await Store.open(self.path / "store.sqlite")
+        self.invocation = Invocation(
+            self.store.calls,
+            self._prepare,
+            lambda _connection, _function_id: None,
+            lambda _app_id, entries: self.logs.extend(entries),
+            lambda _app_id: len(self.logs),
+            lambda _app_id: True,
+        )
+        handlers = aio.Handlers()
+        self.invocation.register(handlers)
+        await self.invocation.open(expect_workers)
+        self.server = await aio.serve(self.address, lambda _connection, _hello: Welcome(1), handlers)
+
+    async def start_worker(self) -> None:
+        self.containers = PlainContainers(self.source)
+        self.agent = PlainAgent(self.home, self.address, self.containers)
+        self._tasks.append(asyncio.get_running_loop().create_task(self.agent.run()))
+
+    async def stop(self) -> None:
+        self.agent.stop()
+        for task in self._tasks:
+            await task
+        self.server.close()
+        await self.store.close()
+
+    async def _prepare(self, container: Container) -> ContainerSpec:
+        spec = container.function.spec
+        runner = RunnerSpec(container.id, container.function.app_id, "app", container.function.function_id, spec)
+        return ContainerSpec(
+            container.id, container.function.app_id, container.function.function_id, "im-1", ImageConfig([]), [], {}, [],
+            Resources(), runner,
+        )  # fmt: skip
+
+    def write(self, name: str, text: str) -> None:
+        (self.source / f"{name}.py").write_text(text)
+
+    def function(self, function_id: str, module: str, qualname: str, **fields: Any) -> None:
+        """Publish a function of a module that was written with `write`."""
+        fields.setdefault("resources", Resources())
+        fields.setdefault("autoscaler", Autoscaler())
+        spec = FunctionSpec(name=qualname, module=module, qualname=qualname, **fields)
+        self.invocation.functions_changed("ap-1", [(function_id, spec)], [])
+
+
+@contextlib.asynccontextmanager
+async def rig(path: Path) -> AsyncIterator[Rig]:
+    """A started rig."""
+    it = Rig(path)
+    await it.start_server()
+    await it.start_worker()
+    try:
+        yield it
+    finally:
+        await it.stop()
