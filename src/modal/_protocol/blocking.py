@@ -266,6 +266,11 @@ class Stream:
     def _grant(self, frame: Frame) -> None:
         self._credit = min(self._credit + max(0, Credit.decode(frame.header, frame.body).size), WINDOW)
 
+    def send_now(self, message: Message) -> None:
+        """Send one item whatever the receiver's credit: for peers that bound by other means what is under way."""
+        header, body = message.encode()
+        self.connection.send_bytes(pack(Kind.ITEM, message.TYPE, self.id, header, body))
+
     def ready(self) -> bool:
         """Whether `receive` has something to look at already."""
         return bool(self._early) or self.ended or self.connection.readable()
