@@ -78,12 +78,8 @@ class Containers:
 
         Raises ContainersError when this machine cannot run containers as asked.
         """
-        mounts_problem = ""
-        try:
-            # In this thread: those of the executors begin in its mount namespace.
-            enter_private_mounts()
-        except ContainersError as error:
-            mounts_problem = str(error)
+        # In this thread: those of the executors begin in its mount namespace.
+        mounts_problem = enter_private_mounts()
         self._user_namespace = in_user_namespace()
         self._pid_files = PidFiles()
         await self._do(self._open, mounts_problem)

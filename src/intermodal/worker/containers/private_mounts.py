@@ -16,11 +16,7 @@ from intermodal.worker.containers.launch import ContainersError
 UNIFIED = "/sys/fs/cgroup/unified"
 
 _entered = False
-
-
-def entered() -> bool:
-    """Whether this process has its own mount namespace."""
-    return _entered
+_problem = ""
 
 
 def in_user_namespace() -> bool:
@@ -31,15 +27,16 @@ def in_user_namespace() -> bool:
         return False
 
 
-def enter_private_mounts() -> None:
+def enter_private_mounts() -> str:
     """Give this process a mount namespace of its own. Call it once, before any thread or event loop starts.
 
     `crun` refuses hosts with hybrid cgroups wherever it sees their cgroup2 tree, so that is unmounted here.
-    Raises ContainersError where the machine does not permit it.
+    Returns what prevented it, "" if nothing did; a later call returns the same.
     """
-    global _entered
+    global _entered, _problem
     if _entered:
-        return
+        return _problem
+    _entered = True
     try:
         if os.geteuid() == 0:
             kernel.unshare(kernel.CLONE_NEWNS)
@@ -47,9 +44,9 @@ def enter_private_mounts() -> None:
             _enter_user_namespace()
         kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
         _hide_unified()
-    except OSError as error:
-        raise ContainersError(f"no private mount namespace: {error}; see `intermodal doctor`") from error
-    _entered = True
+    except (OSError, ContainersError) as error:
+        _problem = f"no mount namespace of its own: {error}"
+    return _problem
 
 
 def _hide_unified() -> None:

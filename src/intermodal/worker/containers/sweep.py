@@ -41,16 +41,16 @@ def find(directory: Path) -> tuple[list[Found], list[tuple[Places, State | None]
                 places.upper = Path(state.upper)
             places.work = Path(state.work)
         pid = state.running_pid(places) if state is not None else 0
-        if state is not None and state.outlives_worker and (pid or _recorded_exit(state, places)):
+        if state is not None and state.outlives_worker and _began(state, places):
             adoptable.append(Found(state, places, pid))
         else:
             rubbish.append((places, state))
     return adoptable, rubbish
 
 
-def _recorded_exit(state: State, places: Places) -> bool:
-    """Whether it began, and ended while no worker looked."""
-    return not state.monitor.alive and places.exit.exists() and places.pid.exists()
+def _began(state: State, places: Places) -> bool:
+    """Whether the container came up, and its end is recorded or will be."""
+    return places.pid.exists() and (state.monitor.alive or places.exit.exists())
 
 
 def remove(rubbish: list[tuple[Places, State | None]], keep: set[str], tree: CgroupTree) -> None:

@@ -1,0 +1,78 @@
+"""`python -m intermodal.worker.containers.trial DIRECTORY`: try what this machine can do, in a process of its own.
+
+It prints one JSON object. The trial uses a state directory of its own below DIRECTORY, so a worker that runs is not
+disturbed: bridge, table and control groups have other names, and all of it is removed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from intermodal.home import Home
+from intermodal.worker.containers import probe
+from intermodal.worker.containers.cgroups import Mounts
+from intermodal.worker.containers.containers import Containers
+from intermodal.worker.containers.launch import ContainersError, Launch, StartFailed
+from intermodal.worker.containers.overlay import remove_tree
+from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+
+
+async def _start_one(directory: Path) -> tuple[str, float]:
+    """What prevents a container, or "" and the milliseconds that its start took."""
+    containers = Containers(Home(directory))
+    try:
+        await containers.open()
+        if containers.runtime == "host":
+            return "no runtime with isolation works here", 0.0
+        launch = Launch(
+            "ta-trial", [Path("/")], ["/bin/sh", "-c", "exit 7"], {}, containers.home.containers / "ta-trial"
+        )
+        began = time.perf_counter()
+        running = await containers.start(launch)
+        took = (time.perf_counter() - began) * 1000
+        ended = await running.wait()
+        if ended.code != 7:
+            return f"it ended with {ended.code} in place of 7: {ended.detail}", took
+        return "; ".join(containers.problems), took
+    except StartFailed as error:
+        return str(error), 0.0
+    finally:
+        await containers.close()
+
+
+def run(directory: Path) -> dict[str, Any]:
+    """Everything that can only be learned by trying."""
+    mode = Mounts.read().mode  # before the private mounts hide a part of it
+    mounts_problem = enter_private_mounts()
+    directory.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".trial-", dir=directory))
+    try:
+        runtimes = probe.runtimes(place, mounts_problem)
+        try:
+            problem, took = asyncio.run(_start_one(place))
+        except (ContainersError, OSError) as error:
+            problem, took = str(error), 0.0
+        return {
+            "cgroups": mode,
+            "user_namespace": in_user_namespace(),
+            "mounts": mounts_problem,
+            "overlay": mounts_problem or probe.overlay_problem(place),
+            "runtimes": runtimes,
+            "start": problem,
+            "milliseconds": took,
+        }
+    finally:
+        remove_tree(place)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    answer = run(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps(answer) + "\n")
