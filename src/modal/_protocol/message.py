@@ -25,7 +25,7 @@ import typing
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 from modal._protocol.errors import ProtocolError
-from modal._protocol.header import dump, dump_float, dump_text, parse_header
+from modal._protocol.header import CAREFUL_SIZE, dump, dump_float, dump_text, parse_header, scan
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -104,19 +104,7 @@ class Message(Record):
     @classmethod
     def decode(cls, header: bytes, body: bytes) -> Self:
         """The message of this class in a frame's header and body. Raises ProtocolError."""
-        read = _decoders.get(cls)
-        if read is None:
-            read = _decoder(cls)
-        try:
-            values = parse_header(header)
-            message, used = read(values, body, 0)
-        except ProtocolError:
-            raise
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
-            raise ProtocolError(f"not a {cls.__name__}: {error}") from None
-        if used != len(body) and len(values) <= len(cls.__fields__):
-            raise ProtocolError(f"{cls.__name__}: {len(body) - used} bytes of the body belong to no field")
-        return typing.cast("Self", message)
+        return typing.cast("Self", _unpack(cls, header, body))
 
 
 def decode(type: int, header: bytes, body: bytes) -> Message:
@@ -124,7 +112,29 @@ def decode(type: int, header: bytes, body: bytes) -> Message:
     cls = Message.registry.get(type)
     if cls is None:
         raise ProtocolError(f"unknown message type {type}: the peer is of another version")
-    return cls.decode(header, body)
+    return typing.cast("Message", _unpack(cls, header, body))
+
+
+def _unpack(cls: type[Message], header: bytes, body: bytes) -> Any:
+    try:
+        read = _decoders.get(cls) or _decoder(cls)
+        text = header.decode()
+        if 1 < len(text) < CAREFUL_SIZE:
+            values, end = scan(text, 0)
+            if end != len(text):
+                raise ProtocolError("the header goes on after its JSON value")
+        else:
+            values = parse_header(header)
+        message, used = read(values, body, 0)
+    except ProtocolError as error:
+        raise ProtocolError(f"{cls.__name__}: {error}") from None
+    except StopIteration:
+        raise ProtocolError(f"{cls.__name__}: the header is no JSON") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"not a {cls.__name__}: {error}") from None
+    if used != len(body) and len(values) <= len(cls.__fields__):
+        raise ProtocolError(f"{cls.__name__}: {len(body) - used} bytes of the body belong to no field")
+    return message
 
 
 def to_json(record: Record) -> Any:
@@ -193,48 +203,47 @@ def _hints(cls: type[Record]) -> dict[str, Any]:
 
 
 def _make_packer(cls: type[Message]) -> Callable[[Any], tuple[bytes, bytes]]:
-    """`encode` of one class, as plain as one written by hand: the header is one formatted string."""
+    """`encode` of one class, as plain as one written by hand.
+
+    The header of a message of scalars is one formatted string; else it is one array for the JSON encoder.
+    """
     hints = _hints(cls)
-    scope: dict[str, Any] = {"text": dump_text, "number": dump_float, "dump": dump, "plain": (0).__add__}
-    parts, lines, blobs = [], [], []
+    scope: dict[str, Any] = {"text": dump_text, "number": dump_float, "dump": dump, "join": b"".join}
+    scalars, values, lines, blobs = [], [], [], []
     for number, name in enumerate(cls.__fields__):
         hint, value = hints[name], f"m.{name}"
+        scalar = ""
         if hint is str:
-            parts.append(f"{{text({value})}}")
+            scalar = f"{{text({value})}}"
         elif hint is int:
-            parts.append(f"{{{value}:d}}")
+            scalar = f"{{{value}:d}}"
         elif hint is bool:
-            parts.append(f"{{'true' if {value} else 'false'}}")
+            scalar = f"{{'true' if {value} else 'false'}}"
         elif hint is float:
-            parts.append(f"{{number({value})}}")
+            scalar = f"{{number({value})}}"
         elif hint is bytes:
             lines.append(f"b{number} = {value}")
-            parts.append(f"{{len(b{number})}}")
             blobs.append(f"b{number},")
+            scalar, value = f"{{len(b{number})}}", f"len(b{number})"
         elif hint == typing.List[bytes]:
             lines.append(f"b{number} = {value}")
-            parts.append(f"{{[*map(len, b{number})]}}")
             blobs.append(f"*b{number},")
+            value = f"[*map(len, b{number})]"
         elif _needs_work(hint):
             scope[f"e{number}"] = _encode_value(hint)
-            lines.append(f"b{number} = []; v{number} = dump(e{number}({value}, b{number}))")
-            parts.append(f"{{v{number}}}")
+            lines.append(f"b{number} = []; v{number} = e{number}({value}, b{number})")
             blobs.append(f"*b{number},")
-        elif hint == typing.List[int]:
-            parts.append(f"{{[*map(plain, {value})]}}")  # `plain` makes ints of bools and enumerations
-        elif isinstance(getattr(cls, name, None), list):
-            parts.append(f"{{dump({value}) if {value} else '[]'}}")
-        else:
-            parts.append(f"{{dump({value})}}")
+            value = f"v{number}"
+        scalars.append(scalar)
+        values.append(value)
+    header = 'f"[' + ",".join(scalars) + ']"' if all(scalars) else f"dump([{', '.join(values)}])"
     if not blobs:
         body = 'b""'
-    elif len(blobs) == 1 and not blobs[0].startswith("*"):
-        body = blobs[0][:-1]
-    else:
+    elif len(blobs) > 1:
         body = f"join(({' '.join(blobs)}))"
-        scope["join"] = b"".join
-    header = 'f"[' + ",".join(parts) + ']".encode()'
-    source = "def encode(m):\n" + "".join(f" {line}\n" for line in lines) + f" return {header}, {body}"
+    else:
+        body = blobs[0][:-1] if not blobs[0].startswith("*") else f"join({blobs[0][1:-1]})"
+    source = "def encode(m):\n" + "".join(f" {line}\n" for line in lines) + f" return {header}.encode(), {body}"
     exec(source, scope)  # noqa: S102 - our own text, made from declared field names
     return typing.cast("Callable[[Any], tuple[bytes, bytes]]", scope["encode"])
 

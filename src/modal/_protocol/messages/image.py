@@ -55,3 +55,28 @@ class ImageConfig(Record):
     user: str = ""
     python: str = ""  # path of the interpreter
     python_version: str = ""
+
+
+class ImageList(Message, type=69):
+    """Answered with ImagesKnown: all images of the server, most recently used first."""
+
+
+class ImageInfo(Record):
+    image_id: str
+    built_at: float
+    used_at: float
+    python: str = ""
+    steps: int = 0
+    in_use: bool = False  # a function that takes calls has it
+
+
+class ImagesKnown(Message, type=70):
+    images: List[ImageInfo]
+    freed: int = 0  # bytes
+
+
+class ImagePrune(Message, type=71):
+    """Delete images that no function has and nobody used for that long, and their layers. Answered with ImagesKnown:
+    those that are gone. Fault: execution (containers run, or an image is being built)."""
+
+    unused_for: float = 0.0  # seconds

@@ -83,6 +83,7 @@ class TokenCreate(Message, type=91):
     """A new token of the workspace. Answered with Token; the secret is shown this once."""
 
     note: str = ""
+    role: str = "client"  # or "worker"
 
 
 class Token(Message, type=92):
@@ -103,3 +104,25 @@ class ServerStop(Message, type=95):
     """Stop the server, and its workers and containers. Only from the owner's socket. Answered with Done."""
 
     keep_containers: bool = False
+
+
+class TokenList(Message, type=96):
+    """Answered with TokensKnown."""
+
+
+class TokenInfo(Record):
+    token_id: str
+    role: str
+    note: str
+    created_at: float
+    last_used_at: float = 0.0
+
+
+class TokensKnown(Message, type=97):
+    tokens: List[TokenInfo]
+
+
+class TokenRevoke(Message, type=98):
+    """Answered with Done. Fault: not-found."""
+
+    token_id: str
