@@ -26,7 +26,7 @@ SHORTEST_SECRET = 6  # characters; shorter values are too common in ordinary wor
 # What every container has a mount on, whether its image has the place or not.
 MOUNT_POINTS = ("/proc", "/sys", "/dev/shm", "/dev", "/run", "/etc/resolv.conf", "/etc/hosts", "/etc/hostname")  # noqa: S108
 
-Output = Callable[[str], None]  # takes whole lines, without the last line end
+Output = Callable[[str], None]  # takes whole lines
 
 
 class RunningContainer(Protocol):
@@ -94,7 +94,7 @@ class Lines:
         # A progress bar writes over its line: only what it ended with is worth keeping.
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
         self.last.extend(line for line in lines if line.strip())
-        self._output("\n".join(lines))
+        self._output("\n".join(lines) + "\n")
 
 
 async def run(containers: ContainerStarter, home: Home, command: Command, output: Output) -> None:
@@ -106,9 +106,7 @@ async def run(containers: ContainerStarter, home: Home, command: Command, output
         exit = await _run(containers, container_id, directory, command, lines)
     except ContainersError as error:
         raise StepError(f"the build container did not start: {error}") from error
-    finally:
-        await asyncio.to_thread(remove_tree, directory)
-        await asyncio.to_thread(_remove_mount_points, command)
+    await asyncio.to_thread(_remove_mount_points, command)
     if exit.code != 0:
         raise StepError(_describe(exit), list(lines.last))
 
@@ -129,7 +127,13 @@ async def _run(
         upper=command.upper,
         outlives_worker=False,
     )
-    running = await containers.start(launch)
+    starting = asyncio.ensure_future(containers.start(launch))
+    try:
+        running = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Its mounts must be gone before the caller removes the directories below them.
+        await (await starting).close()
+        raise
     loop = asyncio.get_running_loop()
     pipes = (running.stdout_fd, running.stderr_fd)
     for pipe in pipes:

@@ -248,7 +248,8 @@ async def _run_script(script: str, stage: Path, progress: Callable[[str, str], N
             line = data.decode(errors="replace").rstrip()
             if line:
                 last.append(line)
-                progress("output" if line[:3] in ("I: ", "E: ", "W: ") else "progress", line.removeprefix("I: "))
+                told = line[:3] in ("I: ", "E: ", "W: ")
+                progress("output" if told else "progress", line.removeprefix("I: ") + ("\n" if told else ""))
         return await process.wait(), list(last)
     finally:
         if process.returncode is None:

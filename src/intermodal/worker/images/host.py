@@ -8,6 +8,7 @@ into every container, so that what works here works there.
 from __future__ import annotations
 
 import configparser
+import functools
 import os
 import re
 import subprocess
@@ -148,9 +149,15 @@ def host_settings(environ: Mapping[str, str] | None = None, configs: list[Path] 
     return found
 
 
+@functools.cache
+def own_settings() -> HostSettings:
+    """This machine's settings as they were when this process first asked."""
+    return host_settings()
+
+
 def host_environment() -> tuple[dict[str, str], list[Bind]]:
     """Variables and binds for every container of this machine. The user's and the image's own variables win."""
-    settings = host_settings()
+    settings = own_settings()
     return settings.environment(), settings.binds()
 
 

@@ -20,8 +20,8 @@ from intermodal.worker.images import debian
 from intermodal.worker.images import recipe as recipes
 from intermodal.worker.images.commands import ContainerStarter
 from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
-from intermodal.worker.images.host import HostSettings, host_settings
-from intermodal.worker.images.interpreters import SETTING, find, interpreters
+from intermodal.worker.images.host import HostSettings, own_settings
+from intermodal.worker.images.interpreters import OLDEST, SETTING, find, interpreters
 from intermodal.worker.images.jobs import Jobs, Log
 from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.merge import merge
@@ -53,7 +53,6 @@ class Images:
         self._layers = LayerStore(home)
         self._mounts = MountStore(home, self._files)
         self._platform = Platform(home)
-        self._host: HostSettings | None = None
         self._steps = Steps(home, containers, self._mounts, self.host)
         self._jobs = Jobs()
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
@@ -75,10 +74,8 @@ class Images:
             await asyncio.wait(self._syncing)
 
     def host(self) -> HostSettings:
-        """This machine's settings, read once."""
-        if self._host is None:
-            self._host = host_settings()
-        return self._host
+        """The settings of this machine that builds and containers share."""
+        return own_settings()
 
     # -- what containers need ---------------------------------------------------------------------
 
@@ -151,7 +148,6 @@ class Images:
             known = self.config(image_id)
             if known is not None:
                 return known
-        log(BuildLog("start", f"Building image {image_id}", 0, image_id))
         started = time.monotonic()
         config = await self._build_layers(image_id, instructions, secrets, log, ignore_cache)
         await self.prepare(config)
@@ -291,6 +287,8 @@ def _parts(instruction: Instruction) -> list[Instruction]:
     if not match:
         raise StepError(f"python_version must be like '3.11', not {wanted!r}")
     minor = match[1]
+    if int(minor.partition(".")[2]) < OLDEST:
+        raise StepError(f"Python {minor} is too old: images need 3.{OLDEST} or newer")
     base = minor if minor in debian.RELEASES else debian.FOR_OTHERS
     parts = [_instead(instruction, "debian_slim", {"python_version": base})]
     if minor not in debian.RELEASES:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+OLDEST = 9  # the minor version of Python 3 that the runner needs at least
 SETTING = "INTERMODAL_PYTHONS"  # directories with interpreters, separated by ":"
 
 _VERSION = re.compile(r'#define\s+PY_VERSION\s+"(\d+\.\d+\.\d+[^"]*)"')
@@ -63,8 +64,9 @@ def _numbers(version: str) -> list[int]:
 
 def _interpreter(prefix: Path) -> Interpreter | None:
     for header in sorted(prefix.glob("include/python3.*/patchlevel.h")):
-        if header.parent.name.endswith("t"):
-            continue  # free-threaded
+        minor = header.parent.name.removeprefix("python3.")
+        if not minor.isdigit() or int(minor) < OLDEST:
+            continue  # too old, or built in an unusual way (free-threaded, with old ABI flags)
         try:
             match = _VERSION.search(header.read_text())
         except OSError:

@@ -116,7 +116,10 @@ class LayerStore:
         try:
             yield path
         finally:
-            remove_tree(path)
+            try:
+                remove_tree(path)
+            except OSError as error:
+                log.warning("%s could not be removed; the next start of the worker tries again: %s", path, error)
 
     def adopt(self, upper: Path, layer: Layer) -> Layer:
         """Make a finished directory a layer. A layer that had this key before keeps its directory."""

@@ -144,7 +144,7 @@ class Steps:
         interpreter = find(version.rpartition(".")[0])
         if interpreter is None or interpreter.version != version:
             raise StepError(f"Python {version} is no longer on this machine")
-        making.log("output", f"using Python {version} of {interpreter.prefix}")
+        making.log("output", f"using Python {version} of {interpreter.prefix}\n")
         await asyncio.to_thread(copy_into, interpreter, making.upper)
         script = f"ldconfig && exec {PYTHON} -m ensurepip --upgrade --default-pip"
         try:
