@@ -85,7 +85,7 @@ class FrameBuffer:
     def __init__(self, *, greeting: bool = False) -> None:
         """`greeting`: the peer is a stranger yet; see `greeted`."""
         self._rest = bytearray()  # of an unfinished frame
-        self._need = PREFIX_SIZE  # bytes of `_rest` before anything more can be cut
+        self._need = PREFIX_SIZE  # bytes of `_rest` before anything more is known
         self._limit_header = MAX_GREETING if greeting else MAX_HEADER
         self._limit_body = MAX_GREETING if greeting else MAX_BODY
 
@@ -96,21 +96,14 @@ class FrameBuffer:
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes as they arrived; return the frames that they complete. Raises ProtocolError."""
-        rest = self._rest
-        if rest:
-            rest += data
-            if len(rest) < self._need:
-                return []
-            data = bytes(rest)
-            rest.clear()
         frames: list[Frame] = []
-        at, end = 0, len(data)
+        at = self._complete(data, frames) if self._rest else 0
+        end = len(data)
         unpack_from = PREFIX.unpack_from
         limit_header, limit_body = self._limit_header, self._limit_body
         while True:
             body_at = at + PREFIX_SIZE
             if body_at > end:
-                self._need = PREFIX_SIZE
                 break
             kind, flags, type_, stream, header_size, body_size = unpack_from(data, at)
             if not 1 <= kind <= 12 or flags or header_size > limit_header or body_size > limit_body:
@@ -124,8 +117,32 @@ class FrameBuffer:
             frames.append(_new_tuple(Frame, (kind, type_, stream, data[header_at:body_at], data[body_at:next_at])))
             at = next_at
         if at < end:
-            rest += data[at:] if at else data
+            self._rest += memoryview(data)[at:]
         return frames
+
+    def _complete(self, data: bytes, frames: list[Frame]) -> int:
+        """Finish the unfinished frame, if `data` does; returns how many bytes that took."""
+        rest = self._rest
+        at = 0
+        while len(rest) < self._need:
+            missing = self._need - len(rest)
+            if len(data) - at < missing:
+                rest += memoryview(data)[at:]
+                return len(data)
+            rest += memoryview(data)[at : at + missing]
+            at += missing
+            if self._need == PREFIX_SIZE:  # only now it is known how long the frame is
+                kind, flags, _type, _stream, header_size, body_size = PREFIX.unpack_from(rest)
+                if not 1 <= kind <= 12 or flags or header_size > self._limit_header or body_size > self._limit_body:
+                    self._refuse(kind, flags, header_size, body_size)
+                self._need += header_size + body_size
+        kind, _flags, type_, stream, header_size, _body_size = PREFIX.unpack_from(rest)
+        body_at = PREFIX_SIZE + header_size
+        with memoryview(rest) as view:
+            frames.append(Frame(kind, type_, stream, bytes(view[PREFIX_SIZE:body_at]), bytes(view[body_at:])))
+        self._rest = bytearray()
+        self._need = PREFIX_SIZE
+        return at
 
     def _refuse(self, kind: int, flags: int, header_size: int, body_size: int) -> None:
         if not Kind.FIRST <= kind <= Kind.LAST:

@@ -50,7 +50,7 @@ def _make_scan(**options: Any) -> Callable[[str, int], tuple[Any, int]]:
     return decoder.scan_once  # type: ignore[no-any-return]
 
 
-_scan = _make_scan()
+scan = _make_scan()  # text, start -> value, end; raises StopIteration
 _scan_carefully = _make_scan(parse_int=_parse_int)
 
 
@@ -60,7 +60,7 @@ def parse_header(header: bytes) -> Any:
         return []
     try:
         text = header.decode()
-        values, end = (_scan if len(text) < CAREFUL_SIZE else _scan_carefully)(text, 0)
+        values, end = (scan if len(text) < CAREFUL_SIZE else _scan_carefully)(text, 0)
     except StopIteration:
         raise ProtocolError("the header is no JSON") from None
     except (ValueError, RecursionError) as error:  # json.JSONDecodeError, UnicodeDecodeError, a number of 4,301 digits
