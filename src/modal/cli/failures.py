@@ -65,41 +65,42 @@ def _show_usage(error: click.ClickException) -> None:
 
 
 def _show_program(error: BaseException, what: str, hint: str) -> None:
-    """What the user's own code raised, with the user's frames."""
-    from modal._output.errors import all_frames_wanted, error_text, traceback_text
+    """What the user's own code raised: the user's frames, here and in the container."""
+    from modal import _traceback
+    from modal._output.errors import error_text
 
-    everything = all_frames_wanted()
-    if not everything and _is_our_sentence(error):
+    everything = _traceback.show_all()
+    if _is_our_sentence(error) and not everything:
         _write(_location(error) + error_text(_sentence(error)))
         return
-    _write(traceback_text(error, everything))
+    _write(_traceback.text_of(error, everything=everything))
     if what or hint:
         _write("\n" + error_text(". ".join(filter(None, [what, hint]))))
 
 
 def _show_own(error: BaseException) -> None:
     """What a command of ours raised: one sentence, unless all frames are wanted."""
-    from modal._output.errors import all_frames_wanted, error_text, traceback_text
+    from modal import _traceback
+    from modal._output.errors import error_text
 
-    if all_frames_wanted():
-        _write(traceback_text(error, everything=True))
-        return
-    if _is_our_sentence(error):
+    if _traceback.show_all():
+        _write(_traceback.text_of(error, everything=True))
+    elif _is_our_sentence(error) or isinstance(error, OSError):
         _write(error_text(_sentence(error)))
-        return
-    hint = "Run it again with MODAL_TRACEBACK=1 to see where."
-    _write(error_text(f"{type(error).__name__}: {error}. {hint}", title="Unexpected error"))
+    else:
+        hint = "Run it again with MODAL_TRACEBACK=1 to see where."
+        _write(error_text(f"{type(error).__name__}: {error}. {hint}", title="Unexpected error"))
 
 
 def _is_our_sentence(error: BaseException) -> bool:
     """Whether the error's text says all there is to say: the SDK's own errors, and the server's faults."""
-    from modal._output.errors import remote_frames
+    from modal import _traceback
     from modal._protocol.errors import Fault, WireError
     from modal.exception import Error, UserCodeException
 
     if isinstance(error, (Fault, WireError)):
         return True
-    return isinstance(error, Error) and not isinstance(error, UserCodeException) and not remote_frames(error)
+    return isinstance(error, Error) and not isinstance(error, UserCodeException) and not _traceback.is_remote(error)
 
 
 def _sentence(error: BaseException) -> str:
@@ -111,12 +112,13 @@ def _sentence(error: BaseException) -> str:
 
 def _location(error: BaseException) -> str:
     """Where in the user's code an error of ours came up, "" where it did not."""
-    import traceback
+    from modal import _traceback
 
-    from modal._output.errors import users_frames
-
-    frames = users_frames(list(traceback.extract_tb(error.__traceback__)))
-    return "".join(traceback.format_list(frames[-1:])) if frames else ""
+    users = [frame for frame in _traceback.frames_of(error) if not frame[4]]
+    if not users:
+        return ""
+    file, line, function, source, _ours = users[-1]
+    return f'  File "{file}", line {line}, in {function}\n' + (f"    {source}\n" if source else "")
 
 
 def _write(text: str) -> None:

@@ -15,7 +15,9 @@ _MISSING = object()
 
 def raw_of(target: Any) -> Any:
     """The user's own function or class below one of ours."""
-    return target.get_raw_f() if hasattr(target, "get_raw_f") else target._raw()
+    from modal import Cls
+
+    return target._local_class() if isinstance(target, Cls) else target.get_raw_f()
 
 
 def prepare(target: Target, args: Sequence[str], prog_name: str) -> Call:
@@ -35,10 +37,7 @@ def prepare(target: Target, args: Sequence[str], prog_name: str) -> Call:
 def _prepare_method(target: Target, args: Sequence[str], prog_name: str) -> Call:
     cls = target.runnable
     raw_method = cls._raw_method(target.method)
-    for_class = [
-        parameter(name, annotation, default, target.name, missing=_MISSING)
-        for name, annotation, default in cls._parameters(_MISSING)
-    ]
+    for_class = _class_parameters(cls)
     for_method = parameters_of(raw_method, skip_first=True)
     if isinstance(for_method, Variadic) and not for_class:
         positional, named = parse_arguments(for_method, args, prog_name)
@@ -49,6 +48,19 @@ def _prepare_method(target: Target, args: Sequence[str], prog_name: str) -> Call
     class_values = {name: value for name, value in values.items() if name in of_class}
     method_values = {name: value for name, value in values.items() if name not in of_class}
     return lambda: _call_remotely(getattr(cls(**class_values), target.method), (), method_values)
+
+
+def _class_parameters(cls: Any) -> List[Parameter]:
+    """What an instance of the class is made of: its `modal.parameter()`s, or its constructor's parameters."""
+    from modal._parameter import TYPES
+
+    if cls._has_constructor:
+        found = parameters_of(cls._local_class().__init__, skip_first=True)
+        return [] if isinstance(found, Variadic) else found
+    return [
+        parameter(name, TYPES[one.type_name], one.default if one.has_default else _MISSING, cls._tag, missing=_MISSING)
+        for name, one in cls._parameters.items()
+    ]
 
 
 def _joined(for_class: List[Parameter], for_method: List[Parameter], name: str) -> List[Parameter]:
@@ -79,11 +91,11 @@ def _call_locally(raw: Callable[..., Any], positional: Tuple[str, ...], named: D
 
 
 def _call_remotely(function: Any, positional: Tuple[str, ...], named: Dict[str, Any]) -> Any:
-    if function.is_generator:
-        last = None
-        for last in function.remote_gen(*positional, **named):
-            pass
-        return last
+    if function._is_generator:
+        from collections import deque
+
+        deque(function.remote_gen(*positional, **named), maxlen=0)
+        return None
     return function.remote(*positional, **named)
 
 

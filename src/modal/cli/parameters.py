@@ -37,7 +37,7 @@ class ByConstructor(ParamType):
 
     def __init__(self, make: Callable[[str], Any]) -> None:
         self.make = make
-        self.name = getattr(make, "__name__", "text").lower()
+        self.name = "path" if _is_path(make) else "text"
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
         if not isinstance(value, str):
@@ -141,6 +141,8 @@ def _param_type(annotation: Any) -> Any:
         return Timestamp()
     if annotation is Any or annotation is object:
         return click.STRING
+    if annotation is bytes:
+        return ByConstructor(str.encode)
     if typing.get_origin(annotation) is typing.Literal:
         values = typing.get_args(annotation)
         return click.Choice(list(values)) if all(isinstance(value, str) for value in values) else None
@@ -206,8 +208,6 @@ def _option(entry: Parameter) -> click.Option:
     common: Dict[str, Any] = {"required": entry.required}
     if _can_show(entry):
         common.update(default=entry.default, show_default=True)
-    else:
-        common.update(default=None)
     if entry.type is None:
         return click.Option([f"--{flag}/--no-{flag}", entry.name], **common)
     return click.Option([f"--{flag}", entry.name], type=entry.type, hidden=isinstance(entry.type, Unsuitable), **common)

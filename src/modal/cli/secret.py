@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Dict, Optional, Tuple
 
 import click
@@ -106,7 +107,7 @@ def _read_items(items: Tuple[str, ...]) -> Dict[str, str]:
 
 def _read_hidden(key: str) -> str:
     """A value from stdin: typed without being shown, or all that is piped in, without its last line's end."""
-    stdin = click.get_text_stream("stdin")
+    stdin = sys.stdin
     if stdin.isatty():
         return str(click.prompt(f"Value of {key}", hide_input=True))
     value = stdin.read()
@@ -116,7 +117,7 @@ def _read_hidden(key: str) -> str:
 def _read(path: str) -> str:
     try:
         if path == "-":
-            return click.get_text_stream("stdin").read()
+            return sys.stdin.read()
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:

@@ -146,12 +146,10 @@ def _by_variable(module: ModuleType, targets: List[Target], name: str) -> Option
     for target in targets:
         if target.runnable is value and target.method == method:
             return target
-    if method and hasattr(value, "_method_names") and method in methods_of(value):
-        app = getattr(value, "app", None) or getattr(value, "_app", None)
-        known = next((target.app for target in targets if target.app is app), None)
-        owner = known or (targets[0].app if targets else None)
-        if owner is not None:
-            return Target("method", name, owner, value, method)
+    origin = getattr(value, "_origin", None)  # of a class made with `with_options` and the like
+    for target in targets:
+        if origin is not None and target.runnable is origin and target.method == method:
+            return target._replace(runnable=value)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Optional
 
 import click
@@ -108,10 +109,10 @@ def _verified(token_id: str, token_secret: str) -> str:
 
 
 def _entered(value: Optional[str], what: str) -> str:
-    if value is None or (value == "-" and click.get_text_stream("stdin").isatty()):
+    if value is None or (value == "-" and sys.stdin.isatty()):
         return str(click.prompt(what, hide_input="secret" in what.lower() or value == "-"))
     if value == "-":
-        line = click.get_text_stream("stdin").readline().strip()
+        line = sys.stdin.readline().strip()
         if not line:
             raise click.UsageError(f"{what}: stdin held nothing.", click.get_current_context())
         return line
