@@ -153,9 +153,10 @@ class Client:
         except WireError:
             return  # a note is a courtesy: whoever can live without it lives without it
 
-    async def open(self, message: Message, *, patience: float = PATIENCE) -> Exchange:
+    async def open(
+        self, message: Message, *, patience: float = PATIENCE, waiting: Optional[Patience] = None
+    ) -> Exchange:
         """Open an exchange of many items; see `Exchange`. Waits for a lost server, but repeats nothing later."""
-        waiting: Optional[Patience] = None
         while True:
             self._check_open()
             try:
@@ -171,6 +172,14 @@ class Client:
             except (ConnectionLost, Unreachable) as error:
                 waiting = waiting or Patience(self._endpoint, patience)
                 await self._wait(waiting, error)
+
+    async def reopen(
+        self, message: Message, error: WireError, waiting: Optional[Patience]
+    ) -> Tuple[Exchange, Patience]:
+        """Open an exchange again whose connection was lost. Pass the patience on until something has come of it."""
+        waiting = waiting or Patience(self._endpoint, CALL_PATIENCE)
+        await self._wait(waiting, error)
+        return await self.open(message, waiting=waiting), waiting
 
     async def stream(self, message: Message, *, repeat: bool = False) -> AsyncIterator[Message]:
         """The items that answer `message`, and the final response if there is one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from types import TracebackType
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 Frame = List[Any]  # file, line, function, source line, whether it is one of the platform's
 

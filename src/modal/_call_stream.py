@@ -1,0 +1,204 @@
+"""The stream of one call: inputs up, outputs down, and both once more after a lost connection."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional
+
+from modal._endpoint import CALL_PATIENCE, error_of
+from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
+from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallOpen, Inputs, Outputs, Status
+
+if TYPE_CHECKING:
+    from modal._client import Client
+    from modal._endpoint import Patience
+    from modal._exchange import Exchange
+
+_BASE32 = bytes(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[i % 32] for i in range(256))
+
+
+class Target(NamedTuple):
+    """What is called: a function, or a method of a class."""
+
+    function_id: str
+    app_id: str = ""  # whose logs are shown before a result is returned
+    method: str = ""
+    name: str = "the function"  # as error messages call it
+
+
+class Packed(NamedTuple):
+    """The arguments of one input, as messages carry them."""
+
+    inline: bytes
+    blob: str
+    size: int  # bytes, wherever they are
+
+
+def new_call_id() -> str:
+    """`fc-` and 26 random characters of base 32."""
+    return "fc-" + os.urandom(26).translate(_BASE32).decode()
+
+
+def parent_input_id() -> str:
+    """The input that calls, "" outside of a container."""
+    from modal import _context
+
+    return _context.current_input_id() or ""
+
+
+class CallStream:
+    """Opened with the first inputs. Keeps every input that has no final output, to send it again when it must.
+
+    Errors are modal.exception's.
+    """
+
+    def __init__(self, client: Client, target: Target, kind: str, wake: Callable[[], None] = lambda: None) -> None:
+        self.unanswered: Dict[int, Packed] = {}
+        self._client = client
+        self._target = target
+        self._kind = kind
+        self._wake = wake
+        self._call_id = new_call_id()
+        self._parent = parent_input_id()
+        self._exchange: Optional[Exchange] = None
+        self._patience: Optional[Patience] = None  # of the outage that we are in
+        self._ended = False  # all inputs are sent
+        self._yields_seen = 0
+        self._clean = True  # the connection is not in the middle of a frame
+
+    async def send(self, inputs: Dict[int, Packed]) -> None:
+        """Send inputs, at most `BATCH_INPUTS`."""
+        self.unanswered.update(inputs)
+        if self._exchange is None:
+            await self._open(resume=False)
+        try:
+            await self._send(inputs)
+        except WireError as error:
+            await self._resume(error)
+
+    async def end(self) -> None:
+        """There are no more inputs."""
+        self._ended = True
+        if self._exchange is not None:
+            try:
+                self._exchange.end()
+            except WireError as error:
+                await self._resume(error)
+
+    async def receive(self) -> Optional[Outputs]:
+        """The next outputs, without those that were there before a reconnect; None when the call is over."""
+        while True:
+            assert self._exchange is not None
+            try:
+                self._clean = False
+                message = await self._exchange.receive()
+                self._clean = True
+            except Fault as fault:
+                self._clean = True
+                raise error_of(fault.code, fault.text) from None
+            except WireError as error:
+                await self._resume(error)
+                continue
+            self._patience = None
+            if message is None:
+                if not self.unanswered:
+                    return None
+                raise error_of("internal", f"{self._call_id} ended, but {len(self.unanswered)} inputs have no result")
+            if isinstance(message, Outputs):
+                self._settle(message)
+                return message
+
+    def ready(self) -> bool:
+        """Whether `receive` would return at once."""
+        return self._exchange is not None and self._exchange.ready()
+
+    async def finish(self) -> None:
+        """All outputs are there: let the stream end, so that its connection can be used again."""
+        if self._exchange is not None and self._ended:
+            try:
+                while await self._exchange.receive() is not None:
+                    continue
+            except (Fault, WireError):
+                self._clean = False  # the results are here; this connection is of no more use
+
+    def close(self) -> None:
+        """Cancels what has no output yet."""
+        if self._exchange is not None:
+            self._exchange.close(reuse=self._clean)
+            self._exchange = None
+
+    def _settle(self, message: Outputs) -> None:
+        known = []
+        for number, (index, status) in enumerate(zip(message.indexes, message.statuses)):
+            if index not in self.unanswered:
+                known.append(number)  # its output came before the connection was lost
+            elif status == Status.YIELDED:
+                self._yields_seen += 1
+            else:
+                del self.unanswered[index]
+        for number in reversed(known):
+            for column in (message.indexes, message.statuses, message.values, message.blobs):
+                del column[number : number + 1]
+
+    async def _open(self, *, resume: bool) -> None:
+        try:
+            self._use(await self._client.open(self._message(resume), patience=CALL_PATIENCE))
+        except Fault as fault:
+            raise error_of(fault.code, fault.text) from None
+
+    def _message(self, resume: bool) -> CallOpen:
+        return CallOpen(self._call_id, self._target.function_id, self._kind, self._parent, resume, self._yields_seen)
+
+    def _use(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        exchange.take_all(self._wake)
+
+    async def _resume(self, error: WireError) -> None:
+        """Open the call again on another connection, and send again what is unanswered."""
+        while True:
+            if isinstance(error, ProtocolError):
+                raise error_of("internal", f"the call cannot go on: {error}") from None
+            if self._exchange is not None:
+                self._exchange.close(reuse=False)
+                self._exchange = None
+            exchange, self._patience = await self._client.reopen(self._message(True), error, self._patience)
+            self._use(exchange)
+            try:
+                for batch in _batches(self.unanswered):
+                    await self._send(batch)
+                if self._ended:
+                    exchange.end()
+                return
+            except (ConnectionLost, Unreachable) as again:
+                error = again
+
+    async def _send(self, inputs: Dict[int, Packed]) -> None:
+        assert self._exchange is not None
+        blobs = [packed.blob for packed in inputs.values()]
+        method = self._target.method
+        message = Inputs(
+            list(inputs),
+            [packed.inline for packed in inputs.values()],
+            blobs if any(blobs) else [],
+            [method] * len(inputs) if method else [],
+        )
+        self._clean = False
+        await self._exchange.send_now(message)
+        self._clean = True
+
+
+def _batches(inputs: Dict[int, Packed]) -> Iterable[Dict[int, Packed]]:
+    """Inputs in messages of bounded size."""
+    batch: Dict[int, Packed] = {}
+    size = 0
+    for index, packed in list(inputs.items()):
+        if batch and (len(batch) >= BATCH_INPUTS or size + len(packed.inline) > BATCH_BYTES):
+            yield batch
+            batch, size = {}, 0
+        batch[index] = packed
+        size += len(packed.inline)
+    if batch:
+        yield batch
+
+
+__all__: List[str] = ["CallStream", "Packed", "Target", "new_call_id", "parent_input_id"]
