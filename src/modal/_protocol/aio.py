@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
 M = TypeVar("M", bound=Message)
+LAST_STREAM = 0xFFFFFF00  # then numbers begin again
 MAX_STREAMS = 4096  # streams and coroutine requests that a peer may have open on one connection
 MAX_FAST = 1 << 16  # requests of a peer that wait for `respond`
 MAX_HELD = 512 << 20  # bytes that a peer may have lying here, neither received nor answered
@@ -34,6 +35,7 @@ MAX_STREAM_HELD = 16 << 20  # of them on one stream that the peer opened
 
 _ITEM = int(Kind.ITEM)
 _REQUEST = int(Kind.REQUEST)
+_RESPONSE = int(Kind.RESPONSE)
 _PONG = PREFIX.pack(Kind.PONG, 0, 0, 0, 0, 0)
 
 
@@ -58,6 +60,7 @@ class Connection(FrameTransport):
         self.greeted: asyncio.Future[Message] = self.loop.create_future()
         self._greet = greet
         self._next_stream = 2 if accepting else 1
+        self._wrapped = False
         self._parity = self._next_stream & 1  # of the streams that this side opens
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._streams: dict[int, Stream] = {}
@@ -184,11 +187,21 @@ class Connection(FrameTransport):
 
     # -- frames
     def _new_id(self) -> int:
+        stream_id = self._next_stream
+        self._next_stream = stream_id + 2
+        return stream_id if stream_id < LAST_STREAM and not self._wrapped else self._free_id(stream_id)
+
+    def _free_id(self, stream_id: int) -> int:
+        """The numbers have come round: leave out those that are still in use."""
+        self._wrapped = True
         while True:
-            stream_id = self._next_stream
-            self._next_stream = stream_id + 2 if stream_id < 0xFFFFFF00 else 2 - self._parity
+            if stream_id >= LAST_STREAM:
+                stream_id = 2 - self._parity
             if stream_id not in self._streams and stream_id not in self._waiting:
-                return stream_id
+                break
+            stream_id += 2
+        self._next_stream = stream_id + 2
+        return stream_id
 
     def _take_frame(self, frame: Frame) -> None:
         kind = frame.kind
@@ -198,6 +211,8 @@ class Connection(FrameTransport):
                 stream.take(frame)
         elif kind == _REQUEST:
             self._take_request(frame)
+        elif kind == _RESPONSE:
+            self._take_response(frame)
         else:
             take = _TAKERS.get(kind)
             if take is None:
@@ -456,7 +471,6 @@ def _internal(message: Message, error: Exception) -> Fault:
 
 
 _TAKERS: dict[int, Callable[[Connection, Frame], None]] = {
-    Kind.RESPONSE: Connection._take_response,
     Kind.END: Connection._take_end,
     Kind.NOTE: Connection._take_note,
     Kind.FAULT: Connection._take_fault,

@@ -112,7 +112,7 @@ def decode(type: int, header: bytes, body: bytes) -> Message:
     cls = Message.registry.get(type)
     if cls is None:
         raise ProtocolError(f"unknown message type {type}: the peer is of another version")
-    return typing.cast("Message", _unpack(cls, header, body))
+    return _unpack(cls, header, body)  # type: ignore[no-any-return]
 
 
 def _unpack(cls: type[Message], header: bytes, body: bytes) -> Any:
@@ -441,7 +441,22 @@ def _decode_value(hint: Any, where: str) -> _Reader:
 
 
 def _decode_list(item: Any, where: str) -> _Reader:
-    one = _decode_value(item, where)
+    if item is bytes:
+
+        def read_blobs(value: Any, body: bytes, at: int) -> tuple[Any, int]:
+            if type(value) is not list:
+                _wrong(where, "a list of sizes", value)
+            parts = []
+            for size in value:
+                if type(size) is not int or size < 0:
+                    _wrong(where, "a size", size)
+                parts.append(body[at : at + size])
+                at += size
+            if at > len(body):
+                _wrong(where, "bytes of the body", value)
+            return parts, at
+
+        return read_blobs
     if item in (str, int, bool):
 
         def read_plain_list(value: Any, body: bytes, at: int) -> tuple[Any, int]:
@@ -450,6 +465,7 @@ def _decode_list(item: Any, where: str) -> _Reader:
             return value, at
 
         return read_plain_list
+    one = _decode_value(item, where)
 
     def read_list(value: Any, body: bytes, at: int) -> tuple[Any, int]:
         if type(value) is not list:

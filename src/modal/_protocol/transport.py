@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, cast
 from modal._protocol import tcp, upgrade
 from modal._protocol.address import Address
 from modal._protocol.errors import ConnectionLost, ProtocolError, Unreachable
-from modal._protocol.frames import PREFIX, Frame, FrameBuffer, Kind, pack_head
+from modal._protocol.frames import MAX_HEADER, PREFIX, Frame, FrameBuffer, Kind, pack_head
 
 MAX_UNREAD = 512 << 20  # bytes that may wait for a peer that sends on but does not read
 MAX_ANSWERS = 1000  # of the wire itself, to a peer that asks on but does not read
@@ -19,6 +19,7 @@ GREETING_SECONDS = 10.0
 LINGER_SECONDS = 5.0  # how long a closing connection may take to send what it has
 KEEPALIVE_SECONDS = 20.0  # of silence after which a peer on TCP is pinged, and again for its answer
 
+_pack_prefix = PREFIX.pack
 PING = PREFIX.pack(Kind.PING, 0, 0, 0, 0, 0)
 HttpFactory = Callable[[], asyncio.Protocol]
 
@@ -141,13 +142,17 @@ class FrameTransport(asyncio.Protocol):
 
     def send_frame(self, kind: int, type: int, stream: int, header: bytes, body: bytes) -> None:
         """Send one frame. Raises ProtocolError where it is too large."""
+        if self.closed:
+            return
         size = len(body)
-        head = pack_head(kind, type, stream, header, size)
-        if size > JOIN_LIMIT:
-            self.write(head)
-            self.write(body)
+        if size > JOIN_LIMIT or len(header) > MAX_HEADER:
+            self._out.append(pack_head(kind, type, stream, header, size))
+            self._out.append(body)
         else:
-            self.write(head + body if size else head)
+            self._out.append(_pack_prefix(kind, 0, type, stream, len(header), size) + header + body)
+        if not self._corked:
+            self._corked = True
+            self.loop.call_soon(self._uncork)
 
     def _uncork(self) -> None:
         self._corked = False

@@ -1,10 +1,31 @@
-"""The messages, one module per noun. Importing this package registers them all.
+"""The messages, one module per noun. A module registers its messages when it is imported.
 
 Numbers: 1–19 wire, 20–39 calls, 40–59 functions and apps, 60–79 images and files,
 80–99 secrets, environments, tokens, 100–119 logs and containers as users see them,
 120–149 server and worker, 150–169 worker and runner. A number is never given twice.
 """
 
-from modal._protocol.messages import app, call, container, file, function, image, log, secret, wire, worker
+from __future__ import annotations
 
-__all__ = ["app", "call", "container", "file", "function", "image", "log", "secret", "wire", "worker"]
+from typing import Any
+
+NOUNS = ("app", "call", "container", "file", "function", "image", "log", "secret", "wire", "worker")
+
+
+def load_all() -> None:
+    """Register every message. A peer that asks for an unknown one may just not have been imported."""
+    from importlib import import_module
+
+    for noun in NOUNS:
+        import_module(f"{__name__}.{noun}")
+
+
+def __getattr__(name: str) -> Any:
+    if name in NOUNS:
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["NOUNS", "load_all"]
