@@ -15,7 +15,7 @@ _MISSING = object()
 
 def raw_of(target: Any) -> Any:
     """The user's own function or class below one of ours."""
-    from modal import Cls
+    from modal._cls import Cls
 
     return target._local_class() if isinstance(target, Cls) else target.get_raw_f()
 

@@ -96,7 +96,8 @@ def store_token(token_id: str, token_secret: str, profile: Optional[str], *, act
 
 def _verified(token_id: str, token_secret: str) -> str:
     """The token's workspace, as the server says."""
-    from modal import Client, _sync
+    from modal import _sync
+    from modal._client import Client
 
     candidate = Client.from_credentials(token_id, token_secret)
     try:

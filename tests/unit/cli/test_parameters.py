@@ -95,7 +95,7 @@ def test_without_annotation_the_default_decides() -> None:
         ("2025-06-30", datetime.datetime(2025, 6, 30)),  # noqa: DTZ001
         ("2025-06-30T12:30:15", datetime.datetime(2025, 6, 30, 12, 30, 15)),  # noqa: DTZ001
         ("2025-06-30 12:30", datetime.datetime(2025, 6, 30, 12, 30)),  # noqa: DTZ001
-        ("2025-06-30T12:30:15Z", datetime.datetime(2025, 6, 30, 12, 30, 15, tzinfo=datetime.timezone.utc)),
+        ("2025-06-30T12:30:15Z", datetime.datetime(2025, 6, 30, 12, 30, 15, tzinfo=datetime.UTC)),
     ],
 )
 def test_times(text: str, value: datetime.datetime) -> None:
