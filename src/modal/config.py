@@ -77,7 +77,8 @@ def config_path() -> str:
     return os.path.expanduser(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml")
 
 
-def _parse(text: bytes, path: str) -> dict[str, dict[str, Any]]:
+def parse_toml(text: str, path: str) -> dict[str, Any]:
+    """The content of a TOML file. Raises InvalidError."""
     try:
         import tomllib
     except ImportError:
@@ -86,9 +87,14 @@ def _parse(text: bytes, path: str) -> dict[str, dict[str, Any]]:
         except ImportError:
             raise InvalidError(f"Reading {path} needs the package `tomli` on this version of Python.") from None
     try:
-        parsed = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidError(f"{path} is no valid TOML file: {error}. Correct it or set MODAL_CONFIG_PATH.") from None
+        parsed: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError(f"{path} is no valid TOML file: {error}.") from None
+    return parsed
+
+
+def _parse(text: str, path: str) -> dict[str, dict[str, Any]]:
+    parsed = parse_toml(text, path)
     wrong = [name for name, section in parsed.items() if not isinstance(section, dict)]
     if wrong:
         raise InvalidError(f"{path}: {wrong[0]!r} must stand in a section, such as [default].")
@@ -109,10 +115,10 @@ def read_profiles() -> dict[str, dict[str, Any]]:
     stamp = (path, status.st_mtime_ns, status.st_size, status.st_ino)
     if _cached is None or _cached[0] != stamp:
         try:
-            with open(path, "rb") as file:
+            with open(path, encoding="utf-8") as file:
                 content = file.read()
-        except OSError as error:
-            raise InvalidError(f"{path} cannot be read: {error.strerror}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidError(f"{path} cannot be read: {error}.") from None
         _cached = (stamp, _parse(content, path))
     return _cached[1]
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class _AbstractPatternMatcher:
@@ -166,6 +168,8 @@ class FilePatternMatcher(_AbstractPatternMatcher):
 
         The patterns in the file will be read lazily when the matcher is first used.
         """
+        from pathlib import Path
+
         matcher = cls.__new__(cls)
         matcher._file = Path(file_path).expanduser()
         return matcher

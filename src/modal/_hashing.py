@@ -1,0 +1,103 @@
+"""SHA-256 of local files, remembered between runs.
+
+A file is hashed again when its size, times or inode differ from those it was hashed with. A file
+changed within the last two seconds is never remembered: clocks of file systems are coarse, so it might
+change once more without a trace.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Optional
+
+from modal._mounts import Stamp, stamp_of
+
+CHUNK = 1 << 20  # bytes
+REMEMBER_FROM = 256 * 1024  # bytes; smaller files are hashed sooner than looked up on disk
+FRESH = 2.0  # seconds
+MOST_REMEMBERED = 50_000  # files
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of the content, hexadecimal. Raises OSError."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            chunk = file.read(CHUNK)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+
+
+def cache_path() -> str:
+    """Where hashes are remembered: the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "intermodal", "hashes.json")
+
+
+class HashCache:
+    """Hashes by path and stamp; what was learnt is written by `save`."""
+
+    def __init__(self, path: Optional[str] = None) -> None:
+        self._path = path or cache_path()
+        self._known: dict[str, tuple[Stamp, str]] = {}
+        self._loaded = False
+        self._dirty = False
+        self._lock = threading.Lock()
+
+    def get(self, path: str) -> tuple[str, Stamp]:
+        """The hash of a file and the stamp that it had meanwhile. Raises OSError."""
+        stamp = stamp_of(path)
+        if stamp is None:
+            raise FileNotFoundError(path)
+        with self._lock:
+            if stamp.size >= REMEMBER_FROM:
+                self._load()
+            known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1], stamp
+        digest = hash_file(path)
+        if time.time() - stamp.mtime / 1e9 > FRESH and stamp_of(path) == stamp:
+            with self._lock:
+                self._known[path] = (stamp, digest)
+                self._dirty = self._dirty or stamp.size >= REMEMBER_FROM
+        return digest, stamp
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        import json
+
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                for path, (stamp, digest) in json.load(file).items():
+                    self._known.setdefault(path, (Stamp(*stamp), digest))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return  # no cache, or none of ours: everything is hashed again
+
+    def save(self) -> None:
+        """Write what is worth it. A cache that cannot be written is no error."""
+        with self._lock:
+            if not self._dirty:
+                return
+            self._dirty = False
+            large = {path: [list(s), d] for path, (s, d) in self._known.items() if s.size >= REMEMBER_FROM}
+        import json
+
+        kept = dict(list(large.items())[-MOST_REMEMBERED:])
+        temporary = f"{self._path}.{os.getpid()}.tmp"
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(kept, file)
+            os.replace(temporary, self._path)
+        except OSError:
+            return
+
+
+hashes = HashCache()

@@ -1,0 +1,232 @@
+"""An app's way onto the server: all its objects at once, and its life there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, AsyncIterator, Optional
+
+from modal import _events
+from modal._building import LocalFiles, build_images, secrets_of
+from modal._definition import Resolved
+from modal._object import environment_of
+from modal._options import volume_mounts
+from modal._protocol.messages.app import (
+    AppCreate,
+    AppCreated,
+    AppDetach,
+    AppEnded,
+    AppPublish,
+    AppPublished,
+    AppStop,
+)
+from modal._protocol.messages.call import CallStats
+from modal._protocol.messages.log import LogBatch
+from modal._protocol.messages.wire import Done
+from modal._sync import call_blocking
+from modal.config import config
+from modal.exception import Error, ExecutionError, InvalidError, ServerWarning
+
+if TYPE_CHECKING:
+    from modal._app import App
+    from modal._attachment import Attachment
+    from modal._client import Client
+    from modal._definition import Definition
+    from modal._protocol.message import Message
+    from modal._protocol.messages.function import FunctionHandle, FunctionSpec
+    from modal._protocol.messages.image import ImageBuilt
+
+
+class _Listener:
+    """Passes on what an attached app sends, and remembers how it ended."""
+
+    def __init__(self, app_id: str) -> None:
+        self._app_id = app_id
+        self.ended: Optional[AppEnded] = None
+
+    def __call__(self, message: Message) -> None:
+        if isinstance(message, LogBatch):
+            _events.sink().logs(self._app_id, message.entries)
+        elif isinstance(message, CallStats):
+            _events.sink().stats(message)
+        elif isinstance(message, AppEnded):
+            self.ended = message
+
+
+async def run_app(app: App, client: Client, detach: bool, environment_name: Optional[str]) -> AsyncIterator[None]:
+    """An ephemeral app around one `yield`: created, published, held, stopped (or left alone, with `detach`)."""
+    environment = environment_of(environment_name)
+    request = AppCreate(app.description or "", app.name or "", environment, detach)
+    created = await client.request(request, AppCreated)
+    app_id = created.app_id
+    sink = _events.sink()
+    sink.app_created(app_id, app.description or "", created.url, detach)
+    listener = _Listener(app_id)
+    app._app_id, app._client, app._running = app_id, client, True
+    attachment = client.attach(app_id, listener, hold=True)
+    try:
+        try:
+            await publish(app, client, app_id, environment)
+            sink.app_running(app_id)
+            yield
+        except BaseException as error:
+            # a detached app outlives the interruption of its client, but not a failure to start it
+            keep = detach and isinstance(error, KeyboardInterrupt)
+            await _finish(app, client, attachment, listener, created.url, keep=keep)
+            raise
+        await _finish(app, client, attachment, listener, created.url, keep=detach)
+    finally:
+        attachment.close()
+        app._running = False
+        _forget(app)
+
+
+async def _finish(
+    app: App, client: Client, attachment: Attachment, listener: _Listener, url: str, *, keep: bool
+) -> None:
+    app_id = attachment.app_id
+    sink = _events.sink()
+    if keep:
+        await client.request(AppDetach(app_id), Done)
+        sink.app_detached(app_id, url)
+        return
+    if listener.ended is None:
+        sink.app_stopping(app_id)
+        try:
+            await client.request(AppStop(app_id), Done)
+            await call_blocking(attachment.wait_ended, config.get("logs_timeout"))
+        except Error as error:
+            if listener.ended is None:
+                sink.notice(f"The app {app_id} could not be stopped: {error}")
+    sink.app_stopped(app_id, url, listener.ended.reason if listener.ended is not None else "")
+
+
+def _forget(app: App) -> None:
+    """The app's functions are on the server no more."""
+    for function in app._functions.values():
+        function._set_handle(None, None)
+    for cls in app._classes.values():
+        cls._set_handle(None, None)
+
+
+async def deploy_app(app: App, client: Client, name: str, environment_name: Optional[str], tag: str) -> None:
+    """A new version of the deployed app of that name."""
+    from modal._git import commit_info
+
+    started = time.monotonic()
+    environment = environment_of(environment_name)
+    commit = await call_blocking(commit_info)
+    published = await publish(
+        app, client, "", environment, name=name, deploy=True, tag=tag, commit=commit
+    )
+    app._app_id, app._client = published.app_id, client
+    seconds = time.monotonic() - started
+    _events.sink().app_deployed(published.app_id, name, published.url, published.version, seconds)
+
+
+async def publish(
+    app: App,
+    client: Client,
+    app_id: str,
+    environment: str,
+    *,
+    name: str = "",
+    deploy: bool = False,
+    tag: str = "",
+    commit: Optional[dict[str, Any]] = None,
+) -> AppPublished:
+    """Make everything that the app refers to, then all of its functions in one step; they are hydrated afterwards."""
+    started = time.monotonic()
+    sink = _events.sink()
+    definitions = app._definitions()
+    files = LocalFiles()
+    specs = await _specs(app, client, definitions, files, app_id, environment)
+    files.check_unchanged()
+    for spec in specs:
+        sink.object_creating(f"function:{spec.name}", f"Creating {_kind(spec)} {spec.name}...")
+    software = getattr(sys.modules["modal"], "__version__", "")
+    request = AppPublish(app_id, name, environment, specs, deploy, tag, commit or {}, software)
+    published = await client.request(request, AppPublished)
+    _hydrate(app, client, published)
+    for spec in specs:
+        function_id, url = _identity(published, spec)
+        sink.object_created(f"function:{spec.name}", f"Created {_kind(spec)} {spec.name}.", function_id, url)
+    for warning in published.warnings:
+        import warnings
+
+        warnings.warn(warning, ServerWarning, stacklevel=2)
+    if not deploy:
+        sink.app_published(published.app_id, published.url, time.monotonic() - started)
+    return published
+
+
+async def _specs(
+    app: App, client: Client, definitions: list[Definition], files: LocalFiles, app_id: str, environment: str
+) -> list[FunctionSpec]:
+    images = {id(image): image for image in (one.image(app) for one in definitions)}
+    steps = [step for image in images.values() for step in image._steps()]
+    wanted = [secret for one in definitions for secret in one.secrets()]
+    wanted += [secret for step in steps for secret in step.secrets]
+    secret_ids = await secrets_of(client, wanted, app_id, environment)
+    mounts: dict[str, list[Any]] = {}  # file sets by the definition's tag: source first, so that added files win
+    for one in definitions:
+        own = one.source_files()
+        mounts[one.tag] = ([own] if own is not None else []) + list(one.image(app)._mounted)
+    sets = [step.files for step in steps if step.files is not None]
+    await files.send(client, sets + [files_of for many in mounts.values() for files_of in many])
+    built = await build_images(client, list(images.values()), secret_ids, files.mount_ids, app_id, environment)
+    specs = []
+    for one in definitions:
+        image = built[id(one.image(app))]
+        _check_python(one, image)
+        resolved = Resolved(
+            image_id=image.image_id,
+            mount_ids=[mount_id for many in mounts[one.tag] for mount_id in files.mount_ids[many.key]],
+            secret_ids=[secret_ids[id(secret)] for secret in one.secrets()],
+            volumes=await volume_mounts(client, one.volumes()),
+            proxy_id="",
+        )
+        if one.options.proxy is not None:
+            await one.options.proxy._ready(client)
+            resolved = resolved._replace(proxy_id=one.options.proxy.object_id)
+        specs.append(one.spec(resolved))
+    return specs
+
+
+def _check_python(definition: Definition, image: ImageBuilt) -> None:
+    """A serialized function is bytecode: both sides must have the same version of Python. Raises InvalidError."""
+    if not definition.serialized or not image.python:
+        return
+    local = f"{sys.version_info.major}.{sys.version_info.minor}"
+    remote = ".".join(image.python.split(".")[:2])
+    if local != remote:
+        raise InvalidError(
+            f"{definition.tag} is serialized (serialized=True) by Python {local}, but its image has Python {remote}. "
+            f'Use an image with the same version, for instance modal.Image.debian_slim(python_version="{local}").'
+        )
+
+
+def _kind(spec: FunctionSpec) -> str:
+    if spec.is_class:
+        return "class"
+    return "web function" if spec.web is not None else "function"
+
+
+def _hydrate(app: App, client: Client, published: AppPublished) -> None:
+    handles: dict[str, FunctionHandle] = {handle.name: handle for handle in published.functions}
+    for tag, function in app._functions.items():
+        if tag not in handles:
+            raise ExecutionError(f"The server did not make the function {tag!r}. Try again.")
+        function._set_handle(handles[tag], client)
+    for tag, cls in app._classes.items():
+        if tag not in handles:
+            raise ExecutionError(f"The server did not make the class {tag!r}. Try again.")
+        cls._set_handle(handles[tag], client)
+
+
+def _identity(published: AppPublished, spec: FunctionSpec) -> tuple[str, str]:
+    """Id and web URL of a function that was just published."""
+    for handle in published.functions:
+        if handle.name == spec.name:
+            return handle.function_id, handle.web_url
+    return "", ""

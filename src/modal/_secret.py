@@ -1,0 +1,172 @@
+"""Secrets: environment variables for containers that stand in no image."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+
+from modal._object import Object, check_object_name, environment_of
+from modal.exception import InvalidError
+
+if TYPE_CHECKING:
+    from modal._client import Client
+
+
+class Secret(Object):
+    """Secrets provide a dictionary of environment variables for images.
+
+    Secrets are a secure way to add credentials and other sensitive information to the containers your
+    functions run in.
+    """
+
+    _kind = "secret"
+    _values: Optional[Callable[[], dict[str, str]]] = None  # of an inline secret
+    _name = ""
+    _environment: Optional[str] = None
+    _required_keys: list[str]
+    _text = ""
+    _owner = ""  # the app that an inline secret was made for
+
+    @staticmethod
+    def _inline(values: Callable[[], dict[str, str]], text: str) -> Secret:
+        secret = Secret.__new__(Secret)
+        secret._values = values
+        secret._text = text
+        return secret
+
+    @staticmethod
+    def from_dict(
+        env_dict: dict[
+            str, Union[str, None]
+        ] = {},  # dict of entries to be inserted as environment variables in functions using the secret
+    ) -> Secret:
+        """Create a secret from a str-str dictionary. Values can also be `None`, which is ignored.
+
+        ```python
+        @app.function(secrets=[modal.Secret.from_dict({"FOO": "bar"})])
+        def run():
+            print(os.environ["FOO"])
+        ```
+        """
+        if not isinstance(env_dict, dict):
+            raise InvalidError(f"Secret.from_dict: a dict is needed, not {type(env_dict).__name__}.")
+        for key, value in env_dict.items():
+            if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+                raise InvalidError(f"Secret.from_dict: {key!r} cannot be the name of an environment variable.")
+            if value is not None and (not isinstance(value, str) or "\0" in value):
+                raise InvalidError(
+                    f"Secret.from_dict: the value of {key!r} must be a string or None, not {type(value).__name__}."
+                )
+        values = {key: value for key, value in env_dict.items() if value is not None}
+        return Secret._inline(values.copy, "from_dict")
+
+    @staticmethod
+    def from_local_environ(
+        env_keys: list[str],  # list of local env vars to be included for remote execution
+    ) -> Secret:
+        """Create secrets from local environment variables automatically."""
+        from modal._context import is_local
+
+        if isinstance(env_keys, str):
+            raise InvalidError(f"Secret.from_local_environ: a list is needed: write [{env_keys!r}].")
+        if not is_local():
+            return Secret.from_dict({})
+        missing = [key for key in env_keys if key not in os.environ]
+        if missing:
+            raise InvalidError(
+                f"Secret.from_local_environ: {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set in this environment."
+            )
+        return Secret.from_dict({key: os.environ[key] for key in env_keys})
+
+    @staticmethod
+    def from_dotenv(path: Optional[Union[str, os.PathLike[str]]] = None, *, filename: str = ".env") -> Secret:
+        """Create secrets from a .env file automatically.
+
+        Looks for the file in the current working directory and upwards; with `path` (say `__file__`), from there.
+        """
+        from modal._context import is_local
+
+        if not is_local():
+            return Secret.from_dict({})
+        start = os.path.abspath(os.fspath(path)) if path is not None else os.getcwd()
+        return Secret._inline(lambda: _read_dotenv(start, filename), "from_dotenv")
+
+    @staticmethod
+    def from_name(
+        name: str,
+        *,
+        namespace: Any = None,
+        environment_name: Optional[str] = None,
+        required_keys: list[
+            str
+        ] = [],  # Optionally, a list of required environment variables (will be asserted server-side)
+    ) -> Secret:
+        """Reference a Secret by its name.
+
+        ```python
+        secret = modal.Secret.from_name("my-secret")
+
+        @app.function(secrets=[secret])
+        def run():
+           ...
+        ```
+        """
+        secret = Secret.__new__(Secret)
+        secret._name = check_object_name(name, "Secret")
+        secret._environment = environment_name
+        secret._required_keys = list(required_keys)
+        return secret
+
+    async def _load(self, client: Client) -> None:
+        await self._load_for(client, "", self._environment)
+
+    async def _load_for(self, client: Client, app_id: str, environment_name: Optional[str]) -> str:
+        """The id for the use in one app: inline secrets belong to the app that they are made for."""
+        from modal._protocol.messages.secret import ObjectId, SecretCreate, SecretLookup
+
+        if self._object_id is not None and (self._values is None or (app_id and self._owner == app_id)):
+            return self._object_id
+        environment = environment_of(self._environment or environment_name)
+        if self._values is None:
+            answer = await client.request(SecretLookup(self._name, environment, self._required_keys), ObjectId)
+        else:
+            request = SecretCreate(self._values(), environment=environment, app_id=app_id)
+            answer = await client.request(request, ObjectId)
+            self._owner = app_id
+        self._client = client
+        self._object_id = answer.object_id
+        return answer.object_id
+
+    def __repr__(self) -> str:
+        return f"modal.Secret.from_name({self._name!r})" if self._name else f"modal.Secret.{self._text or 'from_id'}"
+
+
+def _read_dotenv(start: str, filename: str) -> dict[str, str]:
+    """The variables of the first file of that name from `start` upwards. Raises InvalidError."""
+    try:
+        from dotenv import dotenv_values
+    except ImportError:
+        raise InvalidError(
+            "Secret.from_dotenv needs the package python-dotenv: install it with `pip install python-dotenv`."
+        ) from None
+    directory = start if os.path.isdir(start) else os.path.dirname(start)
+    while True:
+        candidate = os.path.join(directory, filename)
+        if os.path.isfile(candidate):
+            return {key: value for key, value in dotenv_values(candidate).items() if value is not None}
+        above = os.path.dirname(directory)
+        if above == directory:
+            raise InvalidError(f"Secret.from_dotenv: there is no file {filename} in {start} or any directory above.")
+        directory = above
+
+
+def check_secrets(secrets: Any, where: str) -> list[Secret]:
+    """What is given as `secrets=`. Raises InvalidError."""
+    if isinstance(secrets, Secret):
+        raise InvalidError(f"{where}: secrets must be a list: write secrets=[secret].")
+    checked = list(secrets or ())
+    for secret in checked:
+        if not isinstance(secret, Secret):
+            raise InvalidError(f"{where}: secrets must be modal.Secret objects, not {type(secret).__name__}.")
+    return checked

@@ -1,0 +1,31 @@
+"""What the files of volumes and network file systems are called in listings."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from modal._storage import Volume
+
+
+class FileEntryType(IntEnum):
+    """Type of a file entry listed from a Modal volume."""
+
+    UNSPECIFIED = 0
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+
+
+class FileEntry(NamedTuple):
+    """A file or directory entry listed from a Modal volume."""
+
+    path: str  # relative to the volume's root
+    type: FileEntryType
+    mtime: int  # seconds since the epoch
+    size: int  # bytes
+
+
+__all__ = ["FileEntry", "FileEntryType", "Volume"]
