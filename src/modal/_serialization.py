@@ -360,6 +360,8 @@ class _Nowhere:
 
 def _culprit(value: Any, error: Exception) -> Tuple[str, str]:
     """The path to the innermost part that cannot be pickled, like `['key'].lock`, and why it cannot."""
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return "", "it is nested too deeply"
     path = ""
     for _depth in range(16):
         for step, part in _parts_of(value):
@@ -369,8 +371,6 @@ def _culprit(value: Any, error: Exception) -> Tuple[str, str]:
                 break
         else:
             break
-    if isinstance(error, RecursionError):
-        return path, "it is nested too deeply (RecursionError)"
     text = str(error)
     return path, text if type(error) is pickle.PicklingError else f"{type(error).__name__}: {text}"
 

@@ -202,19 +202,19 @@ class _Synchronized:
         return f"<function {self.__qualname__} (blocking; .aio for asyncio)>"
 
 
+_documentation: Any = property(lambda bound: bound.__func__.__doc__, doc="That of the decorated function.")
+
+
 class _Bound:
-    """A synchronized method of one object. `aio` is the implementation's own bound method."""
+    # A synchronized method of one object. `aio` is the implementation's own bound method.
 
     __slots__ = ("__func__", "__self__", "aio")
+    __doc__ = _documentation
 
     def __init__(self, func: _Synchronized, instance: Any, aio: Any) -> None:
         self.__func__ = func
         self.__self__ = instance
         self.aio = aio
-
-    @property
-    def __doc__(self) -> Optional[str]:  # type: ignore[override]
-        return self.__func__.__doc__
 
     def __getattr__(self, name: str) -> Any:  # __name__, __qualname__, __wrapped__: as functions have them
         if name in ("__name__", "__qualname__"):
@@ -259,6 +259,7 @@ class _Call(_Synchronized):
 
 class _BoundCall(_Bound):
     __slots__ = ()
+    __doc__ = _documentation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _call(self.aio, args, kwargs)
@@ -296,6 +297,7 @@ class _Generator(_Synchronized):
 
 class _BoundGenerator(_Bound):
     __slots__ = ()
+    __doc__ = _documentation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
@@ -392,6 +394,7 @@ class _Context(_Synchronized):
 
 class _BoundContext(_Bound):
     __slots__ = ()
+    __doc__ = _documentation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
