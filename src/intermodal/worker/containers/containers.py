@@ -170,7 +170,9 @@ class Containers:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._unwanted.add(asyncio.get_running_loop().create_task(self._close_unwanted(task)))
+            closing = asyncio.get_running_loop().create_task(self._close_unwanted(task))
+            self._unwanted.add(closing)
+            closing.add_done_callback(self._unwanted.discard)
             raise
 
     async def _start_in_turn(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
