@@ -1,0 +1,84 @@
+"""A builder on a fresh state directory that borrows its Debian base."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intermodal.home import Home
+from intermodal.worker.containers.containers import Containers
+from intermodal.worker.images import Images
+from modal._protocol.messages.image import BuildLog, ImageConfig
+from tests.images_cache import lend_base
+
+BASE = {"kind": "debian_slim", "python_version": "3.11"}
+
+
+class Builder:
+    """Builds recipes on top of the base, and remembers what was logged."""
+
+    def __init__(self, home: Home, containers: Containers, images: Images) -> None:
+        self.home = home
+        self.containers = containers
+        self.images = images
+        self.entries: list[BuildLog] = []
+        self.secrets: dict[str, dict[str, str]] = {}
+        self._count = 0
+
+    async def build(self, *steps: dict[str, Any], ignore_cache: bool = False, base: Any = BASE) -> ImageConfig:
+        self._count += 1
+        recipe = [base, *steps]
+        return await self.images.build(f"im-{self._count}", recipe, self.secrets, self.entries.append, ignore_cache)
+
+    async def output(self, *steps: dict[str, Any]) -> str:
+        """What the steps print."""
+        self.entries.clear()
+        await self.build(*steps)
+        return self.printed
+
+    @property
+    def printed(self) -> str:
+        return "".join(entry.text for entry in self.entries if entry.kind == "output")
+
+    @property
+    def started(self) -> list[str]:
+        return [entry.text for entry in self.entries if entry.kind == "start"]
+
+    def names(self, directory: str) -> list[str]:
+        """What lies in a directory of the home, locks and borrowed things aside."""
+        path = self.home.path / directory
+        return sorted(one.name for one in path.iterdir() if not one.is_symlink()) if path.is_dir() else []
+
+
+def run(*commands: str, **extra: Any) -> dict[str, Any]:
+    return {"kind": "run", "commands": list(commands), **extra}
+
+
+@pytest.fixture
+async def builder(intermodal_home: Path) -> AsyncIterator[Builder]:
+    home = Home(intermodal_home)
+    await lend_base(home)
+    containers = Containers(home)
+    await containers.open()
+    images = Images(home, containers)
+    try:
+        await images.open()
+        yield Builder(home, containers, images)
+    finally:
+        await images.close()
+        await containers.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_base() -> None:
+    """Build the base outside of any test's time limit."""
+    import os
+
+    from tests.images_cache import base_config
+
+    if os.geteuid() == 0:
+        asyncio.run(base_config())
