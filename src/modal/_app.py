@@ -184,7 +184,7 @@ class App:
 
     def _definitions(self) -> list[Definition]:
         """Of all functions and classes."""
-        every = [*self._functions.values(), *self._classes.values()]
+        every: list[Any] = [*self._functions.values(), *self._classes.values()]
         return [one._definition for one in every if one._definition is not None]
 
     # -- declaring
@@ -207,7 +207,8 @@ class App:
             raise InvalidError(f"app.local_entrypoint: name must be a string, not {type(name).__name__}.")
 
         def wrap(raw_f: Callable[..., Any]) -> LocalEntrypoint:
-            if not callable(raw_f) or isinstance(raw_f, (type, PartialFunction)):
+            given: Any = raw_f
+            if not callable(given) or isinstance(given, (type, PartialFunction)):
                 raise InvalidError("@app.local_entrypoint() goes on a plain function.")
             tag = name if name is not None else raw_f.__qualname__
             known = self._entrypoints.get(tag)
@@ -290,7 +291,7 @@ class App:
             if isinstance(target, Function):
                 raise InvalidError("@app.function() is there already: one is enough.")
             if isinstance(target, (staticmethod, classmethod)):
-                raise InvalidError("@app.function() cannot go on a static or class method. Use a function at top level.")
+                raise InvalidError("@app.function() cannot go on a static or class method. Use a plain function.")
             partial = as_partial(target)
             if isinstance(partial.raw, type):
                 raise InvalidError("@app.function() cannot go on a class. Use @app.cls() instead.")
@@ -298,8 +299,8 @@ class App:
                 raise InvalidError(f"@app.function() goes on a function, not on {type(target).__name__}.")
             if partial.is_method or partial.is_hook:
                 raise InvalidError(
-                    f"{partial.__name__}: @modal.method(), @modal.enter() and @modal.exit() belong to methods of a class "
-                    "with @app.cls(), not to a function with @app.function()."
+                    f"{partial.__name__}: @modal.method(), @modal.enter() and @modal.exit() belong to methods of a "
+                    "class with @app.cls(), not to a function with @app.function()."
                 )
             if is_generator is not None:
                 partial.generator = is_generator
@@ -515,7 +516,7 @@ class App:
         chosen = name or self._name
         if not chosen:
             raise InvalidError(
-                'A deployment needs a name: give one to the App, as in modal.App("my-app"), or say app.deploy(name=...).'
+                'A deployment needs a name: give one to the App, as in modal.App("my-app"), or say deploy(name=...).'
             )
         check_app_name(chosen)
         await deploy_app(self, client or Client.current(), chosen, environment_name, tag)
@@ -554,6 +555,3 @@ def _function_tag(partial: PartialFunction) -> str:
             "the method."
         )
     return local
-
-
-

@@ -55,9 +55,7 @@ class LocalFiles:
         await call_blocking(hashes.save)
         await self._send_missing(client, paths)
         for key, files in wanted.items():
-            ids = []
-            for part in _portions(entries[key]):
-                ids.append((await client.request(MountPut(part), MountKnown)).mount_id)
+            ids = [(await client.request(MountPut(part), MountKnown)).mount_id for part in _portions(entries[key])]
             self.mount_ids[key] = ids
             text = f"Created mount {files.description}"
             sink.object_created(f"mount:{key}", text, ids[0] if ids else "")
@@ -231,7 +229,7 @@ async def _together(coroutines: list[Coroutine[Any, Any, T]]) -> list[T]:
     def work(number: int, coroutine: Coroutine[Any, Any, T]) -> None:
         try:
             results[number] = run(coroutine)
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+        except BaseException as error:
             errors.append(error)
 
     threads = [
@@ -247,9 +245,7 @@ async def _together(coroutines: list[Coroutine[Any, Any, T]]) -> list[T]:
     return [results[number] for number in range(len(coroutines))]
 
 
-async def secrets_of(
-    client: Client, secrets: Iterable[Any], app_id: str, environment: Optional[str]
-) -> dict[int, str]:
+async def secrets_of(client: Client, secrets: Iterable[Any], app_id: str, environment: Optional[str]) -> dict[int, str]:
     """The ids of secrets, by `id()` of the object."""
     ids: dict[int, str] = {}
     for secret in secrets:

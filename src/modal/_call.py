@@ -92,7 +92,8 @@ class FunctionCall(Object, Generic[R]):
         result = fc.get()
         ```
         """
-        if not isinstance(function_call_id, str) or not function_call_id.startswith("fc-"):
+        given: Any = function_call_id
+        if not isinstance(given, str) or not given.startswith("fc-"):
             raise InvalidError(f"{function_call_id!r} is no id of a function call: these begin with fc-.")
         return FunctionCall._of(function_call_id, client)
 

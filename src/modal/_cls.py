@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Collection, Optional, Union
 
-from modal._lifecycle import Instance, attach, make_user_instance, partials_of
+from modal._lifecycle import Instance, attach, has_constructor, make_user_instance, partials_of
 from modal._object import Object, check_object_name, environment_of
 from modal._parameter import MAX_SIZE, Parameter, pickle_values
 from modal.exception import ExecutionError, InvalidError, NotFoundError
@@ -97,7 +97,7 @@ class Obj:
             return b""
         data = pickle_values(values)
         if len(data) > MAX_SIZE:
-            raise InvalidError(f"{self._cls._tag}: the parameters take {len(data)} bytes; at most {MAX_SIZE} are allowed.")
+            raise InvalidError(f"{self._cls._tag}: the parameters take {len(data)} bytes; at most {MAX_SIZE} may.")
         return data
 
     # -- in this process
@@ -132,7 +132,8 @@ class Obj:
         if cls._user_cls is None:
             if cls._definition is None and cls._handle is None:
                 return self._method(name)  # looked up by name: whether it exists shows when it is called
-            raise AttributeError(f"{cls._tag} has no method {name!r}; it has: {', '.join(cls._method_names()) or 'none'}")
+            known = ", ".join(cls._method_names()) or "none"
+            raise AttributeError(f"{cls._tag} has no method {name!r}; it has: {known}")
         return getattr(self._local_instance(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -167,7 +168,7 @@ def _run_hook(hook: Callable[[], Any]) -> None:
             asyncio.run(wait())
             return
         result.close()
-        raise ExecutionError("An async @modal.enter() method cannot run locally while an event loop runs: use .remote().")
+        raise ExecutionError("An async @modal.enter() method cannot run locally within an event loop: use .remote().")
 
 
 def check_arguments(
@@ -221,7 +222,7 @@ class Cls(Object):
         made._definition = definition
         made._user_cls = definition.raw
         made._parameters = parameters
-        made._has_constructor = definition.raw.__init__ is not object.__init__
+        made._has_constructor = has_constructor(definition.raw)
         made.__doc__ = definition.raw.__doc__
         made.__name__ = definition.raw.__name__  # type: ignore[attr-defined]
         made.__module__ = definition.raw.__module__

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modal._cls import Cls
 from modal._definition import Definition, check_web_function
-from modal._lifecycle import _CLS, partials_of
+from modal._lifecycle import _CLS, has_constructor, partials_of
 from modal._options import Options
 from modal._parameter import collect_parameters
 from modal._partial import as_partial
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from modal._app import App
     from modal._partial import PartialFunction
 
-_OLD_HOOKS = {"__enter__": "enter", "__exit__": "exit", "__aenter__": "enter", "__aexit__": "exit", "__build__": "build"}
+_OLD_HOOKS = {
+    "__enter__": "enter",
+    "__exit__": "exit",
+    "__aenter__": "enter",
+    "__aexit__": "exit",
+    "__build__": "build",
+}
 
 
 def define_class(app: App, target: Any, options: Options, serialized: bool) -> Cls:
@@ -71,23 +77,23 @@ def _check_together(tag: str, definition: Definition) -> None:
     batched = [name for name, method in definition.methods.items() if method.batching]
     if batched and len(definition.methods) > 1:
         raise InvalidError(
-            f"{tag} has the batched method {batched[0]!r} and other methods: a class with a batched method can have no "
-            "other one, for they would share its containers."
+            f"{tag} has the batched method {batched[0]!r} and other methods: a class with a batched method can "
+            "have no other one, for they would share its containers."
         )
     if batched and (definition.partial.concurrency or definition.options.concurrent_max):
         raise InvalidError(f"{tag}: a batched method cannot be combined with input concurrency.")
 
 
 def _check_constructor(tag: str, user_cls: type, has_parameters: bool) -> None:
-    if user_cls.__init__ is object.__init__:
+    if not has_constructor(user_cls):
         return
     if has_parameters:
-        raise InvalidError(f"{tag}: a class with modal.parameter() cannot have an __init__. Use @modal.enter() instead.")
+        raise InvalidError(f"{tag}: a class with modal.parameter() can have no __init__. Use @modal.enter() instead.")
     from modal._deprecation import warn_deprecated
 
     warn_deprecated(
-        f"{tag} has a constructor (__init__). This is deprecated: use modal.parameter() for what instances differ in and "
-        "@modal.enter() for what is done when a container starts."
+        f"{tag} has a constructor (__init__). This is deprecated: use modal.parameter() for what instances "
+        "differ in and @modal.enter() for what is done when a container starts."
     )
 
 
@@ -96,7 +102,8 @@ def _warn_old_hooks(user_cls: type) -> None:
         if name in vars(user_cls):
             from modal._deprecation import warn_deprecated
 
-            warn_deprecated(f"{user_cls.__name__}.{name} is no lifecycle hook any more. Use @modal.{decorator}() instead.")
+            hook = f"{user_cls.__name__}.{name}"
+            warn_deprecated(f"{hook} is no lifecycle hook any more. Use @modal.{decorator}() instead.")
 
 
 __all__ = ["define_class"]

@@ -179,7 +179,7 @@ class Definition:
             needed = required_parameters(raw)
             if needed:
                 raise InvalidError(
-                    f"{self.tag} has a schedule, so nobody gives it arguments: its parameter {needed[0]!r} needs a default."
+                    f"{self.tag} has a schedule, so nobody gives it arguments: {needed[0]!r} needs a default."
                 )
         if options.retry is not None and options.retry.max_retries and is_generator(raw):
             from modal._deprecation import warn_deprecated
@@ -202,7 +202,7 @@ def check_web_function(name: str, partial: PartialFunction, own_parameters: int)
 def not_running(tag: str, what: str) -> ExecutionError:
     """The error for a call of something whose app does not run."""
     return ExecutionError(
-        f"{what} {tag!r} cannot be called remotely yet: its app is not running. Call it inside `with app.run():`, from a "
-        "local entrypoint under `modal run`, or from a container; or deploy the app and use "
+        f"{what} {tag!r} cannot be called remotely yet: its app is not running. Call it inside `with app.run():`, "
+        "from a local entrypoint under `modal run`, or from a container; or deploy the app and use "
         f"`modal.{what}.from_name(app_name, {tag!r})`."
     )

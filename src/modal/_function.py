@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Generic, Iterable, NamedTuple, Optional, Sequence, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Generic,
+    Iterable,
+    NamedTuple,
+    Optional,
+    Sequence,
+    TypeVar,
+)
 
 from modal._object import Object, check_object_name, environment_of
 from modal._sync import synchronized, synchronized_iterator
@@ -326,7 +337,7 @@ class Function(Object, Generic[R]):
         from modal._invocation import map_, star_source
 
         client, target = await self._callee("starmap")
-        source = star_source(*check_iterators((input_iterator,)), kwargs)
+        source = star_source(check_iterators((input_iterator,))[0], kwargs)
         results = map_(client, target, source, order_outputs=order_outputs, return_exceptions=return_exceptions)
         try:
             async for result in results:

@@ -9,8 +9,8 @@ TIMEOUT = 2.0  # seconds
 
 
 def _git(*arguments: str) -> str:
-    result = subprocess.run(  # noqa: S603 - fixed arguments
-        ["git", *arguments],  # noqa: S607 - whichever git the user has
+    result = subprocess.run(
+        ["git", *arguments],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -20,7 +20,7 @@ def _git(*arguments: str) -> str:
 
 
 def commit_info() -> dict[str, Any]:
-    """Hash, branch, dirty, author, timestamp and subject of the working directory's commit; {} outside of a repository."""
+    """Hash, branch, dirty, author, timestamp and subject of the current commit; {} outside of a repository."""
     try:
         digest, author, email, timestamp, subject = _git("log", "-1", "--format=%H%n%an%n%ae%n%ct%n%s").split("\n", 4)
         return {

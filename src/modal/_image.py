@@ -86,8 +86,8 @@ class Image(Object):
     def _then(self, step: Step) -> Image:
         if self._mounted:
             raise InvalidError(
-                f"Image.{step.method} cannot follow add_local_file, add_local_dir or add_local_python_source: these add "
-                "files when a container starts, after all build steps. Add local files last, or use copy=True "
+                f"Image.{step.method} cannot follow add_local_file, add_local_dir or add_local_python_source: these "
+                "add files when a container starts, after all build steps. Add local files last, or use copy=True "
                 "to put them into the image at this point."
             )
         return Image._from_step(step, self)
@@ -159,7 +159,7 @@ class Image(Object):
     @staticmethod
     def _registry(
         method: str,
-        tag: str,
+        tag: Any,
         secret: Optional[Secret],
         setup_dockerfile_commands: Sequence[str],
         force_build: bool,
@@ -527,12 +527,13 @@ class Image(Object):
         """
         if not isinstance(vars, dict):
             raise InvalidError(f"Image.env: a dict is needed, not {type(vars).__name__}.")
-        for key, value in vars.items():
+        entries: dict[Any, Any] = vars
+        for key, value in entries.items():
             if not isinstance(key, str) or not key or "=" in key:
                 raise InvalidError(f"Image.env: {key!r} cannot be the name of an environment variable.")
             if not isinstance(value, str):
                 raise InvalidError(f"Image.env: the value of {key!r} must be a string, not {type(value).__name__}.")
-        return self._then(Step("env", {"vars": dict(vars)}))
+        return self._then(Step("env", {"vars": dict(entries)}))
 
     def workdir(self, path: Union[str, PurePosixPath]) -> Image:
         """Set the working directory for subsequent image build steps and function execution."""

@@ -15,7 +15,7 @@ _CLS = "__modal_cls__"  # attribute of a user's class: the Cls that an app made 
 
 def partials_of(user_cls: type) -> dict[str, PartialFunction]:
     """All decorated attributes of a class and its bases, those of bases first; an override takes the place."""
-    found: dict[str, PartialFunction] = {}
+    found: dict[str, Any] = {}
     for base in reversed(user_cls.__mro__):
         for name, value in vars(base).items():
             if isinstance(value, PartialFunction):
@@ -64,7 +64,7 @@ def construct(target: Any, parameters: bytes) -> Instance:
     if parameters:
         import pickle
 
-        values = pickle.loads(parameters)  # noqa: S301 - values of the user's own, in the user's own container
+        values = pickle.loads(parameters)
     if isinstance(target, PartialFunction):
         target = target.raw
     cls: Optional[Cls] = target if isinstance(target, Cls) else target.__dict__.get(_CLS)
@@ -75,14 +75,19 @@ def construct(target: Any, parameters: bytes) -> Instance:
     return Instance(user, partials_of(user_cls))
 
 
-def make_user_instance(user_cls: type, values: dict[str, Any]) -> Any:
+def has_constructor(user_cls: Any) -> bool:
+    """Whether the class has an `__init__` of its own."""
+    return user_cls.__init__ is not object.__init__
+
+
+def make_user_instance(user_cls: Any, values: dict[str, Any]) -> Any:
     """An object with the parameters as its attributes, or made by the class's own constructor where it has one."""
     from modal._parameter import Parameter
 
-    if user_cls.__init__ is not object.__init__:
+    if has_constructor(user_cls):
         positional = values.get("*", ())
         return user_cls(*positional, **{name: value for name, value in values.items() if name != "*"})
-    user = user_cls.__new__(user_cls)
+    user = object.__new__(user_cls) if user_cls.__new__ is object.__new__ else user_cls.__new__(user_cls)
     for base in reversed(user_cls.__mro__):
         for name, value in vars(base).items():
             if isinstance(value, Parameter) and value.has_default:

@@ -99,7 +99,7 @@ def _restore(cls: type[Object], object_id: str) -> Object:
 
 
 def environment_of(environment_name: Optional[str]) -> str:
-    """The environment to name to the server: the given one, the container's, the configured one, or "" (its default)."""
+    """The environment to name to the server: the given, the container's or the configured one, or "" (its default)."""
     if environment_name:
         return environment_name
     from modal import _context

@@ -102,11 +102,12 @@ def _memory(memory: Any) -> tuple[int, int]:
 def _pair(value: Any, name: str, types: tuple[type, ...]) -> tuple[Any, Any]:
     """A number, or a (request, limit) pair of them."""
     many = isinstance(value, (tuple, list))
-    parts = tuple(value) if many else (value, None)
+    parts: tuple[Any, ...] = tuple(value) if many else (value, None)
     if len(parts) != 2:
         raise InvalidError(f"{name} must be a number or a pair (request, limit), not {value!r}.")
+    allowed: Any = types
     for part in parts if many else parts[:1]:
-        if isinstance(part, bool) or not isinstance(part, types):
+        if isinstance(part, bool) or not isinstance(part, allowed):
             kind = "a whole number of MiB" if name == "memory" else "a number"
             raise InvalidError(f"{name} must be {kind} or a pair (request, limit) of them, not {value!r}.")
         if part <= 0:
@@ -122,7 +123,7 @@ def resources_of(cpu: Any, memory: Any, gpu: Any, ephemeral_disk: Optional[int])
     return Resources(cpu_request, cpu_limit, memory_request, memory_limit, disk, parse_gpus(gpu))
 
 
-def check_timeout(timeout: Optional[int]) -> int:
+def check_timeout(timeout: Any) -> int:
     """Seconds an attempt may take. Raises InvalidError."""
     if timeout is None:
         return DEFAULT_TIMEOUT
@@ -147,9 +148,10 @@ def check_mounts(volumes: Any, network_file_systems: Any = None) -> dict[str, An
         for path, thing in given.items():
             where = remote_path(path, name)
             if where in ("/", "/root", "/tmp"):  # noqa: S108 - a path in a container
-                raise InvalidError(f"{name}: nothing can be mounted at {where}. Choose another directory, such as /data.")
+                raise InvalidError(f"{name}: nothing can be mounted at {where}. Choose another path, such as /data.")
             if not isinstance(thing, kinds):
-                raise InvalidError(f"{name}: {thing!r} at {where} is no {' or '.join(kind.__name__ for kind in kinds)}.")
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise InvalidError(f"{name}: {thing!r} at {where} is no {wanted}.")
             if where in mounts:
                 raise InvalidError(f"{name}: two things are mounted at {where}.")
             mounts[where] = thing
@@ -164,7 +166,7 @@ async def volume_mounts(client: Any, mounts: dict[str, Any]) -> list[VolumeMount
 def _regions(region: Optional[Union[str, Sequence[str]]]) -> list[str]:
     if region is None:
         return []
-    regions = [region] if isinstance(region, str) else list(region)
+    regions: list[Any] = [region] if isinstance(region, str) else list(region)
     if not all(isinstance(one, str) and one for one in regions):
         raise InvalidError(f'region must be a name such as "us-east" or a list of names, not {region!r}.')
     return regions

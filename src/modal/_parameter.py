@@ -75,17 +75,16 @@ def parameter(*, default: Any = _no_default, init: bool = True) -> Any:
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    own = cls.__dict__.get("__annotations__")
-    if own is None and sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 14):
         import annotationlib
 
         return dict(annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF))
-    return dict(own or {})
+    return dict(vars(cls).get("__annotations__") or {})
 
 
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, str):
-        return annotation.strip().removeprefix("builtins.") if sys.version_info >= (3, 9) else annotation
+        return annotation.strip().removeprefix("builtins.")
     return getattr(annotation, "__name__", str(annotation))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from modal._callables import is_async, is_generator
 from modal.exception import InvalidError
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class PartialFunction:
     """A function (or class) with what decorators said of it, waiting for `@app.function()` or `@app.cls()`."""
 
-    def __init__(self, target: Union[Callable[..., Any], type]) -> None:
-        self.raw = target
+    def __init__(self, target: Any) -> None:
+        self.raw: Any = target  # a function or a class
         self.is_method = False
         self.generator: Optional[bool] = None  # said by is_generator=
         self.web: Optional[WebSpec] = None
@@ -208,7 +208,7 @@ MAX_BATCH_SIZE = 1000
 MAX_BATCH_WAIT = 10 * 60 * 1000  # milliseconds
 
 
-def check_batching(where: str, max_batch_size: int, wait_ms: int) -> tuple[int, int]:
+def check_batching(where: str, max_batch_size: Any, wait_ms: Any) -> tuple[int, int]:
     """Raise InvalidError where the numbers are none for batching."""
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
         raise InvalidError(f"{where}: max_batch_size must be a whole number.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from modal.exception import InvalidError
 
@@ -49,8 +49,9 @@ class Retries:
         # Maximum length of retry delay in seconds, preventing the delay from growing infinitely.
         max_delay: float = 60.0,
     ) -> None:
-        """Construct a new retries policy, supporting exponential and fixed-interval delays via a backoff coefficient."""
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= MAX_RETRIES:
+        """Construct a new retries policy: exponential or fixed-interval delays, by the backoff coefficient."""
+        number: Any = max_retries
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_RETRIES:
             raise InvalidError(f"Retries: max_retries must be a whole number from 0 to {MAX_RETRIES}.")
         if not 1.0 <= backoff_coefficient <= 10.0:
             raise InvalidError("Retries: backoff_coefficient must be between 1.0 and 10.0.")

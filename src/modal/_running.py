@@ -116,9 +116,7 @@ async def deploy_app(app: App, client: Client, name: str, environment_name: Opti
     started = time.monotonic()
     environment = environment_of(environment_name)
     commit = await call_blocking(commit_info)
-    published = await publish(
-        app, client, "", environment, name=name, deploy=True, tag=tag, commit=commit
-    )
+    published = await publish(app, client, "", environment, name=name, deploy=True, tag=tag, commit=commit)
     app._app_id, app._client = published.app_id, client
     seconds = time.monotonic() - started
     _events.sink().app_deployed(published.app_id, name, published.url, published.version, seconds)

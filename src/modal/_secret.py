@@ -50,14 +50,15 @@ class Secret(Object):
         """
         if not isinstance(env_dict, dict):
             raise InvalidError(f"Secret.from_dict: a dict is needed, not {type(env_dict).__name__}.")
-        for key, value in env_dict.items():
+        entries: dict[Any, Any] = env_dict
+        for key, value in entries.items():
             if not isinstance(key, str) or not key or "=" in key or "\0" in key:
                 raise InvalidError(f"Secret.from_dict: {key!r} cannot be the name of an environment variable.")
             if value is not None and (not isinstance(value, str) or "\0" in value):
                 raise InvalidError(
                     f"Secret.from_dict: the value of {key!r} must be a string or None, not {type(value).__name__}."
                 )
-        values = {key: value for key, value in env_dict.items() if value is not None}
+        values: dict[str, str] = {key: value for key, value in entries.items() if value is not None}
         return Secret._inline(values.copy, "from_dict")
 
     @staticmethod
@@ -67,8 +68,9 @@ class Secret(Object):
         """Create secrets from local environment variables automatically."""
         from modal._context import is_local
 
-        if isinstance(env_keys, str):
-            raise InvalidError(f"Secret.from_local_environ: a list is needed: write [{env_keys!r}].")
+        given: Any = env_keys
+        if isinstance(given, str):
+            raise InvalidError(f"Secret.from_local_environ: a list is needed: write [{given!r}].")
         if not is_local():
             return Secret.from_dict({})
         missing = [key for key in env_keys if key not in os.environ]

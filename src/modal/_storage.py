@@ -255,5 +255,3 @@ class CloudBucketMount:
 
     def __repr__(self) -> str:
         return f"modal.CloudBucketMount({self.bucket_name!r})"
-
-

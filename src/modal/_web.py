@@ -14,7 +14,7 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 MAX_LABEL = 63  # characters of a host name's part
 
 
-def _label(label: Optional[str]) -> str:
+def _label(label: Any) -> str:
     if label is None:
         return ""
     if not isinstance(label, str) or not _LABEL.match(label) or len(label) > MAX_LABEL:
@@ -30,7 +30,7 @@ def _domains(custom_domains: Optional[Iterable[str]]) -> list[str]:
         return []
     if isinstance(custom_domains, str):
         raise InvalidError(f"custom_domains must be a list: write [{custom_domains!r}].")
-    domains = list(custom_domains)
+    domains: list[Any] = list(custom_domains)
     for domain in domains:
         if not isinstance(domain, str) or "." not in domain or "/" in domain:
             raise InvalidError(f"custom_domains: {domain!r} is no domain name.")
@@ -85,7 +85,7 @@ def web_endpoint(
 
 
 def _endpoint(
-    decorator: str, method: str, label: Optional[str], domains: Optional[Iterable[str]], docs: bool, auth: bool
+    decorator: str, method: Any, label: Optional[str], domains: Optional[Iterable[str]], docs: bool, auth: bool
 ) -> Callable[[Any], PartialFunction]:
     if not isinstance(method, str) or method.upper() not in _METHODS:
         raise InvalidError(f"@{decorator}: method must be one of {', '.join(_METHODS)}, not {method!r}.")
@@ -126,7 +126,8 @@ def web_server(
     requires_proxy_auth: bool = False,  # Require Modal-Key and Modal-Secret HTTP Headers on requests.
 ) -> Callable[[Any], PartialFunction]:
     """Decorator for functions that start a web server which listens on `port` (and on 0.0.0.0)."""
-    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+    given: Any = port
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= 65535:
         raise InvalidError(f"@modal.web_server: the first argument must be a port from 1 to 65535, not {port!r}.")
     if startup_timeout <= 0:
         raise InvalidError("@modal.web_server: startup_timeout must be greater than 0.")

@@ -66,7 +66,7 @@ def _build_tree(nodes: list[Any]) -> list[InputInfo]:
         )
         for node in nodes
     }
-    roots = []
+    roots: list[InputInfo] = []
     for node in nodes:
         parent = infos.get(node.parent_input_id)
         (roots if parent is None else parent.children).append(infos[node.input_id])

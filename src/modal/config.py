@@ -79,16 +79,20 @@ def config_path() -> str:
 
 def parse_toml(text: str, path: str) -> dict[str, Any]:
     """The content of a TOML file. Raises InvalidError."""
-    try:
-        import tomllib
-    except ImportError:
+    import importlib
+
+    library: Any = None
+    for name in ("tomllib", "tomli"):  # the first is part of Python from 3.11 on
         try:
-            import tomli as tomllib
+            library = importlib.import_module(name)
+            break
         except ImportError:
-            raise InvalidError(f"Reading {path} needs the package `tomli` on this version of Python.") from None
+            continue
+    if library is None:
+        raise InvalidError(f"Reading {path} needs the package `tomli` on this version of Python.")
     try:
-        parsed: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        parsed: dict[str, Any] = library.loads(text)
+    except library.TOMLDecodeError as error:
         raise InvalidError(f"{path} is no valid TOML file: {error}.") from None
     return parsed
 

@@ -199,5 +199,5 @@ def simulate_preemption(wait_seconds: int, jitter_seconds: int = 0) -> None:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGALRM, first)
-    jitter = random.uniform(0, jitter_seconds)  # noqa: S311 - no secret depends on it
+    jitter = random.uniform(0, jitter_seconds)
     signal.setitimer(signal.ITIMER_REAL, wait_seconds + jitter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Iterator, NamedTuple, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Generic, Iterator, Optional, TypeVar, Union
 
 from modal._planned import not_yet, planned
 
@@ -23,11 +23,24 @@ class FileWatchEventType(Enum):
     Remove = "Remove"
 
 
-class FileWatchEvent(NamedTuple):
+class FileWatchEvent:
     """FileWatchEvent(paths: list[str], type: modal.file_io.FileWatchEventType)"""
 
-    paths: list[str]
-    type: FileWatchEventType
+    __slots__ = ("paths", "type")
+
+    def __init__(self, paths: list[str], type: FileWatchEventType) -> None:
+        self.paths = paths
+        self.type = type
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FileWatchEvent):
+            return NotImplemented
+        return self.paths == other.paths and self.type is other.type
+
+    __hash__ = None  # type: ignore[assignment]  # the paths may change
+
+    def __repr__(self) -> str:
+        return f"FileWatchEvent(paths={self.paths!r}, type={self.type!r})"
 
 
 class FileIO(Generic[T]):

@@ -157,9 +157,10 @@ class FilePatternMatcher(_AbstractPatternMatcher):
         Raises:
             ValueError: If an illegal exclusion pattern is provided.
         """
-        wrong = next((part for part in pattern if not isinstance(part, str)), None)
-        if wrong is not None:
-            raise ValueError(f"a pattern must be a str, not {type(wrong).__name__}")
+        given: Sequence[Any] = pattern
+        for part in given:
+            if not isinstance(part, str):
+                raise ValueError(f"a pattern must be a str, not {type(part).__name__}")
         self._compiled = _compile(pattern)
 
     @classmethod
