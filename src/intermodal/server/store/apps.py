@@ -8,15 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from intermodal.server.store.database import Database
+from intermodal.server.store.functions import FunctionRow, keep_spec, put_functions, read_spec
 from modal._protocol.messages.app import AppState
 from modal._protocol.messages.function import FunctionSpec
 
-from intermodal.server.store.database import Database
-from intermodal.server.store.functions import FunctionRow, keep_spec, put_functions, read_spec
-
-_COLUMNS = (
-    "app_id, environment_id, name, description, state, detached, version, created_at, stopped_at, stop_reason"
-)
+_COLUMNS = "app_id, environment_id, name, description, state, detached, version, created_at, stopped_at, stop_reason"
 
 
 class AppRow(NamedTuple):
@@ -121,7 +118,7 @@ class AppStore:
             "WHERE app_id = ? ORDER BY version DESC",
             (app_id,),
         )
-        return [VersionRow(*row[:5], json.loads(row[5]), row[6]) for row in rows]
+        return [VersionRow(*(*row[:5], json.loads(row[5]), row[6])) for row in rows]
 
     async def version_functions(self, app_id: str, version: int) -> list[FunctionSpec]:
         """What a version consisted of."""
@@ -181,9 +178,11 @@ def _add_version(
 
 
 def _app(row: Any) -> AppRow:
-    return AppRow(*row[:5], bool(row[5]), *row[6:])
+    return AppRow(*(*row[:5], bool(row[5]), *row[6:]))
 
 
-def new_app(app_id: str, environment_id: str, name: str, description: str, state: str, detached: bool = False) -> AppRow:
+def new_app(
+    app_id: str, environment_id: str, name: str, description: str, state: str, detached: bool = False
+) -> AppRow:
     """An app that begins to exist now."""
     return AppRow(app_id, environment_id, name, description, state, detached, 0, time.time(), 0.0, "")

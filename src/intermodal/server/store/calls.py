@@ -10,11 +10,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from modal._protocol.messages.call import Status
-
 from intermodal.server.store.database import Database
+from modal._protocol.messages.call import Status
 
 OUTPUTS_KEPT = 7 * 86400.0  # seconds
 CALLS_KEPT = 30 * 86400.0  # seconds that an expired call is still known as such
@@ -39,7 +39,7 @@ class NewCall(NamedTuple):
 class NewInput(NamedTuple):
     """One input of a Spawn message."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a row has no use for tuple.index
     args: bytes
     blob: str = ""
     method: str = ""
@@ -61,7 +61,7 @@ class PendingInput(NamedTuple):
 
     cursor: int
     call_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # a row has no use for tuple.index
     args: bytes
     blob: str
     method: str
@@ -72,7 +72,7 @@ class Finished(NamedTuple):
     """The final output of one input."""
 
     call_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # a row has no use for tuple.index
     status: int
     value: bytes = b""
     blob: str = ""
@@ -105,7 +105,7 @@ class GraphInput(NamedTuple):
     """One input in a call graph; `status` is None while there is no output."""
 
     call_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # a row has no use for tuple.index
     function_id: str
     parent_input_id: str
     status: int | None
@@ -126,7 +126,11 @@ class CallStore:
         return await self._database.write(lambda connection: self._add(connection, call, rows, last))
 
     def add_spawned_soon(
-        self, call: NewCall, rows: Sequence[NewInput], last: bool, done: Callable[[Added | None, Exception | None], None]
+        self,
+        call: NewCall,
+        rows: Sequence[NewInput],
+        last: bool,
+        done: Callable[[Added | None, Exception | None], None],
     ) -> None:
         """As `add_spawned` without a task; `done(added, error)` is called on the event loop once it is durable."""
         self._database.write_soon(lambda connection: self._add(connection, call, rows, last), done)
@@ -197,7 +201,7 @@ class CallStore:
             "JOIN outputs o ON o.key = (c.number << 32) + ? WHERE c.call_id = ?",
             (index, call_id),
         )
-        return None if row is None else Output(*row, expired=row[4] < self._clock() - OUTPUTS_KEPT)
+        return None if row is None else Output(*(*row, row[4] < self._clock() - OUTPUTS_KEPT))
 
     # -- calls
     async def call(self, call_id: str) -> Call | None:
@@ -251,7 +255,7 @@ class CallStore:
             if not due:
                 break
             for number, call_id in due:
-                while await self._database.write(lambda connection, number=number: _drop_some(connection, number)):
+                while await self._database.write(partial(_drop_some, number)):
                     pass
                 gone.append(call_id)
         await self._database.execute(
@@ -305,7 +309,8 @@ class CallStore:
             function = _function_number(connection, call.function_id)
             parent_call = parent_call_id(call.parent_input_id)
             number = connection.execute(
-                "INSERT INTO calls (call_id, function, parent_input_id, parent_call_id, created_at, changed_at, closed) "
+                "INSERT INTO calls "
+                "(call_id, function, parent_input_id, parent_call_id, created_at, changed_at, closed) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (call.call_id, function, call.parent_input_id, parent_call, now, now, last),
             ).lastrowid
@@ -320,7 +325,8 @@ class CallStore:
             rows = _without_output(connection, number, rows)
         first = self._sequence(connection, len(rows))
         values = [
-            (_key(number, row.index), first + at, function, row.args, row.blob, row.method) for at, row in enumerate(rows)
+            (_key(number, row.index), first + at, function, row.args, row.blob, row.method)
+            for at, row in enumerate(rows)
         ]
         added = _insert(connection, _INSERT_INPUTS, _INPUT, values)
         if added == len(rows):
@@ -457,7 +463,7 @@ def _delete_inputs(connection: sqlite3.Connection, keys: list[int]) -> None:
         connection.execute("DELETE FROM inputs WHERE key = ?", (key,))
 
 
-def _drop_some(connection: sqlite3.Connection, number: int) -> bool:
+def _drop_some(number: int, connection: sqlite3.Connection) -> bool:
     """Delete up to 5000 rows of a call; whether there may be more. The last step marks it expired."""
     low, high = _span(number)
     count = 0

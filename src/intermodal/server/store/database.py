@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,9 +18,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from modal._protocol.errors import Code, Fault
-
 from intermodal.server.store.migrations import Refused, migrate
+from modal._protocol.errors import Code, Fault
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -204,8 +204,9 @@ def _deliver(jobs: list[Job]) -> None:
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The connection that writes; makes and migrates the database. Raises Refused."""
     try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-    except sqlite3.OperationalError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         raise Refused(f"{path} cannot be opened ({error}): is the directory there and yours to write?") from None
     try:
         connection.execute("PRAGMA busy_timeout = 5000")

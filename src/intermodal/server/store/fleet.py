@@ -68,7 +68,7 @@ class FleetStore:
             "FROM containers WHERE container_id = ?",
             (container_id,),
         )
-        return None if row is None else ContainerRow(*row[:7], json.loads(row[7]))
+        return None if row is None else ContainerRow(*(*row[:7], json.loads(row[7])))
 
     async def forget_containers(self, ended_before: float) -> None:
         await self._database.execute("DELETE FROM containers WHERE ended_at != 0 AND ended_at < ?", (ended_before,))

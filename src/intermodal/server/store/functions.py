@@ -9,10 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from intermodal.server.store.database import Database
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.function import FunctionSpec
-
-from intermodal.server.store.database import Database
 
 _COLUMNS = (
     "f.function_id, f.app_id, f.name, f.spec, coalesce(c.content, x''), f.version, f.active, f.base_id, f.variant, "
@@ -40,13 +39,13 @@ class FunctionStore:
         self._database = database
 
     async def get(self, function_id: str) -> FunctionRow | None:
-        row = await self._database.row(f"SELECT {_COLUMNS} {_FROM} WHERE f.function_id = ?", (function_id,))  # noqa: S608
+        row = await self._database.row(f"SELECT {_COLUMNS} {_FROM} WHERE f.function_id = ?", (function_id,))
         return None if row is None else _function(row)
 
     async def of_app(self, app_id: str, active: bool = True) -> list[FunctionRow]:
         """Functions and variants of an app, in the order in which they came."""
         rows = await self._database.rows(
-            f"SELECT {_COLUMNS} {_FROM} WHERE f.app_id = ? AND f.active >= ? ORDER BY f.base_id != '', f.name",  # noqa: S608
+            f"SELECT {_COLUMNS} {_FROM} WHERE f.app_id = ? AND f.active >= ? ORDER BY f.base_id != '', f.name",
             (app_id, int(active)),
         )
         return [_function(row) for row in rows]
@@ -54,7 +53,7 @@ class FunctionStore:
     async def by_name(self, app_id: str, name: str) -> FunctionRow | None:
         """An active function of the app."""
         row = await self._database.row(
-            f"SELECT {_COLUMNS} {_FROM} WHERE f.app_id = ? AND f.name = ? AND f.base_id = '' AND f.active",  # noqa: S608
+            f"SELECT {_COLUMNS} {_FROM} WHERE f.app_id = ? AND f.name = ? AND f.base_id = '' AND f.active",
             (app_id, name),
         )
         return None if row is None else _function(row)
@@ -67,6 +66,14 @@ class FunctionStore:
         rows = await self._database.rows(
             "SELECT DISTINCT j.value FROM functions f, json_each(f.spec, '$[' || ? || ']') j WHERE f.active",
             (FunctionSpec.__fields__.index("secret_ids"),),
+        )
+        return {row[0] for row in rows}
+
+    async def images_in_use(self) -> set[str]:
+        """Ids of images that an active function has."""
+        rows = await self._database.rows(
+            "SELECT DISTINCT json_extract(spec, '$[' || ? || ']') FROM functions WHERE active",
+            (FunctionSpec.__fields__.index("image_id"),),
         )
         return {row[0] for row in rows}
 

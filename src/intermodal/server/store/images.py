@@ -6,11 +6,10 @@ import json
 import time
 from typing import Any, NamedTuple
 
+from intermodal.server.store.database import Database
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import ImageConfig
-
-from intermodal.server.store.database import Database
 
 USED_STEP = 3600.0  # seconds: how exact "last used" is
 
@@ -44,7 +43,8 @@ class ImageStore:
     async def put(self, image_id: str, recipe: list[dict[str, Any]], config: ImageConfig, seconds: float) -> None:
         now = time.time()
         await self._database.execute(
-            "INSERT OR REPLACE INTO images (image_id, recipe, config, seconds, built_at, used_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO images (image_id, recipe, config, seconds, built_at, used_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             (image_id, json.dumps(recipe), json.dumps(to_json(config)), seconds, now, now),
         )
 
@@ -72,7 +72,8 @@ class ImageStore:
     async def put_mount(self, mount_id: str, entries: list[FileEntry]) -> None:
         text = json.dumps([to_json(entry) for entry in entries], separators=(",", ":"))
         await self._database.execute(
-            "INSERT OR IGNORE INTO mounts (mount_id, entries, created_at) VALUES (?, ?, ?)", (mount_id, text, time.time())
+            "INSERT OR IGNORE INTO mounts (mount_id, entries, created_at) VALUES (?, ?, ?)",
+            (mount_id, text, time.time()),
         )
 
     async def mount(self, mount_id: str) -> list[Any] | None:

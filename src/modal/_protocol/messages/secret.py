@@ -95,6 +95,9 @@ class Token(Message, type=92):
 class ServerStatusGet(Message, type=93):
     """Answered with ServerStatus: `intermodal status`."""
 
+    wait_worker: float = 0.0  # seconds to wait for a first worker
+    disk: bool = True  # measure the state directory too
+
 
 class ServerStatus(Message, type=94):
     status: Dict[str, Any]  # pid, address, started_at, versions, apps, containers, workers, memory, …

@@ -1,0 +1,263 @@
+"""The commands of `intermodal`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from intermodal import lifecycle
+from intermodal.cli import running, tables
+from intermodal.home import Home
+from modal._protocol.errors import Fault, WireError
+from modal._protocol.message import Message
+
+NOT_RUNNING = 3  # exit code of `status` where no server answers
+
+
+class Group(click.Group):
+    """Shows errors as one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (lifecycle.Failed, Fault, WireError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="intermodal", prog_name="intermodal")
+def cli() -> None:
+    """Operate Intermodal on this machine.
+
+    Programs that `import modal` are run with the command `modal`; it starts a server and a worker
+    in the background when none runs. These commands start, stop and watch them.
+
+    Everything is kept below one directory: INTERMODAL_HOME, else /var/lib/intermodal for root and
+    ~/.local/state/intermodal for anybody else.
+    """
+
+
+@cli.command()
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
+def up(quiet: bool) -> None:
+    """Start server and worker in the background, unless they run.
+
+    Returns when both are ready. Exit code 1 when one of them cannot be started; the reason is shown.
+    """
+    if quiet:
+        sys.exit(running.up_quietly())
+    found, started = lifecycle.up(Home())
+    click.echo("Intermodal was started." if started else "Intermodal is running.")
+    _show(found)
+
+
+@cli.command()
+@click.option("--keep-containers", is_flag=True, help="Let containers run on; the next `up` adopts them.")
+def down(keep_containers: bool) -> None:
+    """Stop server and worker, and remove what they had.
+
+    Ephemeral apps end; deployed apps are back after the next `up`. No process, mount, cgroup, network
+    namespace or firewall rule is left, also when server or worker were killed before.
+    """
+    done = lifecycle.down(Home(), keep_containers)
+    for line in done or ["Intermodal was not running."]:
+        click.echo(line[:1].upper() + line[1:])
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(as_json: bool) -> None:
+    """Show what runs: server, worker, apps, containers, memory and disk.
+
+    Exit code 3 when no server runs.
+    """
+    home = Home()
+    found = lifecycle.status(home)
+    if as_json:
+        click.echo(json.dumps({"running": found is not None, "home": str(home.path), **(found or {})}, indent=2))
+    elif found is None:
+        click.echo(f"Intermodal is not running ({home.path}). Start it with `intermodal up`.")
+        other = lifecycle.holder(home.lock)
+        if other is not None:
+            click.echo(f"Process {other.pid} holds the directory but does not answer: `intermodal down` ends it.")
+    else:
+        _show(found)
+        tables.status(found)
+    if found is None:
+        sys.exit(NOT_RUNNING)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do for containers, why not, and what would help.
+
+    Starts one container to see. Exit code 1 when something that is needed is missing.
+    """
+    from intermodal.doctor import report
+
+    checks = report(Home())
+    if as_json:
+        fields = ("name", "ok", "detail", "remedy", "required")
+        click.echo(json.dumps([{name: getattr(check, name) for name in fields} for check in checks], indent=2))
+    else:
+        tables.checks(checks)
+    if any(check.required and not check.ok for check in checks):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option("-n", "--lines", default=50, show_default=True, type=click.IntRange(0), help="How many lines of each.")
+@click.option("--server", "only", flag_value="server", help="Only the server's log.")
+@click.option("--worker", "only", flag_value="worker", help="Only the worker's log.")
+def logs(follow: bool, lines: int, only: str | None) -> None:
+    """Show the logs of server and worker. (What apps print: `modal app logs`.)"""
+    home = Home()
+    paths = {home.server_log: "server", home.worker_log: "worker"}
+    chosen = [path for path, name in paths.items() if only in (None, name)]
+    if not any(path.exists() for path in chosen):
+        raise click.ClickException(f"there is no log in {home.path}: has Intermodal been started?")
+    width = max(len(name) for name in paths.values())
+    try:
+        for path, line in running.follow(chosen, lines, follow):
+            click.echo(line if only else f"{paths[path]:{width}} | {line}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@cli.command()
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="tcp://HOST:PORT or tls://HOST:PORT, besides the socket in the state directory. Repeatable.",
+)
+@click.option("--tls-cert", default="", type=click.Path(dir_okay=False), help="Certificate for tls:// (PEM).")
+@click.option("--tls-key", default="", type=click.Path(dir_okay=False), help="Its key (PEM).")
+@click.option("--no-worker", is_flag=True, help="Run no worker on this machine.")
+def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, no_worker: bool) -> None:
+    """Run the server in the foreground, for a team.
+
+    Clients elsewhere need a token (`intermodal token new`) and MODAL_SERVER_URL. Ctrl-C stops apps,
+    worker and server; SIGTERM stops the server alone, and the next one adopts what runs.
+    """
+    command = [sys.executable, "-m", "intermodal.server", "--foreground"]
+    for address in listen:
+        command += ["--listen", address]
+    for option, value in (("--tls-cert", tls_cert), ("--tls-key", tls_key)):
+        if value:
+            command += [option, os.path.abspath(value)]
+    if no_worker:
+        command.append("--no-worker")
+    os.execv(sys.executable, command)  # noqa: S606 - our own program
+
+
+@cli.command()
+@click.option("--server", required=True, metavar="URL", help="Address of the server: tls://HOST:PORT.")
+def worker(server: str) -> None:
+    """Run a worker in the foreground, for a server elsewhere.
+
+    It shows the token in MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, made there with
+    `intermodal token new --worker`.
+    """
+    os.execv(sys.executable, [sys.executable, "-m", "intermodal.worker", "--server", server])  # noqa: S606
+
+
+@cli.group()
+def token() -> None:
+    """Tokens for clients and workers elsewhere. (On this machine none is needed.)"""
+
+
+@token.command("new")
+@click.option("--note", default="", help="What it is for; shown by `list` and in histories of deployments.")
+@click.option("--worker", "for_worker", is_flag=True, help="For a worker instead of a client.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def token_new(note: str, for_worker: bool, as_json: bool) -> None:
+    """Make a token. Its secret is shown this once."""
+    from modal._protocol.messages.secret import Token, TokenCreate
+
+    made = _request(TokenCreate(note, "worker" if for_worker else "client"), Token)
+    if as_json:
+        click.echo(json.dumps({"token_id": made.token_id, "token_secret": made.token_secret}))
+        return
+    click.echo(f"MODAL_TOKEN_ID={made.token_id}\nMODAL_TOKEN_SECRET={made.token_secret}")
+    click.echo("The secret is not shown again.", err=True)
+
+
+@token.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def token_list(as_json: bool) -> None:
+    """List tokens."""
+    from modal._protocol.messages.secret import TokenList, TokensKnown
+
+    tables.tokens(_request(TokenList(), TokensKnown).tokens, as_json)
+
+
+@token.command("revoke")
+@click.argument("token_id")
+def token_revoke(token_id: str) -> None:
+    """Make a token worthless for new connections."""
+    from modal._protocol.messages.secret import TokenRevoke
+    from modal._protocol.messages.wire import Done
+
+    _request(TokenRevoke(token_id), Done)
+    click.echo(f"Revoked {token_id}.")
+
+
+@cli.group()
+def images() -> None:
+    """Images on this machine."""
+
+
+@images.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def images_list(as_json: bool) -> None:
+    """List images, most recently used first."""
+    from modal._protocol.messages.image import ImageList, ImagesKnown
+
+    tables.images(_request(ImageList(), ImagesKnown).images, as_json)
+
+
+@images.command("prune")
+@click.option(
+    "--unused-for",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="DAYS",
+    help="Keep images that were used within so many days.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def images_prune(unused_for: float, yes: bool) -> None:
+    """Delete images that no app uses, and their layers. No container may run meanwhile."""
+    from modal._protocol.messages.image import ImagePrune, ImagesKnown
+
+    if not yes:
+        click.confirm("Delete all images that no app uses?", abort=True)
+    gone = _request(ImagePrune(unused_for * 86400.0), ImagesKnown)
+    click.echo(f"Deleted {len(gone.images)} images and freed {tables.size(gone.freed)}.")
+
+
+def _request(message: Message, expect: type[Any]) -> Any:
+    """Ask the server of this machine. Raises Failed where none runs."""
+    home = Home()
+    connection = lifecycle.connect(home)
+    if connection is None:
+        raise lifecycle.Failed(f"no server runs in {home.path}: start it with `intermodal up`")
+    try:
+        return connection.request(message, expect, timeout=600.0)
+    finally:
+        connection.close()
+
+
+def _show(found: dict[str, Any]) -> None:
+    for line in running.describe(found):
+        click.echo(f"  {line}")
+    warning = running.host_warning(found)
+    if warning:
+        click.secho(warning, fg="red", bold=True, err=True)

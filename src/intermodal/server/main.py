@@ -1,0 +1,301 @@
+"""The server process: everything is made here, given what it needs, and ended in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+from intermodal import logfile
+from intermodal.files import Files
+from intermodal.home import Home
+from intermodal.server.dispatch import Container
+from intermodal.server.invocation import Invocation
+from intermodal.server.principal import Principal, Role, principal_of
+from intermodal.server.rpc.access import Gate, tables, user_name
+from intermodal.server.rpc.apps import AppHandlers
+from intermodal.server.rpc.containers import ContainerHandlers
+from intermodal.server.rpc.files import FileHandlers
+from intermodal.server.rpc.functions import FunctionHandlers
+from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.workspace import WorkspaceHandlers
+from intermodal.server.services.apps import Apps
+from intermodal.server.services.container_specs import ContainerSpecs
+from intermodal.server.services.environments import Environments
+from intermodal.server.services.functions import Functions
+from intermodal.server.services.images import Images
+from intermodal.server.services.local_worker import LocalWorker
+from intermodal.server.services.logs import Logs
+from intermodal.server.services.maintenance import keep_clean
+from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.pruning import Pruning
+from intermodal.server.services.secrets import Secrets
+from intermodal.server.services.status import Status, software
+from intermodal.server.services.tokens import Tokens
+from intermodal.server.services.values import Values
+from intermodal.server.services.vault import Vault
+from intermodal.server.state import lock, prepare
+from intermodal.server.store.migrations import Refused
+from intermodal.server.store.store import Store
+from modal._protocol.address import Address, parse
+from modal._protocol.aio import Connection, Handlers, serve
+from modal._protocol.errors import Code, Fault
+from modal._protocol.messages.app import AppState
+from modal._protocol.messages.wire import Welcome
+from modal._protocol.messages.worker import ContainerSpec
+
+CONTAINER_VALUES = "/.intermodal/run/values"
+APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before the worker ends what is left
+WORKER_STOP_SECONDS = 30.0
+LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
+_log = logging.getLogger("intermodal.server")
+
+
+@dataclass
+class Options:
+    """How a server is started."""
+
+    listen: list[str] = field(default_factory=list)  # addresses besides the unix socket
+    tls_cert: str = ""
+    tls_key: str = ""
+    worker: bool = True  # keep a worker on this machine
+    worker_command: list[str] | None = None
+    grace: float | None = None  # seconds; None: SESSION_GRACE
+
+
+class Server:
+    """`await server.start()`, then `await server.finished()`, then `await server.close()`."""
+
+    def __init__(self, home: Home, options: Options) -> None:
+        self.home = home
+        self.options = options
+        self._over = asyncio.Event()
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._connections: set[Connection] = set()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._closing = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Serve from now on. Raises Refused: the directory or an address cannot be used."""
+        async with contextlib.AsyncExitStack() as undo:
+            prepare(self.home)
+            undo.callback(os.close, lock(self.home))
+            self.store = await Store.open(self.home.store)
+            undo.push_async_callback(self.store.close)
+            self.local_worker = LocalWorker(self.home, self.options.worker_command) if self.options.worker else None
+            self.handlers = self._assemble()
+            undo.callback(self.logs.sync)
+            await self.environments.load()
+            await self.tokens.load()
+            await self.invocation.open(self.local_worker is not None and self.local_worker.there())
+            await self.apps.recover()
+            undo.callback(self.apps.sessions.close)
+            undo.push_async_callback(self._end_tasks)
+            undo.callback(self._hang_up)
+            await self._listen()
+            if self.local_worker is not None:
+                self.local_worker.start()
+                undo.push_async_callback(self.local_worker.close)
+            self._tasks.append(asyncio.create_task(keep_clean(self.store, self.logs, self.values)))
+            self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._closing = undo.pop_all()
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        _log.info("serving %s on %s", self.home.path, ", ".join(self.status.addresses))
+
+    async def finished(self) -> None:
+        """Return when the server shall end."""
+        await self._over.wait()
+
+    def end(self) -> None:
+        """End soon. Containers and workers go on; the next server adopts them."""
+        self._over.set()
+
+    async def stop_everything(self, keep_containers: bool) -> None:
+        """ServerStop: apps, containers and workers end (or, kept, only the workers' processes), then the server."""
+        self.apps.sessions.close()
+        if not keep_containers:
+            stopping = asyncio.create_task(self.apps.stop_ephemeral("the server was stopped"))
+            await asyncio.wait([stopping], timeout=APPS_STOP_SECONDS)
+        if self.local_worker is not None:
+            self.local_worker.expect_end()
+        await self.invocation.stop(keep_containers)
+        if self.local_worker is not None and not await self.local_worker.stopped(WORKER_STOP_SECONDS):
+            raise Fault(
+                Code.INTERNAL,
+                f"the worker (process {self.local_worker.describe()['pid']}) does not end: see {self.home.worker_log}",
+            )
+        asyncio.get_running_loop().call_later(0.01, self.end)  # the answer leaves first
+
+    async def close(self) -> None:
+        """End all that `start` has begun, in the opposite order."""
+        await self._closing.aclose()
+
+    def _hang_up(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        if self._listeners:
+            self.home.socket.unlink(missing_ok=True)
+        for connection in list(self._connections):
+            connection.close()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- putting it together
+    def _assemble(self) -> Handlers:
+        home, store = self.home, self.store
+        self.logs = Logs(home.logs)
+        self.environments = Environments(store.environments)
+        self.tokens = Tokens(store.tokens)
+        self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
+        self.values = Values(home.values, store.calls)
+        self.invocation = Invocation(
+            store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
+        )
+        self.invocation.on_container = self._container_event
+        calls = workers = self.invocation
+        self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
+        self.functions = Functions(store.functions, self.apps, self.secrets, calls)
+        self.images = Images(store.images, self.secrets, workers, home.layers)
+        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
+        self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
+        self.workspace = user_name(os.geteuid())
+        files = Files(home)
+        app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
+        handlers = Handlers()
+        self.invocation.register(handlers)
+        for part in (
+            app_handlers,
+            FunctionHandlers(self.functions),
+            ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
+            FileHandlers(files, Mounts(store.images, files), self.values),
+            WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
+            ContainerHandlers(
+                workers,
+                store.fleet,
+                self.apps,
+                self.environments,
+                app_handlers,
+                self.status,
+                self.stop_everything,
+                self._wait_worker,
+            ),
+        ):
+            part.register(handlers)
+        return handlers
+
+    async def _prepare_container(self, container: Container) -> ContainerSpec:
+        return await self.specs.prepare(container)
+
+    def _is_ephemeral(self, app_id: str) -> bool:
+        app = self.apps.live.get(app_id)
+        return app is None or app.state != AppState.DEPLOYED
+
+    def _container_event(self, container: Container, event: str) -> None:
+        fleet = self.store.fleet
+        if event == "started":
+            function = container.function
+            fleet.container_started(container.id, function.app_id, function.function_id, container.worker_id)
+        else:
+            fleet.container_ended(container.id, event)
+
+    # -- connections
+    async def _listen(self) -> None:
+        gate = Gate(self._welcome, self.tokens, self._find_container, tables(self.handlers), self._worker_seen)
+        self.home.socket.unlink(missing_ok=True)
+        before = os.umask(0o177)  # nobody but the owner may connect
+        try:
+            await self._serve(parse(self.home.address), gate)
+        finally:
+            os.umask(before)
+        for text in self.options.listen:
+            where = parse(text)
+            context = self._tls() if where.scheme == "tls" else None
+            try:
+                await self._serve(where, gate, context)
+            except OSError as error:
+                raise Refused(
+                    f"cannot listen on {where} ({error.strerror or error}): is the port in use? "
+                    "Choose another with --listen"
+                ) from None
+            if where.scheme == "tcp" and where.host not in ("127.0.0.1", "::1", "localhost"):
+                _log.warning("%s is not encrypted: tokens and data can be read on the way; use tls:// instead", where)
+
+    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> None:
+        listener = await serve(where, gate.greet, Handlers(), ssl=context, connected=self._connected)
+        self._listeners.append(listener)
+        self.status.addresses.append(str(where))
+
+    def _tls(self) -> ssl.SSLContext:
+        if not self.options.tls_cert:
+            raise Refused(
+                "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
+            )
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.options.tls_cert, self.options.tls_key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise Refused(f"the certificate {self.options.tls_cert} cannot be used: {error}") from None
+        return context
+
+    def _connected(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        connection.on_close.append(lambda _error: self._connections.discard(connection))
+        token_id = principal_of(connection).token_id
+        if token_id:
+            task = asyncio.create_task(self.tokens.used(token_id))
+            self._tasks.append(task)
+            task.add_done_callback(self._tasks.remove)
+
+    def _welcome(self, principal: Principal) -> Welcome:
+        values = {Role.OWNER: str(self.home.values), Role.CONTAINER: CONTAINER_VALUES}.get(principal.role, "")
+        return Welcome(
+            1,
+            software(),
+            self.store.server_id,
+            self.workspace,
+            principal.environment or self.environments.default.name,
+            "",
+            values,
+        )
+
+    def _find_container(self, container_id: str) -> tuple[str, str, str, bool] | None:
+        found = self.invocation.container(container_id)
+        if found is None:
+            return None
+        app = self.apps.live.get(found[0])
+        function = self.invocation.dispatch.functions.get(found[1])
+        if app is None or function is None:
+            return None
+        return (*found, self.environments.name_of(app.environment_id), function.spec.restrict_modal_access)
+
+    def _worker_seen(self, pid: int) -> None:
+        if self.local_worker is not None:
+            self.local_worker.connected(pid)
+
+    async def _wait_worker(self, seconds: float) -> None:
+        """Until a worker has registered, or that long."""
+        try:
+            await asyncio.wait_for(self.invocation.workers.available(), seconds)
+        except (TimeoutError, Fault):
+            return  # the status shows what is wrong
+
+    async def _watch_log(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_CHECK)
+            logfile.rotate(self.home.server_log)
+
+
+def _may_call(connection: Connection, _function_id: str) -> None:
+    """Any function of the workspace may be called by whoever may call at all; the tables keep the others out."""
+    if principal_of(connection).role == Role.WORKER:
+        raise Fault(Code.AUTH, "a worker calls no functions")

@@ -1,0 +1,92 @@
+"""Large values by blob id, for peers that share no directory with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from intermodal.files import disk_fault
+from intermodal.server.ids import is_blob_id
+from intermodal.server.store.calls import CallStore
+from modal._protocol.errors import Code, Fault
+
+CHUNK = 1 << 20  # bytes
+ABANDONED = 8 * 86400.0  # seconds after which a value that nobody refers to is deleted
+UNFINISHED = 86400.0  # the same for one that was never completed
+_numbers = itertools.count()
+
+
+class Values:
+    """The directory `values/`. A value appears under its name when it is whole."""
+
+    def __init__(self, directory: Path, calls: CallStore) -> None:
+        self.directory = directory
+        self._calls = calls
+
+    def path(self, blob_id: str) -> Path:
+        """Where the value lies, or will lie. Fault: invalid."""
+        if not is_blob_id(blob_id):
+            raise Fault(Code.INVALID, f"{blob_id[:80]!r} is no blob id")
+        return self.directory / blob_id
+
+    async def put(self, blob_id: str, size: int, chunks: AsyncIterator[bytes]) -> None:
+        """Take a value in. Faults: invalid (it has another size), exhausted (the disk is full)."""
+        target = self.path(blob_id)
+        temporary = self.directory / f".{blob_id}.{os.getpid()}-{next(_numbers)}"
+        try:
+            with temporary.open("xb") as file:
+                written = 0
+                async for chunk in chunks:
+                    written += len(chunk)
+                    if written > size:
+                        raise Fault(Code.INVALID, f"{blob_id} is longer than the {size} bytes that were announced")
+                    await asyncio.to_thread(file.write, chunk)
+                if written != size:
+                    raise Fault(Code.INVALID, f"{blob_id} ended after {written} of {size} bytes")
+            temporary.rename(target)
+        except OSError as error:
+            raise disk_fault(error, target) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    async def chunks(self, blob_id: str) -> AsyncIterator[bytes]:
+        """The content. Fault: not-found."""
+        path = self.path(blob_id)
+        try:
+            with path.open("rb") as file:
+                while chunk := await asyncio.to_thread(file.read, CHUNK):
+                    yield chunk
+        except FileNotFoundError:
+            raise Fault(Code.NOT_FOUND, f"the value {blob_id} is not kept any more") from None
+
+    async def forget(self, blob_ids: list[str]) -> None:
+        """Delete what was read, unless a stored call still needs it."""
+        wanted = [blob_id for blob_id in blob_ids if is_blob_id(blob_id)]
+        kept = await self._calls.blobs_in_use(wanted)
+        for blob_id in wanted:
+            if blob_id not in kept:
+                self.path(blob_id).unlink(missing_ok=True)
+
+    async def sweep(self) -> int:
+        """Delete what nobody has asked for in a long time; how many."""
+        now = time.time()
+        old = await asyncio.to_thread(self._older, now)
+        named = [name for name in old if is_blob_id(name)]
+        kept = await self._calls.blobs_in_use(named)
+        doomed = [name for name in old if name not in kept]
+        for name in doomed:
+            (self.directory / name).unlink(missing_ok=True)
+        return len(doomed)
+
+    def _older(self, now: float) -> list[str]:
+        found = []
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                limit = ABANDONED if is_blob_id(entry.name) else UNFINISHED
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < now - limit:
+                    found.append(entry.name)
+        return found
