@@ -7,6 +7,8 @@ from typing import NamedTuple
 from modal._protocol.errors import ProtocolError
 
 DEFAULT_PORT = 7722
+_SCHEMES = {"tcp": ("tcp", DEFAULT_PORT), "tls": ("tls", DEFAULT_PORT), "http": ("tcp", 80), "https": ("tls", 443)}
+_NOT_IN_A_HOST = frozenset("/\\@?#[]:%\"'<>")
 
 
 class Address(NamedTuple):
@@ -24,23 +26,31 @@ class Address(NamedTuple):
 
 
 def parse(text: str) -> Address:
-    """Raises ProtocolError with what is allowed. `http` and `https` mean `tcp` and `tls`."""
+    """Raises ProtocolError with what is allowed. `http` and `https` mean `tcp` and `tls`, with their usual ports."""
     if text.startswith("unix:"):
         path = text[len("unix:") :]
         path = path[2:] if path.startswith("//") else path
-        if not path.startswith("/"):
+        if not path.startswith("/") or "\0" in path:
             raise ProtocolError(
                 f"{text!r}: a unix address needs an absolute path, like unix:/run/intermodal/server.sock"
             )
         return Address("unix", path)
-    scheme, separator, rest = text.partition("://")
-    scheme = {"http": "tcp", "https": "tls"}.get(scheme, scheme)
-    if not separator or scheme not in ("tcp", "tls"):
+    name, separator, rest = text.partition("://")
+    if not separator or name not in _SCHEMES:
         raise ProtocolError(f"{text!r} is no address: use unix:/path, tcp://host:port or tls://host:port")
-    rest = rest.rstrip("/")
-    host, colon, port = rest.rpartition(":")
-    if not colon or rest.endswith("]"):
-        host, port = rest, str(DEFAULT_PORT)
-    if not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) < 65536:
+    scheme, port = _SCHEMES[name]
+    rest = rest[:-1] if rest.endswith("/") else rest
+    if rest.startswith("["):
+        host, bracket, after = rest[1:].partition("]")
+        good = bool(bracket) and ":" in host and not set(host.lower()) - set("0123456789abcdef:.")
+    else:
+        host, colon, after = rest.partition(":")
+        after = colon + after
+        good = bool(host) and not _NOT_IN_A_HOST & set(host) and host.isprintable() and " " not in host
+    if after:
+        digits = after[1:]
+        good = good and after[0] == ":" and digits.isascii() and digits.isdigit() and len(digits) <= 5
+        port = int(digits) if good else 0
+    if not good or port > 65535:
         raise ProtocolError(f"{text!r} is no address: a host and a port below 65536 are needed")
-    return Address(scheme, host.strip("[]"), int(port))
+    return Address(scheme, host, port)
