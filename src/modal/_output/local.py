@@ -85,7 +85,7 @@ class LocalOutput:
         self._screen = screen
         self._before = (sys.stdout, sys.stderr)
         self._streams = (LocalStream(screen, OUT, sys.stdout), LocalStream(screen, ERR, sys.stderr))
-        sys.stdout, sys.stderr = self._streams  # type: ignore[assignment]
+        sys.stdout, sys.stderr = self._streams
         self._input = builtins.input
         self._prompting: Callable[..., str] = self._prompt
         if screen.live:  # the line editor writes to the terminal by itself

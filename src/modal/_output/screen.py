@@ -17,7 +17,7 @@ from modal._output.text import cells, cut, encodable
 
 OUT, ERR = 1, 2
 TICK = 0.1  # seconds between two pictures of a spinner
-DRAW_PAUSE = 0.05  # seconds: the region is not drawn more often while text pours out
+DRAW_PAUSE = 0.005  # seconds: the region is not drawn more often while text pours out
 
 Region = Callable[[], List[str]]
 
@@ -86,19 +86,17 @@ class Screen:
                 return
             if device.owner is not None and device.owner != owner:
                 text = "\n" + text
-            over_region = bool(self._drawn) and device is self._devices[OUT]
+            over_region = self._region is not None and device is self._devices[OUT]
             device.owner = None if text.endswith("\n") else "?" if owner is None else owner
-            if stream == OUT:
-                text = (self._erasing() if over_region else "") + text + self._drawing(time.monotonic(), over_region)
-                self._put(OUT, text, flush or self.live)
-            else:
-                if over_region:
-                    self._put(OUT, self._erasing(), True)
-                elif self._devices[ERR] is self._devices[OUT]:
+            if self._devices[ERR] is self._devices[OUT]:
+                if self.live:
+                    stream = OUT  # one terminal, one write: nothing flickers
+                elif stream == ERR:
                     self._put(OUT, "", True)
-                self._put(ERR, text, True)
-                if over_region:
-                    self._put(OUT, self._drawing(time.monotonic(), True), True)
+            if over_region and stream == OUT:
+                self._put(OUT, self._erasing() + text + self._drawing(time.monotonic(), True), True)
+            else:
+                self._put(stream, text, flush or self.live or stream == ERR)
 
     def flush(self, stream: int) -> None:
         """Hand on what is buffered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional
 
@@ -49,7 +50,7 @@ class TerminalSink(Sink):
         self.log_lines = LogLines(screen)
         self.app_id = ""  # of the newest app
         self.interrupted = False  # by Ctrl-C
-        self.failed = ""  # what the program raised, in short
+        self.failed = ""  # why the app stops, where an exception is the reason
         self.on_stopping: Optional[Callable[[str], None]] = None  # told the app's id when it is about to stop
         self._phase = ""
         self._objects: Dict[str, _Object] = {}
@@ -81,13 +82,21 @@ class TerminalSink(Sink):
 
     def app_stopping(self, app_id: str) -> None:
         self._phase = "stopping"
+        self.stops_because_of(sys.exc_info()[1])
         if self.on_stopping is not None:
             self.on_stopping(app_id)
         if self.interrupted:
             self._always("Stopping app - interrupted by Ctrl-C. Press Ctrl-C again to end it at once.")
         elif self.failed:
-            self._always(f"Stopping app - {self.failed}")
+            self._say(f"Stopping app - {self.failed}")
         self.screen.refresh()
+
+    def stops_because_of(self, error: Optional[BaseException]) -> None:
+        """An app that stops while an exception is on its way says so."""
+        if isinstance(error, KeyboardInterrupt):
+            self.interrupted = True
+        elif isinstance(error, Exception) and not self.failed:
+            self.failed = f"{type(error).__name__} was raised."
 
     def app_stopped(self, app_id: str, url: str, reason: str) -> None:
         self._phase = ""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from types import ModuleType
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+if TYPE_CHECKING:
+    from modal import App
 
 
 class Reference(NamedTuple):
@@ -140,7 +143,7 @@ def _similar_files(path: str) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def source_file(module: ModuleType) -> Optional[str]:
-    """Where the module lies, as it is shown in messages."""
-    file = getattr(module, "__file__", None)
-    return os.path.relpath(file) if file else None
+def describe(app: App, reference: Reference) -> None:
+    """An app without a name is listed under that of its program."""
+    if app.name is None and app._description is None:
+        app.set_description(reference.where if reference.is_module else os.path.basename(reference.where))

@@ -63,7 +63,8 @@ def run_command_line(args: List[str]) -> int:
     from modal.cli.failures import report
 
     try:
-        result = root.main(args, prog_name="modal", standalone_mode=False)
+        with root.make_context("modal", args) as context:
+            root.invoke(context)
     except BaseException as error:  # whatever it is, the user sees a sentence and the shell a status
         return report(error)
-    return result if isinstance(result, int) else 0
+    return 0

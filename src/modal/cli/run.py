@@ -76,7 +76,7 @@ def run(
     """See HELP."""
     from modal.cli.invocation import prepare
     from modal.cli.planned import not_yet
-    from modal.cli.program import import_program, parse_reference
+    from modal.cli.program import describe, import_program, parse_reference
     from modal.cli.selection import choose
 
     if interactive:
@@ -84,6 +84,7 @@ def run(
     environment = choose_environment(env)
     reference = parse_reference(func_ref, use_module)
     target = choose(import_program(reference), reference)
+    describe(target.app, reference)
     call = prepare(target, entrypoint_args, f"modal run {reference}")
     _check_destination(write_result)
     result = _run(target, call, environment, show_progress=not quiet, detach=detach)
@@ -116,12 +117,11 @@ def _run(target: Target, call: Call, environment: str, *, show_progress: bool, d
             with target.app.run(detach=detach, environment_name=environment or None):
                 try:
                     return call()
-                except KeyboardInterrupt:
-                    sink.interrupted = True
+                except BaseException as error:
+                    sink.stops_because_of(error)
+                    if isinstance(error, Exception):
+                        raise ProgramFailed from error
                     raise
-                except Exception as error:
-                    sink.failed = f"the program raised {type(error).__name__}."
-                    raise ProgramFailed from error
         except KeyboardInterrupt:
             if interrupts.broken:
                 raise BrokenPipeError from None

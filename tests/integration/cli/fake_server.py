@@ -196,6 +196,10 @@ class FakeServer:
     async def on_app_history(self, message: app.AppHistoryGet) -> Message:
         return app.AppHistory(self._find(message.app_id).versions)
 
+    async def on_function_bind(self, message: function.FunctionBind) -> Message:
+        app_id, _, name = message.function_id[3:].rpartition("-")
+        return self.apps[app_id].handles[name]
+
     # -- containers
     async def on_container_list(self, message: container.ContainerList) -> Message:
         return container.Containers([c for c in self.containers if message.app_id in ("", c.app_id)])
