@@ -28,9 +28,10 @@ DEVICES = ("c 1:3", "c 1:5", "c 1:7", "c 1:8", "c 1:9", "c 5:0", "c 5:1", "c 5:2
 class Mounts:
     """Where this machine mounts its control group hierarchies."""
 
-    def __init__(self, unified: Path | None, legacy: dict[str, Path]) -> None:
+    def __init__(self, unified: Path | None, legacy: dict[str, Path], others: tuple[Path, ...] = ()) -> None:
         self.unified = unified
         self.legacy = legacy
+        self.others = others  # v1 hierarchies in which we put nothing, but runc does
 
     @property
     def mode(self) -> str:
@@ -44,16 +45,18 @@ class Mounts:
         """As mounted in this process's mount namespace."""
         unified: Path | None = None
         legacy: dict[str, Path] = {}
+        roots: list[Path] = []
         for line in Path(mountinfo).read_text().splitlines():
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()
             if kind[0] == "cgroup2":
                 unified = unified or Path(fields[4])
             elif kind[0] == "cgroup":
+                roots.append(Path(fields[4]))
                 for controller in kind[2].split(","):
                     if controller in CONTROLLERS_V1:
                         legacy.setdefault(controller, Path(fields[4]))
-        return cls(unified, legacy)
+        return cls(unified, legacy, tuple(root for root in roots if root not in legacy.values()))
 
 
 class CgroupTree:
@@ -126,6 +129,9 @@ class CgroupTree:
             self.find(name).remove()
         for parent in self.directories:
             _remove_directory(parent)
+        for root in self.mounts.others:
+            for directory in [*(root / self.name).glob("*/"), root / self.name]:
+                _remove_directory(directory)
         self.parents = {}
 
 
