@@ -6,7 +6,8 @@ Importing this costs next to nothing: each name is loaded when it is first used.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as type checkers know it; importing it from typing would cost more than all the rest
 
 __version__ = "0.1.0"
 

@@ -480,7 +480,7 @@ class App:
         To see logs and progress, use `with modal.enable_output():` around it.
         """
         from modal._client import Client
-        from modal._running import run_app
+        from modal._running import Run
 
         if self._running:
             raise InvalidError("This app is running already. Let the first `app.run()` end, or make another modal.App.")
@@ -493,8 +493,14 @@ class App:
             from modal._planned import not_yet
 
             raise not_yet("app.run(interactive=True)")
-        async for _ in run_app(self, client or Client.current(), detach, environment_name):
+        running = Run(self, client or Client.current(), detach)
+        await running.start(environment_name)
+        try:
             yield self
+        except BaseException as error:
+            await running.end(error)
+            raise
+        await running.end()
 
     @synchronized
     async def deploy(

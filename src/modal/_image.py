@@ -6,7 +6,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Sequence, Union
 
-from modal._image_steps import Step, flatten, pyproject_dependencies, read_text
+from modal._image_packages import PythonPackages, step_of, texts_of
+from modal._image_steps import Step, flatten
 from modal._mounts import LocalDir, LocalFile, PythonSource
 from modal._object import Object
 from modal._secret import Secret, check_secrets
@@ -41,27 +42,7 @@ def _python_version(version: Optional[str], method: str) -> str:
     return version
 
 
-def _texts(values: Sequence[str], method: str) -> list[str]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise InvalidError(f"Image.{method}: a list of strings is needed, not {values!r}.")
-    return list(values)
-
-
-def _index_options(
-    find_links: Optional[str], index_url: Optional[str], extra_index_url: Optional[str], pre: bool, extra_options: str
-) -> dict[str, Any]:
-    """The options of pip that are set, under the names of the recipe."""
-    options = {
-        "find_links": find_links,
-        "index_url": index_url,
-        "extra_index_url": extra_index_url,
-        "pre": bool(pre),
-        "extra_options": extra_options,
-    }
-    return {name: value for name, value in options.items() if value}
-
-
-class Image(Object):
+class Image(PythonPackages, Object):
     """Base class for container images to run functions in.
 
     Do not construct this class directly; instead use one of its static factory methods,
@@ -91,6 +72,9 @@ class Image(Object):
                 "to put them into the image at this point."
             )
         return Image._from_step(step, self)
+
+    def _unchanged(self) -> Image:
+        return self
 
     def _add_files(self, files: FileSet, copy: bool, method: str) -> Image:
         if copy:
@@ -260,176 +244,6 @@ class Image(Object):
         step = Step("dockerfile", fields, secrets=checked, gpus=parse_gpus(gpu), force=force_build, method=method)
         return Image._from_step(step)
 
-    # -- Python packages
-    def pip_install(
-        self,
-        *packages: Union[str, list[str]],  # A list of Python packages, eg. ["numpy", "matplotlib>=3.5.0"]
-        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
-        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
-        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
-        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
-        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-        secrets: Sequence[Secret] = [],
-        gpu: GPU_T = None,
-    ) -> Image:
-        """Install a list of Python packages using pip.
-
-        ```python
-        image = modal.Image.debian_slim().pip_install("click", "httpx~=0.23.3")
-        ```
-        """
-        wanted = flatten(packages, "pip_install", "packages")
-        if not wanted:
-            return self
-        for package in wanted:
-            if package.lstrip().startswith("-"):
-                raise InvalidError(
-                    f"Image.pip_install: {package!r} is an option, not a package. Use extra_options={package!r}."
-                )
-            if not package.strip():
-                raise InvalidError("Image.pip_install: a package name is empty.")
-        fields = {
-            "packages": wanted,
-            **_index_options(find_links, index_url, extra_index_url, pre, extra_options),
-        }
-        return self._then(_step("pip_install", fields, secrets, gpu, force_build))
-
-    def pip_install_private_repos(
-        self,
-        *repositories: str,
-        git_user: str,
-        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
-        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
-        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
-        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
-        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
-        gpu: GPU_T = None,
-        secrets: Sequence[Secret] = [],
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-    ) -> Image:
-        """Install a list of Python packages from private git repositories using pip.
-
-        This method currently supports Github and Gitlab only: provide a `modal.Secret` that has GITHUB_TOKEN
-        or GITLAB_TOKEN.
-        """
-        method = "pip_install_private_repos"
-        if not check_secrets(secrets, f"Image.{method}"):
-            raise InvalidError(f"Image.{method}: a secret with GITHUB_TOKEN or GITLAB_TOKEN is needed.")
-        wanted = flatten(repositories, method, "repositories")
-        for repository in wanted:
-            if not repository.startswith(("github.com/", "gitlab.com/")):
-                raise InvalidError(
-                    f"Image.{method}: {repository!r} is no repository: it must begin with github.com/ or gitlab.com/ "
-                    "(without https://)."
-                )
-        if not wanted:
-            return self
-        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
-        fields = {"repositories": wanted, "git_user": git_user, **options}
-        return self._then(_step("pip_private_repos", fields, secrets, gpu, force_build, method))
-
-    def pip_install_from_requirements(
-        self,
-        requirements_txt: str,  # Path to a requirements.txt file.
-        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
-        *,
-        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
-        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
-        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
-        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-        secrets: Sequence[Secret] = [],
-        gpu: GPU_T = None,
-    ) -> Image:
-        """Install a list of Python packages from a local `requirements.txt` file."""
-        method, path = "pip_install_from_requirements", str(requirements_txt)
-        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
-        step = _step("pip_requirements", options, secrets, gpu, force_build, method)
-        step.late = lambda: {"requirements": read_text(path, method)}
-        return self._then(step)
-
-    def pip_install_from_pyproject(
-        self,
-        pyproject_toml: str,
-        optional_dependencies: list[str] = [],
-        *,
-        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
-        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
-        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
-        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
-        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-        secrets: Sequence[Secret] = [],
-        gpu: GPU_T = None,
-    ) -> Image:
-        """Install dependencies specified by a local `pyproject.toml` file.
-
-        `optional_dependencies` is a list of the keys of the optional-dependencies section(s) of the file
-        (e.g. test, doc, experiment, etc). When provided, all of the packages in each listed section are
-        installed as well.
-        """
-        method, path = "pip_install_from_pyproject", str(pyproject_toml)
-        extras = _texts(optional_dependencies, method)
-        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
-        step = _step("pip_install", options, secrets, gpu, force_build, method)
-        step.late = lambda: {"packages": pyproject_dependencies(path, extras)}
-        return self._then(step)
-
-    def poetry_install_from_file(
-        self,
-        poetry_pyproject_toml: str,
-        poetry_lockfile: Optional[str] = None,  # Path to lockfile. If not provided, uses poetry.lock in same directory.
-        *,
-        ignore_lockfile: bool = False,  # If set to True, do not use poetry.lock, even when present
-        # If set to True, use old installer. See https://github.com/python-poetry/poetry/issues/3336
-        old_installer: bool = False,
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-        # Selected optional dependency groups to install (See https://python-poetry.org/docs/cli/#install)
-        with_: list[str] = [],
-        # Selected optional dependency groups to exclude (See https://python-poetry.org/docs/cli/#install)
-        without: list[str] = [],
-        only: list[str] = [],  # Only install dependency groups specifed in this list.
-        secrets: Sequence[Secret] = [],
-        gpu: GPU_T = None,
-    ) -> Image:
-        """Install poetry *dependencies* specified by a local `pyproject.toml` file.
-
-        If not provided as argument the path to the lockfile is inferred. However, the file has to exist,
-        unless `ignore_lockfile` is set to `True`. The root project itself is not installed.
-        """
-        method = "poetry_install_from_file"
-        fields = {
-            "pyproject": str(poetry_pyproject_toml),
-            "lockfile": poetry_lockfile or "",
-            "ignore_lockfile": ignore_lockfile,
-            "old_installer": old_installer,
-            "with": _texts(with_, method),
-            "without": _texts(without, method),
-            "only": _texts(only, method),
-        }
-        return self._then(_step("poetry", fields, secrets, gpu, force_build, method))
-
-    def micromamba_install(
-        self,
-        # A list of Python packages, eg. ["numpy", "matplotlib>=3.5.0"]
-        *packages: Union[str, list[str]],
-        # A local path to a file containing package specifications
-        spec_file: Optional[str] = None,
-        # A list of Conda channels, eg. ["conda-forge", "nvidia"].
-        channels: list[str] = [],
-        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
-        secrets: Sequence[Secret] = [],
-        gpu: GPU_T = None,
-    ) -> Image:
-        """Install a list of additional packages using micromamba."""
-        method = "micromamba_install"
-        wanted = flatten(packages, method, "packages")
-        if not wanted and spec_file is None:
-            return self
-        fields = {"packages": wanted, "spec_file": spec_file or "", "channels": _texts(channels, method)}
-        return self._then(_step(method, fields, secrets, gpu, force_build))
-
     # -- the rest of the system
     def apt_install(
         self,
@@ -450,7 +264,7 @@ class Image(Object):
         for package in wanted:
             if not package.strip() or package.startswith("-") or any(space in package.strip() for space in " \t\n;&|"):
                 raise InvalidError(f"Image.apt_install: {package!r} is no name of a package. Give each one by itself.")
-        return self._then(_step("apt_install", {"packages": wanted}, secrets, gpu, force_build))
+        return self._then(step_of("apt_install", {"packages": wanted}, secrets, gpu, force_build))
 
     def run_commands(
         self,
@@ -463,7 +277,7 @@ class Image(Object):
         wanted = flatten(commands, "run_commands", "commands")
         if not wanted:
             return self
-        return self._then(_step("run", {"commands": wanted}, secrets, gpu, force_build, "run_commands"))
+        return self._then(step_of("run", {"commands": wanted}, secrets, gpu, force_build, "run_commands"))
 
     def dockerfile_commands(
         self,
@@ -487,7 +301,7 @@ class Image(Object):
             "context_files": dict(context_files),
             "context_dir": "" if context_dir is None else str(context_dir),
         }
-        return self._then(_step(method, fields, secrets, gpu, force_build))
+        return self._then(step_of(method, fields, secrets, gpu, force_build))
 
     def run_function(
         self,
@@ -515,7 +329,7 @@ class Image(Object):
             raise InvalidError("Image.run_function: give the plain function, without @app.function().")
         if not callable(raw_f):
             raise InvalidError(f"Image.run_function: {raw_f!r} is no function.")
-        return self._then(_step("run_function", {}, secrets, gpu, force_build))
+        return self._then(step_of("run_function", {}, secrets, gpu, force_build))
 
     # -- settings
     def env(self, vars: dict[str, str]) -> Image:
@@ -544,18 +358,18 @@ class Image(Object):
         entrypoint_commands: list[str],
     ) -> Image:
         """Set the entrypoint for the image."""
-        return self._then(Step("entrypoint", {"args": _texts(entrypoint_commands, "entrypoint")}))
+        return self._then(Step("entrypoint", {"args": texts_of(entrypoint_commands, "entrypoint")}))
 
     def cmd(self, cmd: list[str]) -> Image:
         """Set the default entrypoint argument (`CMD`) for the image."""
-        return self._then(Step("cmd", {"args": _texts(cmd, "cmd")}))
+        return self._then(Step("cmd", {"args": texts_of(cmd, "cmd")}))
 
     def shell(
         self,
         shell_commands: list[str],
     ) -> Image:
         """Overwrite default shell for the image."""
-        return self._then(Step("shell", {"args": _texts(shell_commands, "shell")}))
+        return self._then(Step("shell", {"args": texts_of(shell_commands, "shell")}))
 
     # -- local files
     def add_local_file(self, local_path: Union[str, Path], remote_path: str, *, copy: bool = False) -> Image:
@@ -676,19 +490,6 @@ class Image(Object):
 def _restore_image(object_id: Optional[str]) -> Image:
     """What an image becomes in another process: itself where it was built, else one that only `imports()` needs."""
     return Image._from_object_id(object_id) if object_id else Image.debian_slim()
-
-
-def _step(
-    kind: str,
-    fields: dict[str, Any],
-    secrets: Sequence[Secret],
-    gpu: Any,
-    force: bool,
-    method: str = "",
-) -> Step:
-    name = method or kind
-    checked = check_secrets(secrets, f"Image.{name}")
-    return Step(kind, fields, secrets=checked, gpus=parse_gpus(gpu), force=force, method=name)
 
 
 def _refuse_context_mount(context_mount: Any, method: str) -> None:

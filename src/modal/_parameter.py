@@ -76,8 +76,9 @@ def parameter(*, default: Any = _no_default, init: bool = True) -> Any:
 
 def _annotations(cls: type) -> dict[str, Any]:
     if sys.version_info >= (3, 14):
-        import annotationlib
+        import importlib
 
+        annotationlib: Any = importlib.import_module("annotationlib")
         return dict(annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF))
     return dict(vars(cls).get("__annotations__") or {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, AsyncIterator, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from modal import _events
 from modal._building import LocalFiles, build_images, secrets_of
@@ -53,52 +53,65 @@ class _Listener:
             self.ended = message
 
 
-async def run_app(app: App, client: Client, detach: bool, environment_name: Optional[str]) -> AsyncIterator[None]:
-    """An ephemeral app around one `yield`: created, published, held, stopped (or left alone, with `detach`)."""
-    environment = environment_of(environment_name)
-    request = AppCreate(app.description or "", app.name or "", environment, detach)
-    created = await client.request(request, AppCreated)
-    app_id = created.app_id
-    sink = _events.sink()
-    sink.app_created(app_id, app.description or "", created.url, detach)
-    listener = _Listener(app_id)
-    app._app_id, app._client, app._running = app_id, client, True
-    attachment = client.attach(app_id, listener, hold=True)
-    try:
+class Run:
+    """An ephemeral app: created, published, held, stopped (or left alone, with `detach`)."""
+
+    def __init__(self, app: App, client: Client, detach: bool) -> None:
+        self._app = app
+        self._client = client
+        self._detach = detach
+        self._app_id = ""
+        self._url = ""
+        self._attachment: Optional[Attachment] = None
+        self._listener: Optional[_Listener] = None
+
+    async def start(self, environment_name: Optional[str]) -> None:
+        """Afterwards the app's functions can be called. Whatever fails stops what there is of the app."""
+        app = self._app
+        environment = environment_of(environment_name)
+        description = app.description or ""
+        request = AppCreate(description, app.name or "", environment, self._detach)
+        created = await self._client.request(request, AppCreated)
+        self._app_id, self._url = created.app_id, created.url
+        app._app_id, app._client, app._running = created.app_id, self._client, True
         try:
-            await publish(app, client, app_id, environment)
-            sink.app_running(app_id)
-            yield
-        except BaseException as error:
-            # a detached app outlives the interruption of its client, but not a failure to start it
-            keep = detach and isinstance(error, KeyboardInterrupt)
-            await _finish(app, client, attachment, listener, created.url, keep=keep)
+            _events.sink().app_created(created.app_id, description, created.url, self._detach)
+            self._listener = _Listener(created.app_id)
+            self._attachment = self._client.attach(created.app_id, self._listener, hold=True)
+            await publish(app, self._client, created.app_id, environment)
+            _events.sink().app_running(created.app_id)
+        except BaseException:
+            self._detach = False  # what has not started does not go on
+            await self.end()
             raise
-        await _finish(app, client, attachment, listener, created.url, keep=detach)
-    finally:
-        attachment.close()
-        app._running = False
-        _forget(app)
 
-
-async def _finish(
-    app: App, client: Client, attachment: Attachment, listener: _Listener, url: str, *, keep: bool
-) -> None:
-    app_id = attachment.app_id
-    sink = _events.sink()
-    if keep:
-        await client.request(AppDetach(app_id), Done)
-        sink.app_detached(app_id, url)
-        return
-    if listener.ended is None:
-        sink.app_stopping(app_id)
+    async def end(self, error: Optional[BaseException] = None) -> None:
+        """Stop the app; with `detach`, let it go on, also when the program was interrupted by Ctrl-C."""
         try:
-            await client.request(AppStop(app_id), Done)
-            await call_blocking(attachment.wait_ended, config.get("logs_timeout"))
-        except Error as error:
-            if listener.ended is None:
-                sink.notice(f"The app {app_id} could not be stopped: {error}")
-    sink.app_stopped(app_id, url, listener.ended.reason if listener.ended is not None else "")
+            if self._detach and (error is None or isinstance(error, KeyboardInterrupt)):
+                await self._client.request(AppDetach(self._app_id), Done)
+                _events.sink().app_detached(self._app_id, self._url)
+            else:
+                await self._stop()
+        finally:
+            if self._attachment is not None:
+                self._attachment.close()
+            self._app._running = False
+            _forget(self._app)
+
+    async def _stop(self) -> None:
+        sink = _events.sink()
+        ended = self._listener.ended if self._listener is not None else None
+        if ended is None:
+            sink.app_stopping(self._app_id)
+            try:
+                await self._client.request(AppStop(self._app_id), Done)
+                if self._attachment is not None:
+                    await call_blocking(self._attachment.wait_ended, config.get("logs_timeout"))
+            except Error as error:
+                sink.notice(f"The app {self._app_id} could not be stopped: {error}")
+            ended = self._listener.ended if self._listener is not None else None
+        sink.app_stopped(self._app_id, self._url, ended.reason if ended is not None else "")
 
 
 def _forget(app: App) -> None:

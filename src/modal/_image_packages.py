@@ -1,0 +1,225 @@
+"""The methods of images that install Python packages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
+
+from modal._image_steps import Step, flatten, pyproject_dependencies, read_text
+from modal._secret import Secret, check_secrets
+from modal.exception import InvalidError
+from modal.gpu import GPU_T, parse_gpus
+
+if TYPE_CHECKING:
+    from modal._image import Image
+
+
+def texts_of(values: Sequence[str], method: str) -> list[str]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise InvalidError(f"Image.{method}: a list of strings is needed, not {values!r}.")
+    return list(values)
+
+
+def _index_options(
+    find_links: Optional[str], index_url: Optional[str], extra_index_url: Optional[str], pre: bool, extra_options: str
+) -> dict[str, Any]:
+    """The options of pip that are set, under the names of the recipe."""
+    options = {
+        "find_links": find_links,
+        "index_url": index_url,
+        "extra_index_url": extra_index_url,
+        "pre": bool(pre),
+        "extra_options": extra_options,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+def step_of(
+    kind: str,
+    fields: dict[str, Any],
+    secrets: Sequence[Secret],
+    gpu: Any,
+    force: bool,
+    method: str = "",
+) -> Step:
+    name = method or kind
+    checked = check_secrets(secrets, f"Image.{name}")
+    return Step(kind, fields, secrets=checked, gpus=parse_gpus(gpu), force=force, method=name)
+
+
+class PythonPackages:
+    """A part of `Image`."""
+
+    def _then(self, step: Step) -> Image:
+        raise NotImplementedError
+
+    def _unchanged(self) -> Image:
+        raise NotImplementedError
+
+    def pip_install(
+        self,
+        *packages: Union[str, list[str]],  # A list of Python packages, eg. ["numpy", "matplotlib>=3.5.0"]
+        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
+        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
+        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
+        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
+        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install a list of Python packages using pip.
+
+        ```python
+        image = modal.Image.debian_slim().pip_install("click", "httpx~=0.23.3")
+        ```
+        """
+        wanted = flatten(packages, "pip_install", "packages")
+        if not wanted:
+            return self._unchanged()
+        for package in wanted:
+            if package.lstrip().startswith("-"):
+                raise InvalidError(
+                    f"Image.pip_install: {package!r} is an option, not a package. Use extra_options={package!r}."
+                )
+            if not package.strip():
+                raise InvalidError("Image.pip_install: a package name is empty.")
+        fields = {
+            "packages": wanted,
+            **_index_options(find_links, index_url, extra_index_url, pre, extra_options),
+        }
+        return self._then(step_of("pip_install", fields, secrets, gpu, force_build))
+
+    def pip_install_private_repos(
+        self,
+        *repositories: str,
+        git_user: str,
+        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
+        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
+        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
+        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
+        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
+        gpu: GPU_T = None,
+        secrets: Sequence[Secret] = [],
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+    ) -> Image:
+        """Install a list of Python packages from private git repositories using pip.
+
+        This method currently supports Github and Gitlab only: provide a `modal.Secret` that has GITHUB_TOKEN
+        or GITLAB_TOKEN.
+        """
+        method = "pip_install_private_repos"
+        if not check_secrets(secrets, f"Image.{method}"):
+            raise InvalidError(f"Image.{method}: a secret with GITHUB_TOKEN or GITLAB_TOKEN is needed.")
+        wanted = flatten(repositories, method, "repositories")
+        for repository in wanted:
+            if not repository.startswith(("github.com/", "gitlab.com/")):
+                raise InvalidError(
+                    f"Image.{method}: {repository!r} is no repository: it must begin with github.com/ or gitlab.com/ "
+                    "(without https://)."
+                )
+        if not wanted:
+            return self._unchanged()
+        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
+        fields = {"repositories": wanted, "git_user": git_user, **options}
+        return self._then(step_of("pip_private_repos", fields, secrets, gpu, force_build, method))
+
+    def pip_install_from_requirements(
+        self,
+        requirements_txt: str,  # Path to a requirements.txt file.
+        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
+        *,
+        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
+        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
+        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
+        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install a list of Python packages from a local `requirements.txt` file."""
+        method, path = "pip_install_from_requirements", str(requirements_txt)
+        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
+        step = step_of("pip_requirements", options, secrets, gpu, force_build, method)
+        step.late = lambda: {"requirements": read_text(path, method)}
+        return self._then(step)
+
+    def pip_install_from_pyproject(
+        self,
+        pyproject_toml: str,
+        optional_dependencies: list[str] = [],
+        *,
+        find_links: Optional[str] = None,  # Passes -f (--find-links) pip install
+        index_url: Optional[str] = None,  # Passes -i (--index-url) to pip install
+        extra_index_url: Optional[str] = None,  # Passes --extra-index-url to pip install
+        pre: bool = False,  # Passes --pre (allow pre-releases) to pip install
+        extra_options: str = "",  # Additional options to pass to pip install, e.g. "--no-build-isolation --no-clean"
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install dependencies specified by a local `pyproject.toml` file.
+
+        `optional_dependencies` is a list of the keys of the optional-dependencies section(s) of the file
+        (e.g. test, doc, experiment, etc). When provided, all of the packages in each listed section are
+        installed as well.
+        """
+        method, path = "pip_install_from_pyproject", str(pyproject_toml)
+        extras = texts_of(optional_dependencies, method)
+        options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
+        step = step_of("pip_install", options, secrets, gpu, force_build, method)
+        step.late = lambda: {"packages": pyproject_dependencies(path, extras)}
+        return self._then(step)
+
+    def poetry_install_from_file(
+        self,
+        poetry_pyproject_toml: str,
+        poetry_lockfile: Optional[str] = None,  # Path to lockfile. If not provided, uses poetry.lock in same directory.
+        *,
+        ignore_lockfile: bool = False,  # If set to True, do not use poetry.lock, even when present
+        # If set to True, use old installer. See https://github.com/python-poetry/poetry/issues/3336
+        old_installer: bool = False,
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        # Selected optional dependency groups to install (See https://python-poetry.org/docs/cli/#install)
+        with_: list[str] = [],
+        # Selected optional dependency groups to exclude (See https://python-poetry.org/docs/cli/#install)
+        without: list[str] = [],
+        only: list[str] = [],  # Only install dependency groups specifed in this list.
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install poetry *dependencies* specified by a local `pyproject.toml` file.
+
+        If not provided as argument the path to the lockfile is inferred. However, the file has to exist,
+        unless `ignore_lockfile` is set to `True`. The root project itself is not installed.
+        """
+        method = "poetry_install_from_file"
+        fields = {
+            "pyproject": str(poetry_pyproject_toml),
+            "lockfile": poetry_lockfile or "",
+            "ignore_lockfile": ignore_lockfile,
+            "old_installer": old_installer,
+            "with": texts_of(with_, method),
+            "without": texts_of(without, method),
+            "only": texts_of(only, method),
+        }
+        return self._then(step_of("poetry", fields, secrets, gpu, force_build, method))
+
+    def micromamba_install(
+        self,
+        # A list of Python packages, eg. ["numpy", "matplotlib>=3.5.0"]
+        *packages: Union[str, list[str]],
+        # A local path to a file containing package specifications
+        spec_file: Optional[str] = None,
+        # A list of Conda channels, eg. ["conda-forge", "nvidia"].
+        channels: list[str] = [],
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install a list of additional packages using micromamba."""
+        method = "micromamba_install"
+        wanted = flatten(packages, method, "packages")
+        if not wanted and spec_file is None:
+            return self._unchanged()
+        fields = {"packages": wanted, "spec_file": spec_file or "", "channels": texts_of(channels, method)}
+        return self._then(step_of(method, fields, secrets, gpu, force_build))
