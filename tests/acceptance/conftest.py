@@ -1,0 +1,139 @@
+"""The whole system through its own commands: one started platform for all acceptance tests of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from intermodal.home import Home
+from tests.images_cache import lend_base
+from tests.leaks import Traces
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
+START_SECONDS = 60
+RUN_SECONDS = 110
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+    def lines(self) -> list[str]:
+        """Of stdout, without those that tell about progress."""
+        told = ("✓", "├", "└", "│", "Building image", "Built image", "=> Step")
+        return [line for line in self.out.splitlines() if line and not line.startswith(told)]
+
+
+class Platform:
+    """A state directory with a running server, and the two commands."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.open_port = _free_port()  # of this machine, which containers may reach
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "INTERMODAL_"))},
+            "INTERMODAL_HOME": str(home),
+            "INTERMODAL_HOST_PORTS": str(self.open_port),
+            "MODAL_CONFIG_PATH": str(home / "modal.toml"),
+            "TERM": "dumb",
+            "NO_COLOR": "1",
+        }
+
+    def command(self, module: str, *args: str | Path, env: dict[str, str] | None = None) -> list[str]:
+        return [sys.executable, "-m", module, *map(str, args)]
+
+    def start(
+        self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """A command that goes on while the test looks."""
+        return subprocess.Popen(
+            self.command(module, *args),
+            cwd=cwd,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+        process = self.start(module, *args, cwd=cwd, env=env)
+        try:
+            out, err = process.communicate(timeout=RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"{module} {' '.join(map(str, args))} did not end:\n{out}\n{err}")
+        return Ran(process.returncode, out, err)
+
+    def modal(self, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+        """The command `modal`."""
+        return self.run("modal", *args, cwd=cwd, env=env)
+
+    def intermodal(self, *args: str | Path) -> Ran:
+        """The command `intermodal`."""
+        return self.run("intermodal", *args)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """A platform of its own, with the base image there; ended and looked after at the end of the run."""
+    if os.geteuid() != 0 or shutil.which("crun") is None:
+        pytest.skip("acceptance tests need root and crun")
+    home = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
+    traces = Traces(home)
+    before = traces.now()
+    asyncio.run(lend_base(Home(home)))
+    it = Platform(home)
+    up = it.intermodal("up")
+    assert up.code == 0, up.text
+    yield it
+    down = it.intermodal("down")
+    left = traces.after(before)
+    shutil.rmtree(home, ignore_errors=True)
+    assert down.code == 0, down.text
+    assert not left, "left behind:\n  " + "\n  ".join(left)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> ProgramFinder:
+    """Copies a documented program into the test's directory; skips where the documentation is not at hand."""
+    return ProgramFinder(tmp_path)
+
+
+class ProgramFinder:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __call__(self, name: str, as_name: str = "") -> Path:
+        source = PROGRAMS / f"{name}.py"
+        if not source.exists():
+            pytest.skip("the documented programs are not beside this checkout")
+        target = self.directory / (as_name or source.name.replace("-", "_"))
+        shutil.copyfile(source, target)
+        return target
