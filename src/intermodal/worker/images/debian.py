@@ -53,6 +53,14 @@ force-unsafe-io
 """
 _APT = 'Acquire::Languages "none";\nAPT::AutoRemove::SuggestsImportant "false";\n'
 
+_STARTED = r"""#!/bin/sh
+set -eu
+for name in bin sbin lib lib32 lib64 libx32; do
+  mkdir -p "$1/usr/$name"
+  ln -s "usr/$name" "$1/$name"
+done
+"""
+
 _EXTRACTED = r"""#!/bin/sh
 set -eu
 mkdir -p "$1/etc/dpkg/dpkg.cfg.d" "$1/etc/apt/apt.conf.d" "$1/usr/sbin"
@@ -178,7 +186,7 @@ def _write_inputs(stage: Path, host: HostSettings) -> None:
     (stage / "dpkg").write_text(_DPKG)
     (stage / "apt").write_text(_APT)
     (stage / "apt-host").write_text("\n".join(apt_proxy_options()) + "\n")
-    for name, text in (("extracted", _EXTRACTED), ("customized", _CUSTOMIZED)):
+    for name, text in (("started", _STARTED), ("extracted", _EXTRACTED), ("customized", _CUSTOMIZED)):
         (stage / name).write_text(text)
         (stage / name).chmod(0o755)
     if host.anchors:
@@ -195,6 +203,8 @@ def _script(suite: str, stage: Path, in_memory: bool) -> str:
     words += ["--extract-hook=" + str(stage / "extracted"), "--customize-hook=" + str(stage / "customized")]
     if not in_memory and EATMYDATA.is_dir() and shutil.which("eatmydata"):
         words.append(f"--hook-dir={EATMYDATA}")
+    if suite == "bullseye":  # later releases have /bin as a link to /usr/bin by themselves
+        words.append("--setup-hook=" + str(stage / "started"))
     if KEYRING.exists():
         words.append(f"--keyring={KEYRING}")
     command = " ".join(shlex.quote(word) for word in [*words, "--verbose", suite])
@@ -248,7 +258,7 @@ async def _run_script(script: str, stage: Path, progress: Callable[[str, str], N
             line = data.decode(errors="replace").rstrip()
             if line:
                 last.append(line)
-                told = line[:3] in ("I: ", "E: ", "W: ")
+                told = line[:3] in ("I: ", "E: ", "W: ") and not line.startswith("I: running --")
                 progress("output" if told else "progress", line.removeprefix("I: ") + ("\n" if told else ""))
         return await process.wait(), list(last)
     finally:
