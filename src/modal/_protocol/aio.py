@@ -174,9 +174,9 @@ class Connection(FrameTransport):
 
     def hold(self, size: int, on_stream: int = 0) -> None:
         """So many bytes more wait here. Raises ProtocolError where the peer has passed its bounds."""
-        self.held += size
-        if self.held > MAX_HELD or (self.accepting and on_stream > MAX_STREAM_HELD):
+        if self.held + size > MAX_HELD or (self.accepting and on_stream > MAX_STREAM_HELD):
             raise ProtocolError("the peer sends without waiting for credit")
+        self.held += size
 
     def guard(self, callback: Callable[[Any], None], argument: Any) -> None:
         """Call what belongs to others: its failure is reported and stops nothing here."""
@@ -353,13 +353,18 @@ class Connection(FrameTransport):
         stream = None
         if streaming is not None:
             stream = self._streams[stream_id] = Stream(self, stream_id)
-        self._tasks[stream_id] = self.loop.create_task(self._answer(stream_id, message, size, unary, streaming, stream))
+        task = self.loop.create_task(self._answer(stream_id, message, unary, streaming, stream))
+        self._tasks[stream_id] = task
+        task.add_done_callback(lambda _task: self._answered(stream_id, size))  # also when it never began to run
+
+    def _answered(self, stream_id: int, size: int) -> None:
+        self.held -= size
+        self._tasks.pop(stream_id, None)
 
     async def _answer(
         self,
         stream_id: int,
         message: Message,
-        size: int,
         unary: Optional[UnaryHandler],
         streaming: Optional[StreamHandler],
         stream: Optional[Stream],
@@ -383,9 +388,6 @@ class Connection(FrameTransport):
         except Exception as error:  # a defect of ours: the peer must hear of it, the connection goes on
             self.report(f"{type(message).__name__} failed", error)
             self._refuse_open(stream_id, stream, _internal(message, error))
-        finally:
-            self.held -= size
-            self._tasks.pop(stream_id, None)
 
     def _handler_returned(self, stream: Stream, answer: Optional[Message]) -> None:
         if answer is not None:

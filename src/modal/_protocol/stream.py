@@ -195,9 +195,9 @@ class Stream:
             else:
                 self.consumed(size)
             return
+        self.connection.hold(size, self._queued + size)
         self._queue.append(frame)
         self._queued += size
-        self.connection.hold(size, self._queued)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -186,6 +186,7 @@ class FrameTransport(asyncio.Protocol):
     def abort(self) -> None:
         """End the connection at once."""
         self.closed = True
+        self._out.clear()
         if self._transport is not None and not self._lost:
             self._transport.abort()
 
