@@ -158,6 +158,8 @@ async def call_result(
         try:
             outputs = await client.request(CallAwait(call_id, index, wait), Outputs, patience=patience)
         except TimeoutError as error:
+            if error.__class__.__name__ != "TimeoutError":
+                raise  # OutputExpiredError is one too
             if left is None or left > wait:
                 continue
             raise error_of("timeout", f"{call_id} has no result yet (waited {timeout:g} s).") from error

@@ -2,35 +2,58 @@
 
 How much is under way is bounded: `MAP_IN_FLIGHT` inputs and `BYTES_IN_FLIGHT` bytes of arguments. Inputs
 travel in batches that begin with one and double while the iterator keeps up, so the first ones wait for
-nobody, and an iterator slower than `LINGER` has each of its items sent at once.
+nobody, and what an iterator slower than `LINGER` gave is sent while it is still at the next item.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, AsyncIterator, Deque, Dict, Iterable, Iterator, Sequence, Tuple, Union
+from itertools import count, repeat
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from modal._call_stream import CallStream, Packed, Target
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, MAP_IN_FLIGHT, Outputs, Status
 from modal._results import failure, pack, shown
 from modal._sync import blocking, sleep
+from modal._sync import run as run_blocking
 
 if TYPE_CHECKING:
     from modal._client import Client
 
 BYTES_IN_FLIGHT = 64 << 20  # bytes of arguments; one input may pass it
-LINGER = 0.001  # seconds that an input waits at most for others to share its message
+LINGER = 0.001  # seconds after which a message is not filled any further
+WATCH_SECONDS = 0.005  # that an iterator may take for an item before what it gave earlier is sent
 QUEUE = 2 * BATCH_INPUTS  # items that are taken ahead from async iterators
 
 Arguments = Tuple[Sequence[Any], Dict[str, Any]]
 _NOT_YET: Any = object()
+_INSTANT = (list, tuple, range, dict, set, frozenset, str, bytes, repeat, count)  # never make anybody wait
 
 
 class Source:
-    """Where a map's inputs come from: plain iterators, advanced in the caller's thread."""
+    """Where a map's inputs come from: plain iterators, advanced in the caller's thread.
 
-    def __init__(self, items: Iterator[Sequence[Any]], kwargs: Dict[str, Any]) -> None:
+    `instant`: they never wait for anything.
+    """
+
+    def __init__(self, items: Iterator[Sequence[Any]], kwargs: Dict[str, Any], *, instant: bool) -> None:
+        self.instant = instant
         self._items = items
         self._kwargs = kwargs
 
@@ -54,6 +77,7 @@ class AsyncSource(Source):
     """Async iterators, advanced by a task that keeps a little ahead (async face only)."""
 
     def __init__(self, items: AsyncIterator[Sequence[Any]], kwargs: Dict[str, Any]) -> None:
+        self.instant = True  # `take` never waits
         self._async_items = items
         self._kwargs = kwargs
         self._queue: Deque[Sequence[Any]] = deque()
@@ -105,7 +129,7 @@ class AsyncSource(Source):
 def sources(iterators: Sequence[Any], kwargs: Dict[str, Any]) -> Source:
     """The inputs of `map(*iterators)`: one iterator a parameter, as far as the shortest goes."""
     if not any(hasattr(iterator, "__aiter__") for iterator in iterators):
-        return Source(iter(zip(*iterators)), kwargs)
+        return Source(iter(zip(*iterators)), kwargs, instant=all(type(one) in _INSTANT for one in iterators))
     _refuse_in_blocking_face()
     return AsyncSource(_zip(iterators), kwargs)
 
@@ -113,7 +137,7 @@ def sources(iterators: Sequence[Any], kwargs: Dict[str, Any]) -> Source:
 def star_source(items: Any, kwargs: Dict[str, Any]) -> Source:
     """The inputs of `starmap(items)`: each item holds the positional arguments of one."""
     if not hasattr(items, "__aiter__"):
-        return Source(map(_spread, items), kwargs)
+        return Source(map(_spread, items), kwargs, instant=type(items) in _INSTANT)
     _refuse_in_blocking_face()
     return AsyncSource(_spread_all(items), kwargs)
 
@@ -189,7 +213,7 @@ async def map_(
             await run.feed()
             await run.receive()
     finally:
-        run.call.close()
+        run.end()
         await source.close()
 
 
@@ -220,6 +244,9 @@ class _Map:
         self._exhausted = False  # the source has no more, or no more are wanted
         self._waits = False  # the source has nothing yet
         self._batch_size = 1
+        self._batch: Dict[int, Packed] = {}  # taken from the source and not sent yet
+        self._batch_bytes = 0
+        self._flusher: Optional[_Flusher] = None
         self._blocking = blocking()
         self._event: Any = None  # set when the async source or the stream has something
 
@@ -229,7 +256,15 @@ class _Map:
             import asyncio
 
             self._event = asyncio.Event()
+        elif not self._source.instant:
+            self._flusher = _Flusher(self._flush_batch)
         self._source.start(self._wake)
+
+    def end(self) -> None:
+        """Cancel what is not answered."""
+        if self._flusher is not None:
+            self._flusher.close()
+        self.call.close()
 
     @property
     def is_over(self) -> bool:
@@ -260,14 +295,12 @@ class _Map:
 
     async def _send_batch(self) -> bool:
         """Fill one message, as far as the source is quick, and send it. False when the source has no more now."""
-        batch: Dict[int, Packed] = {}
-        size = 0
         began = time.monotonic()
         limit = min(self._batch_size, MAP_IN_FLIGHT - len(self.call.unanswered))
         quick = True
-        while len(batch) < limit and size < BATCH_BYTES and self._bytes < BYTES_IN_FLIGHT:
+        while len(self._batch) < limit and self._batch_bytes < BATCH_BYTES and self._bytes < BYTES_IN_FLIGHT:
             try:
-                item = self._source.take()
+                item = self._take_item()
             except StopIteration:
                 self._exhausted = True
                 break
@@ -275,20 +308,30 @@ class _Map:
                 self._waits = True
                 break
             packed = await pack(self._client, *item)
-            batch[self._count] = packed
+            self._batch[self._count] = packed
+            self._sizes[self._count] = packed.size
             self._count += 1
             self._bytes += packed.size
-            self._sizes[self._count - 1] = packed.size
-            size += len(packed.inline)
+            self._batch_bytes += len(packed.inline)
             if time.monotonic() - began > LINGER:
-                quick = len(batch) == limit
+                quick = len(self._batch) == limit
                 break
-        if batch:
-            self._batch_size = min(BATCH_INPUTS, self._batch_size * 2) if quick else max(1, len(batch))
-            await self.call.send(batch)
+        if self._batch:
+            self._batch_size = min(BATCH_INPUTS, self._batch_size * 2) if quick else max(1, len(self._batch))
+            await self._flush_batch()
         if self._exhausted:
             await self.call.end()
         return not self._exhausted and not self._waits
+
+    def _take_item(self) -> Arguments:
+        if self._flusher is None or not self._batch:
+            return self._source.take()
+        return self._flusher.watch(self._source.take)
+
+    async def _flush_batch(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, {}, 0
+        if batch:
+            await self.call.send(batch)
 
     async def receive(self) -> None:
         """Wait for outputs; return without any when the source has something first, or nothing is awaited."""
@@ -335,6 +378,69 @@ class _Map:
     def _wake(self) -> None:
         if self._event is not None:
             self._event.set()
+
+
+class _Flusher:
+    """Sends what is in the batch while the caller's iterator takes its time over the next item (blocking face).
+
+    The lock belongs to the caller's thread but for the time that it spends in the iterator; whoever has it
+    may use the batch and the connection.
+    """
+
+    def __init__(self, flush: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._flush = flush
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._pulls = 0
+        self._pulling = False
+        self._armed = threading.Event()
+        self._closed = threading.Event()
+        self._error: Optional[BaseException] = None
+        self._thread: Optional[threading.Thread] = None
+
+    def watch(self, take: Callable[[], Arguments]) -> Arguments:
+        """Call `take`; if that lasts, the batch is sent meanwhile. Raises what sending it raised."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="modal-map", daemon=True)
+            self._thread.start()
+        self._pulls += 1
+        self._pulling = True
+        if not self._armed.is_set():
+            self._armed.set()
+        self._lock.release()
+        try:
+            return take()
+        finally:
+            self._lock.acquire()
+            self._pulling = False
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._armed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._armed.wait()
+            pull = self._pulls
+            if self._closed.wait(WATCH_SECONDS):
+                return
+            self._armed.clear()
+            if self._pulls != pull:  # asked after clearing: a later pull may have found it still set
+                self._armed.set()
+                continue
+            if self._pulling and self._lock.acquire(blocking=False):
+                try:
+                    if self._pulls == pull:
+                        run_blocking(self._flush())
+                except BaseException as error:  # for the caller's thread
+                    self._error = error
+                finally:
+                    self._lock.release()
 
 
 __all__ = ["AsyncSource", "Source", "for_each", "map_", "sources", "star_source"]

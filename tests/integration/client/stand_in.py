@@ -7,7 +7,6 @@ pickled again, by the code that runners use.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -65,6 +64,7 @@ class StandIn:
         self.hold.set()
         self.refuse: Fault | None = None
         self.log_seq = 0
+        self._news = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.AbstractServer | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -178,9 +178,8 @@ class StandIn:
                 else:
                     self._run_batch(message, stream, waiting)
                     await asyncio.sleep(0)
-        except Fault as fault:
-            if fault.code == Code.CANCELLED:
-                self.cancelled.append(message.call_id)
+        except asyncio.CancelledError:
+            self.cancelled.append(message.call_id)
             raise
 
     def order(self, indexes: list[int]) -> list[int]:
@@ -198,6 +197,7 @@ class StandIn:
             outputs.blobs.append(blob)
             if self._count():
                 return  # what was computed does not arrive
+        outputs.log_seq = self.log_seq
         stream.send_now(outputs)
 
     def _count(self) -> bool:
@@ -308,11 +308,12 @@ class StandIn:
                 return None
             if not message.follow:
                 return None
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news().wait(), 0.02)
-
-    def _news(self) -> asyncio.Event:
-        return asyncio.Event()
+            await self._news.wait()
 
     def log(self, app_id: str, text: str) -> None:
         self.logs.setdefault(app_id, []).append(LogEntry(0.0, 1, text))
+        self._loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
