@@ -240,6 +240,15 @@ class Cgroup:
             if process is not None and pid in self.pids():
                 process.kill()
 
+    def end(self) -> None:
+        """Kill every process and wait until they are gone. Raises OSError when one does not go."""
+        deadline = time.monotonic() + REMOVE_WITHIN
+        while pids := self.pids():
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"processes {sorted(pids)} of control group {self.name} do not end")
+            self.kill()
+            time.sleep(0.002)
+
     def remove(self) -> None:
         """Kill what is inside and remove the directories."""
         deadline = time.monotonic() + REMOVE_WITHIN

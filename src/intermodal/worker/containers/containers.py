@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.home import Home
-from intermodal.worker.containers import names, probe, runtimes, seccomp_filter, sweep
+from intermodal.worker.containers import names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
 from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import Overlay, remove_tree
@@ -52,6 +52,7 @@ class Containers:
         cores = len(os.sched_getaffinity(0))
         self._gate = asyncio.Semaphore(max(2, cores * 2))
         self._executor = ThreadPoolExecutor(max(4, cores), "containers")
+        self._removers = ThreadPoolExecutor(2, "removers")
         self._slot_makers = ThreadPoolExecutor(2, "slots")
         self._tree = CgroupTree(names.cgroup_name(home.path))
         self._bridge: Bridge | None = None
@@ -65,6 +66,7 @@ class Containers:
         self._pools: dict[bool, SlotPool] = {}  # by whether they are connected to the bridge
         self._pid_files: PidFiles | None = None
         self._user_namespace = False
+        self._binary = home.path / "crun-binary"  # where crun is mounted read-only
 
     @property
     def runtime(self) -> str:
@@ -101,6 +103,7 @@ class Containers:
         state_root.mkdir(mode=0o700, exist_ok=True)
         self._possible = probe.runtimes(self.home.containers, mounts_problem)
         self._runtime = runtimes.choose(self.wanted, self._possible, state_root, self._user_namespace)
+        self._protect(self._runtime)
         self._all_runtimes = {self._runtime.name: self._runtime}
         if not self._runtime.isolates:
             self._warn_unisolated()
@@ -116,6 +119,10 @@ class Containers:
             if found.state.address and self._bridge is not None:
                 self._bridge.reserve(found.state.address)
         self._found = adoptable
+
+    def _protect(self, runtime: runtimes.Runtime) -> None:
+        if isinstance(runtime, runtimes.OciRuntime) and runtime.name == "crun":
+            runtime.binary = protected_binary.protect(runtime.binary, self._binary)
 
     def _warn_unisolated(self) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in self._possible.items() if why)
@@ -152,6 +159,7 @@ class Containers:
             chosen = runtimes.choose(name, self._possible, self.home.path / "crun", self._user_namespace)
             if not chosen.isolates:
                 self._warn_unisolated()
+            self._protect(chosen)
             self._all_runtimes[name] = chosen
         return self._all_runtimes[name]
 
@@ -261,6 +269,7 @@ class Containers:
             cgroup,
             runtime,
             self._executor,
+            self._removers,
             overlay=overlay,
             keep_upper=bool(state.upper),
             adopted=adopted,
@@ -397,6 +406,7 @@ class Containers:
             self._pid_files.close()
             self._pid_files = None
         self._executor.shutdown()
+        self._removers.shutdown()
         self._slot_makers.shutdown()
 
     def _close(self, keep_containers: bool) -> None:
@@ -405,6 +415,7 @@ class Containers:
         if not keep_containers:
             self._tree.close()
             remove_tree(self.home.path / "crun")
+        protected_binary.release(self._binary, remove=not keep_containers)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Running:
         cgroup: Cgroup,
         runtime: Runtime,
         executor: Executor,
+        removers: Executor,
         *,
         overlay: Overlay | None = None,
         keep_upper: bool = False,
@@ -58,6 +59,7 @@ class Running:
         self.stderr_fd = -1
         self._runtime = runtime
         self._executor = executor
+        self._removers = removers  # apart: a large directory takes its time
         self._overlay = overlay
         self._keep_upper = keep_upper
         self._on_close = on_close
@@ -136,7 +138,7 @@ class Running:
     def _exit(self) -> Exit:
         """Blocking: what the monitor and the kernel recorded."""
         reap(self.state.monitor.pid)
-        self.cgroup.kill()
+        self.cgroup.end()
         try:
             code = int(self.places.exit.read_text())
         except (OSError, ValueError):
@@ -233,7 +235,7 @@ class Running:
         self.stdout_fd = self.stderr_fd = self._pidfd = -1
         try:
             keep = keep_upper or self._keep_upper
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._remove, keep)
+            await asyncio.get_running_loop().run_in_executor(self._removers, self._remove, keep)
         finally:
             self._on_close(self)
 

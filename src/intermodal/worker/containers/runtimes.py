@@ -44,6 +44,7 @@ class OciRuntime:
     binary: str
     state_root: Path  # the runtime's own records
     user_namespace: bool
+    takes_filter: bool = False  # whether it knows the annotation that carries a compiled seccomp filter
     isolates: bool = True
 
     def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
@@ -53,7 +54,7 @@ class OciRuntime:
             launch,
             places.root,
             places.files,
-            seccomp_ready=self.name == "crun" and bool(seccomp_filter.compiled()),
+            seccomp_ready=self.takes_filter and bool(seccomp_filter.compiled()),
             user_namespace=self.user_namespace,
             share_network=share_network,
             cgroup_path=self._cgroup_path(cgroup),
@@ -143,6 +144,11 @@ def find_binary(name: str) -> str | None:
     return shutil.which(name, path=SEARCH_PATH) or shutil.which(name)
 
 
+def _takes_filter(binary: str) -> bool:
+    """A runtime that does not know the annotation would ignore it, and run without any filter."""
+    return seccomp_filter.ANNOTATION.encode() in Path(binary).read_bytes()
+
+
 def start_errors(log: Path) -> str:
     """The last error that the runtime wrote; "" where there is none."""
     try:
@@ -172,5 +178,5 @@ def choose(wanted: str, possible: dict[str, str], state_root: Path, user_namespa
             return HostRuntime()
         binary = find_binary(name)
         assert binary is not None
-        return OciRuntime(name, binary, state_root, user_namespace)
+        return OciRuntime(name, binary, state_root, user_namespace, _takes_filter(binary))
     raise ContainersError("no runtime works here: " + "; ".join(f"{name}: {why}" for name, why in possible.items()))

@@ -23,6 +23,10 @@ from intermodal.worker.containers.launch import ContainersError, Launch, StartFa
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
 
+# In its own process namespace, with a system call filter, and without the rights of the machine's root.
+COMMAND = "test $$ = 1 && grep -q '^Seccomp:.*2' /proc/self/status && ! chown 0 /proc/sys 2>/dev/null && exit 7"
+EXPECTED = 7
+
 
 async def _start_one(directory: Path) -> tuple[str, float]:
     """What prevents a container, or "" and the milliseconds that its start took."""
@@ -38,8 +42,8 @@ async def _start_one(directory: Path) -> tuple[str, float]:
         running = await containers.start(launch)
         took = (time.perf_counter() - began) * 1000
         ended = await running.wait()
-        if ended.code != 7:
-            return f"it ended with {ended.code} in place of 7: {ended.detail}", took
+        if ended.code != EXPECTED:
+            return f"it ended with {ended.code}, so it is not confined as it should be. {ended.detail}", took
         return "; ".join(containers.problems), took
     except StartFailed as error:
         return str(error), 0.0
