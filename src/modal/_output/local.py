@@ -92,9 +92,9 @@ class LocalOutput:
             builtins.input = self._prompting
 
     def _prompt(self, prompt: object = "", /) -> str:
+        sys.stdout.flush()
         self._screen.pause()
         try:
-            sys.stdout.flush()
             return self._input(prompt)
         finally:
             self._screen.resume()

@@ -156,14 +156,17 @@ class Screen:
                     self._refresh()
 
     def pause(self) -> None:
-        """No region until `resume`: somebody else (a prompt) uses the terminal."""
+        """No region until `resume`: a prompt uses the terminal, and the line on which it stands is not ours."""
         with self.lock:
             self._paused += 1
             self._refresh()
+            self._devices[OUT].owner = "prompt"
 
     def resume(self) -> None:
+        """The prompt has been answered: the cursor is at the start of a line."""
         with self.lock:
             self._paused -= 1
+            self._devices[OUT].owner = None
 
     def _refresh(self) -> None:
         text = self._erasing() + self._drawing(time.monotonic(), False)

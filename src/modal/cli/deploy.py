@@ -48,7 +48,8 @@ def deploy(
             'A deployment needs a name: `modal deploy --name my-app ...`, or modal.App("my-app") in the program.',
             click.get_current_context(),
         )
-    with shown_output():
+    with shown_output() as sink:
+        sink.app_created("", name or app.name, "", False)
         app.deploy(name=name, environment_name=environment or None, tag=tag or "")
     if stream_logs:
         from modal.cli.follow import follow_logs

@@ -18,10 +18,10 @@ class ProgramFailed(Exception):
 
 def report(error: BaseException) -> int:
     """Show `error` on stderr; returns the exit status."""
-    from modal.cli.program import ProgramError
-
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    from modal.cli.program import ProgramError
+
     if isinstance(error, SystemExit):
         return _exit_status(error)
     if isinstance(error, click.Abort):

@@ -154,10 +154,12 @@ def test_a_pause_hides_the_region(terminal: FakeTerminal) -> None:
     screen.show(lambda: ["spinner"])
     screen.pause()
     assert terminal.lines == []
+    terminal.write("name? ")
+    screen.write(OUT, "container\n", owner=1)
+    terminal.write("Bob\n")
     screen.resume()
-    screen.write(OUT, "x\n")
     screen.show(lambda: ["spinner"])
-    assert terminal.lines == ["x", "spinner"]
+    assert terminal.lines == ["name?", "container", "Bob", "spinner"]
     screen.close()
 
 
