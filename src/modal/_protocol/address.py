@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from modal._protocol.errors import ProtocolError
+from modal._protocol.errors import ProtocolError, Unreachable
 
 DEFAULT_PORT = 7722
 _SCHEMES = {"tcp": ("tcp", DEFAULT_PORT), "tls": ("tls", DEFAULT_PORT), "http": ("tcp", 80), "https": ("tls", 443)}
@@ -54,3 +54,10 @@ def parse(text: str) -> Address:
     if not good or port > 65535:
         raise ProtocolError(f"{text!r} is no address: a host and a port below 65536 are needed")
     return Address(scheme, host, port)
+
+
+def unreachable(where: Address, error: Exception) -> Unreachable:
+    """What to raise when connecting failed with `error`."""
+    if type(error).__module__ == "ssl":
+        return Unreachable(f"no secure connection to {where}: {error}. Is its certificate trusted on this machine?")
+    return Unreachable(f"nobody answers at {where}: {str(error) or 'timed out'}")

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
-from modal._protocol.address import Address, parse
+from modal._protocol.address import Address, parse, unreachable
 from modal._protocol.errors import Code, ConnectionLost, Fault, ProtocolError, Unreachable, WireError
 from modal._protocol.frames import PREFIX, VERSION_MAX, VERSION_MIN, Frame, Kind, pack
 from modal._protocol.handlers import Handlers, StreamHandler, UnaryHandler
@@ -516,7 +516,7 @@ async def connect(
                 loop.create_connection(make, where.host, where.port, ssl=context), timeout
             )
     except (OSError, asyncio.TimeoutError) as error:  # ssl.SSLError is an OSError
-        raise Unreachable(f"nobody answers at {where}: {str(error) or 'timed out'}") from None
+        raise unreachable(where, error) from None
     if where.scheme == "unix":
         connection.write(greeting)
     else:

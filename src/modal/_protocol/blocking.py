@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, Iterator, TypeVar
 
 from modal._protocol import tcp, upgrade
-from modal._protocol.address import Address, parse
+from modal._protocol.address import Address, parse, unreachable
 from modal._protocol.errors import Code, ConnectionLost, Fault, ProtocolError, Unreachable
 from modal._protocol.frames import Frame, FrameBuffer, Kind, pack, pack_head
 from modal._protocol.message import Message, decode
@@ -344,7 +344,7 @@ def connect(
     try:
         sock = _dial(where, ssl, timeout)
     except OSError as error:  # SSLError is one
-        raise Unreachable(f"nobody answers at {where}: {error}") from None
+        raise unreachable(where, error) from None
     connection = Connection(sock)
     try:
         if where.scheme != "unix":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from modal._protocol.address import Address
 from modal._protocol.errors import ProtocolError, Unreachable
+from modal._protocol.frames import Kind
 
 PATH = "/_frames"
 PROTOCOL = "intermodal/1"
@@ -57,7 +58,7 @@ def classify(data: bytes) -> tuple[str, int]:
     """
     if not data:
         return MORE, 0
-    if data[0] < 32:  # kinds of frames; no method of HTTP begins like that
+    if data[0] == Kind.HELLO:  # no method of HTTP begins like that
         return FRAMES, 0
     if not data.startswith(_REQUEST_LINE[: len(data)]):
         return HTTP, 0

@@ -74,7 +74,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def certificate(authority: trustme.CA) -> trustme.LeafCert:
-    return authority.issue_cert("localhost", "127.0.0.1")
+    return authority.issue_cert("localhost")
 
 
 def trust(authority: trustme.CA) -> ssl.SSLContext:

@@ -83,7 +83,10 @@ async def talk(address: str, data: bytes, pieces: int = 1) -> bytes:
 async def test_an_upgrade_by_hand(listening: Callable[..., Any]) -> None:
     place = await listening("tcp")
     hello = pack(Kind.HELLO, HELLO.TYPE, 0, *HELLO.encode())
-    request = b"GET /_frames HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 1.2.3.4\r\nconnection: upgrade\r\nUPGRADE:  Intermodal/1\r\n\r\n"
+    request = (
+        b"GET /_frames HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 1.2.3.4\r\n"
+        b"connection: upgrade\r\nUPGRADE:  Intermodal/1\r\n\r\n"
+    )
     assert (await talk(place.address, request, pieces=30)).startswith(b"HTTP/1.1 101 ")
     answer = await talk(place.address, request + hello)  # eager, but right
     assert answer.startswith(b"HTTP/1.1 101 ")

@@ -66,6 +66,7 @@ async def test_a_killed_server_is_noticed_at_once(process: tuple[str, subprocess
     os.kill(server.pid, signal.SIGKILL)
     results = await asyncio.wait_for(asyncio.gather(*asking, receiving, return_exceptions=True), 5)
     assert all(isinstance(result, ConnectionLost) for result in results)
+    server.wait()
     with pytest.raises(Unreachable):
         await aio.connect(address, HELLO)
 

@@ -129,7 +129,7 @@ async def test_a_certificate_for_another_name_is_refused(listening: Callable[...
     assert context.verify_mode == ssl.CERT_REQUIRED
     port = place.address.rpartition(":")[2]
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
-        await aio.connect(f"tls://127.0.0.2:{port}", HELLO, ssl=context)
+        await aio.connect(f"tls://127.0.0.1:{port}", HELLO, ssl=context)
 
 
 async def test_a_tls_server_needs_a_certificate(listening: Callable[..., Any]) -> None:

@@ -81,7 +81,7 @@ def test_no_bytes_crash_hang_or_bloat(chunks: list[bytes]) -> None:
         defects: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: defects.append(context))
         for greeted in (False, True):
-            connection, wire = accepting(handlers_of_everything(), greeted=greeted)
+            connection, _wire = accepting(handlers_of_everything(), greeted=greeted)
             for chunk in chunks:
                 connection.data_received(chunk)
                 await turn(1)
@@ -200,7 +200,7 @@ async def test_numbers_come_round_and_leave_out_those_in_use() -> None:
 
 
 async def test_an_answer_on_a_stream_of_the_peer_ends_the_connection() -> None:
-    connection, wire = accepting()
+    connection, _wire = accepting()
     connection.data_received(framed(Kind.RESPONSE, 1, Done()))
     assert connection.closed
     finish(connection)
@@ -264,7 +264,7 @@ async def test_many_large_requests_at_once_are_stopped(monkeypatch: pytest.Monke
         await asyncio.Event().wait()
         return Done()
 
-    connection, wire = accepting(handlers)
+    connection, _wire = accepting(handlers)
     for number in range(1, 100, 2):
         connection.data_received(framed(Kind.REQUEST, number, BlobChunk(b"x" * 100_000)))
     assert connection.closed
@@ -422,11 +422,13 @@ async def test_a_cancelled_request_reaches_its_handler() -> None:
             raise
 
     handlers.fast(Invoke)(lambda _connection, _stream_id, _message: None)
-    connection, wire = accepting(handlers)
+    connection, _wire = accepting(handlers)
     connection.on_cancel = lambda stream_id: seen.append(f"fast {stream_id}")
     connection.data_received(
-        framed(Kind.REQUEST, 1, Done()) + framed(Kind.REQUEST, 3, BlobPut("x", 1)) + framed(Kind.REQUEST, 5, Invoke("c", "f", b""))
-    )  # fmt: skip
+        framed(Kind.REQUEST, 1, Done())
+        + framed(Kind.REQUEST, 3, BlobPut("x", 1))
+        + framed(Kind.REQUEST, 5, Invoke("c", "f", b""))
+    )
     await turn()
     connection.data_received(pack(Kind.CANCEL, 0, 1) + pack(Kind.CANCEL, 0, 3) + pack(Kind.CANCEL, 0, 5))
     await turn()

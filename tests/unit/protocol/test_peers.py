@@ -264,7 +264,11 @@ class Peers(RuleBasedStateMachine):
             self.everything_ends()
             for future, content in self.requests:
                 assert future.done()
-                assert (future.exception() is not None) if not content and not future_ok(future) else future.result() == content
+                assert (
+                    (future.exception() is not None)
+                    if not content and not future_ok(future)
+                    else future.result() == content
+                )
             for side in self.sides:
                 assert not side._streams
                 assert not side._tasks

@@ -87,7 +87,11 @@ def finish(connection: Connection) -> None:
 # -- strategies ----------------------------------------------------------------------------------
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=8,
 )
@@ -135,7 +139,8 @@ any_frame = st.builds(
     st.integers(Kind.FIRST, Kind.LAST),
     st.sampled_from([0, 1, 2, 3, 4, 5, 20, 21, 23, 24, 9999]),
     st.sampled_from([0, 1, 2, 3, 4, 5, 7, 0xFFFFFFFF]),
-    st.binary(max_size=40) | st.sampled_from([b"[]", b"[1]", b'["a","b"]', b"{}", b"null", b'["client",1,1]', b"[[0],[0],[1],[],0]"]),
+    st.binary(max_size=40)
+    | st.sampled_from([b"[]", b"[1]", b'["a","b"]', b"{}", b"null", b'["client",1,1]', b"[[0],[0],[1],[],0]"]),
     st.binary(max_size=40),
 )  # fmt: skip
 damaged_frame = st.builds(
