@@ -154,6 +154,18 @@ async def test_close_takes_running_containers_along(tmp_path: Path, launch):
     assert traces_of(containers.home.path) == []
 
 
+async def test_close_waits_for_starts_on_their_way(tmp_path: Path, launch):
+    containers = Containers(Home(tmp_path / "home"))
+    await containers.open()
+    tasks = [asyncio.create_task(containers.start(launch("sleep", "1000"))) for _ in range(6)]
+    await asyncio.sleep(0.005)
+    await containers.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    with pytest.raises(StartFailed, match="ending"):
+        await containers.start(launch("true"))
+    assert traces_of(containers.home.path) == []
+
+
 async def test_a_runtime_that_is_not_there_is_refused_by_name(tmp_path: Path, monkeypatch):
     from intermodal.worker.containers import ContainersError
 

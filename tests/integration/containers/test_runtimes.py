@@ -178,3 +178,19 @@ def test_without_root(nobodys_place: Path):
     assert "MemoryError" in answers["memory"][2]
     assert answers["killed"] == "killed"
     assert answers["left"] == []
+    done = subprocess.run(
+        [python, "-m", "intermodal.worker.containers.trial", str(nobodys_place / "home")],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        env={"PYTHONPATH": str(nobodys_place / "src"), "PATH": os.environ["PATH"]},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    trial = json.loads(done.stdout)
+    assert trial["user_namespace"]
+    assert trial["milliseconds"] > 0, trial
+    assert trial["runtimes"]["crun"] == ""

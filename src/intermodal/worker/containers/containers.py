@@ -10,8 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from intermodal.home import Home
@@ -21,13 +19,13 @@ from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launc
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
+from intermodal.worker.containers.preparation import prepare, undo
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
-from intermodal.worker.containers.running import Running, remove_directory
+from intermodal.worker.containers.running import Running
 from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
 from intermodal.worker.containers.state import State
 from intermodal.worker.network.bridge import Bridge, NetworkError
 from intermodal.worker.network.firewall import FirewallError
-from intermodal.worker.network.resolver import HOST_RESOLV_CONF, hosts_text
 
 T = TypeVar("T")
 
@@ -59,6 +57,8 @@ class Containers:
         self._network_problem = ""
         self._found: list[sweep.Found] = []
         self._starting: set[str] = set()
+        self._tasks: set[asyncio.Task[Running]] = set()
+        self._closed = False
         self._unwanted: set[asyncio.Task[None]] = set()
         self._all_runtimes: dict[str, runtimes.Runtime] = {}
         self._runtime: runtimes.Runtime | None = None
@@ -175,6 +175,8 @@ class Containers:
         self._starting.add(launch.container_id)
         # In a task of its own: a cancelled caller must not leave half a container.
         task = asyncio.get_running_loop().create_task(self._start_in_turn(launch, runtime, began))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -199,6 +201,8 @@ class Containers:
             log.info("a start that nobody waits for failed: %s", error)
 
     def _check(self, launch: Launch) -> runtimes.Runtime:
+        if self._closed:
+            raise StartFailed("the worker is ending")
         if launch.container_id in self.running or launch.container_id in self._starting:
             raise StartFailed(f"container {launch.container_id} is there already")
         if launch.network not in NETWORKS:
@@ -229,9 +233,11 @@ class Containers:
         slot = await self._take_slot(connected)
         mark("slot")
         try:
-            prepared = await self._do(self._prepare, launch, runtime, slot, mark)
+            prepared = await self._do(
+                prepare, launch, runtime, slot, self._bridge, self._pid_files, self._user_namespace, mark
+            )
         except BaseException as error:
-            await self._do(self._undo, launch, slot, connected)
+            await self._do(undo, launch, slot, self._bridge if connected else None)
             if isinstance(error, OSError):
                 raise StartFailed(f"container {launch.container_id} could not be prepared: {error}") from error
             raise
@@ -305,62 +311,6 @@ class Containers:
         if running.exit is not None and running.exit.reason == "start-failed":
             raise StartFailed(running.exit.detail)
 
-    def _prepare(self, launch: Launch, runtime: runtimes.Runtime, slot: Slot, mark: Callable[[str], None]) -> _Prepared:
-        """Blocking: everything on disk, the mount and the limits."""
-        assert self._pid_files is not None
-        launch.directory.mkdir(parents=True, exist_ok=True)
-        places = Places(launch.directory, launch.upper)
-        state = State(
-            launch.container_id,
-            slot.name,
-            slot.address,
-            slot.monitor,
-            runtime.name,
-            launch.outlives_worker,
-            upper=str(launch.upper or ""),
-            work=str(places.work),
-        )
-        state.write(places.state)
-        for old in (places.pid, places.exit, places.log):
-            old.unlink(missing_ok=True)
-        places.run.mkdir(exist_ok=True)
-        for fifo in (places.stdout, places.stderr):
-            _make_fifo(fifo)
-        slot.cgroup.limit(launch.limits)
-        overlay: Overlay | None = None
-        if runtime.isolates:
-            self._write_names(launch, places, slot.address)
-            overlay = Overlay(launch.layers, places.upper, places.work, places.root)
-            overlay.mount(userxattr=self._user_namespace)
-            mark("overlay")
-        try:
-            runtime.write(launch, places, slot.cgroup)
-            watch = self._pid_files.watch(places.directory)
-        except BaseException:
-            if overlay is not None:
-                overlay.unmount()
-            raise
-        mark("config")
-        return _Prepared(state, places, overlay, watch)
-
-    def _write_names(self, launch: Launch, places: Places, address: str) -> None:
-        places.files.mkdir(exist_ok=True)
-        gateway = str(self._bridge.gateway) if self._bridge is not None and address else ""
-        if launch.network == "none":
-            resolv = ""
-        elif gateway and self._bridge is not None:
-            resolv = self._bridge.resolver.text(gateway)
-        else:
-            resolv = _read_or_empty(HOST_RESOLV_CONF)
-        (places.files / "resolv.conf").write_text(resolv)
-        (places.files / "hosts").write_text(hosts_text(launch.hostname, address, gateway))
-        (places.files / "hostname").write_text(f"{launch.hostname}\n")
-
-    def _undo(self, launch: Launch, slot: Slot, connected: bool) -> None:
-        """Blocking: after a failed preparation."""
-        discard_slot(slot, self._bridge if connected else None)
-        remove_directory(Places(launch.directory, launch.upper), keep_upper=launch.upper is not None)
-
     # Adopting and closing
 
     async def adopt(self) -> list[Running]:
@@ -388,10 +338,10 @@ class Containers:
     async def close(self, keep_containers: bool = False) -> None:
         """Remove everything: containers, control groups, network. With `keep_containers` they run on for the next
         worker, and what they need stays."""
+        self._closed = True
         if not keep_containers:
             await self.adopt()
-        if self._unwanted:
-            await asyncio.gather(*self._unwanted)
+        await asyncio.gather(*self._tasks, *self._unwanted, return_exceptions=True)
         for running in list(self.running.values()):
             if keep_containers and running.state.outlives_worker:
                 running.abandon()
@@ -418,35 +368,11 @@ class Containers:
         protected_binary.release(self._binary, remove=not keep_containers)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What the blocking part of a start made."""
-
-    state: State
-    places: Places
-    overlay: Overlay | None
-    watch: int
-
-
 async def sweep_home(home: Home) -> None:
     """Remove every container and everything else that workers of this home left on the machine."""
     containers = Containers(home)
     await containers.open()
     await containers.close()
-
-
-def _make_fifo(path: Path) -> None:
-    """Writable for whomever the program in the container becomes: who gets here is decided by the directory above."""
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    path.chmod(0o622)
-
-
-def _read_or_empty(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def _host_ports() -> tuple[int, ...]:

@@ -19,13 +19,28 @@ from intermodal.home import Home
 from intermodal.worker.containers import probe
 from intermodal.worker.containers.cgroups import Mounts
 from intermodal.worker.containers.containers import Containers
-from intermodal.worker.containers.launch import ContainersError, Launch, StartFailed
+from intermodal.worker.containers.launch import Bind, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
 
 # In its own process namespace, with a system call filter, and without the rights of the machine's root.
 COMMAND = "test $$ = 1 && grep -q '^Seccomp:.*2' /proc/self/status && ! chown 0 /proc/sys 2>/dev/null && exit 7"
 EXPECTED = 7
+
+
+def _machine_as_image(layer: Path) -> tuple[Path, list[Bind]]:
+    """A layer with nothing in it, and binds of this machine's programs. (Its root itself is not to be mounted
+    without root.)"""
+    for name in ("dev", "etc", "proc", "root", "sys", "tmp"):
+        (layer / name).mkdir(parents=True)
+    binds = []
+    for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix", "gnu"):
+        source = Path("/") / name
+        if source.is_symlink():
+            (layer / name).symlink_to(source.readlink())
+        elif source.is_dir():
+            binds.append(Bind(source, f"/{name}"))
+    return layer, binds
 
 
 async def _start_one(directory: Path) -> tuple[str, float]:
