@@ -39,6 +39,7 @@ class Attachment:
         self._connection: Optional[blocking.Connection] = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._lags = False  # a result has waited in vain: the next ones do not, until something comes
         self._waiters: List[Tuple[int, Callable[[], object]]] = []
         client.attachments[self.app_id] = self
         self._thread = threading.Thread(target=self._run, name=f"modal-logs-{self.app_id}", daemon=True)
@@ -63,12 +64,15 @@ class Attachment:
         """Wait until entries up to `seq` have been shown, at most `timeout` seconds. False when they were not."""
         if self.seq >= seq or self.ended.is_set():
             return True
+        if self._lags:
+            return False
         from modal._sync import blocking
 
         if blocking():
             shown = threading.Event()
             self._when(seq, shown.set)
-            return shown.wait(timeout)
+            self._lags = not shown.wait(timeout)
+            return not self._lags
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -77,6 +81,7 @@ class Attachment:
         try:
             await asyncio.wait_for(reached.wait(), timeout)
         except asyncio.TimeoutError:
+            self._lags = True
             return False
         return True
 
@@ -90,6 +95,7 @@ class Attachment:
     def _reached(self, seq: int) -> None:
         with self._lock:
             self.seq = max(self.seq, seq)
+            self._lags = False
             if not self._waiters:
                 return
             over = self.ended.is_set()

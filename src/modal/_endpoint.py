@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 import threading
 import time
@@ -184,7 +183,7 @@ class Patience:
         if outage > NOTICE_AFTER:
             endpoint.tell_of_outage(self._seconds)
         delay, self._delay = self._delay, min(max(self._delay * 2, FIRST_DELAY), MAX_DELAY)
-        return delay * random.uniform(0.5, 1.0)
+        return delay * (0.5 + os.urandom(1)[0] / 512)  # spreads clients
 
     def _advice(self) -> str:
         if self._endpoint.embedded:

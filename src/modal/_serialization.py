@@ -124,7 +124,9 @@ class _Sink:
         self.buffers: List[memoryview] = []
         self.values_dir = values_dir
 
-    def write(self, data: Part) -> int:
+    def write(self, data: Union[Part, pickle.PickleBuffer]) -> int:
+        if isinstance(data, pickle.PickleBuffer):
+            data = data.raw()
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         self.size += size
         if self.fd >= 0:
@@ -354,8 +356,8 @@ def _failure_to_pickle(value: Any) -> Optional[Exception]:
 
 
 class _Nowhere:
-    def write(self, data: Part) -> int:
-        return len(data)
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes
 
 
 def _culprit(value: Any, error: Exception) -> Tuple[str, str]:

@@ -13,6 +13,7 @@ from modal._sync import run
 
 from .calls import Fn
 from .stand_in import StandIn
+from .test_calls import wait_for
 
 
 class Screen:
@@ -91,7 +92,11 @@ def test_logs_that_lag_delay_a_result_only_so_long(
     stand_in.log("ap-1", "x\n")
     assert not run(attachment.drain(5, timeout=0.05))
     assert not asyncio.run(attachment.drain(5, timeout=0.05))
+    assert not run(attachment.drain(5, timeout=1000))  # once is enough
     screen.slow.set()
+    wait_for(lambda: attachment.seq == 1)
+    stand_in.log("ap-1", "y\n")
+    assert run(attachment.drain(2, timeout=10))
     attachment.close()
 
 

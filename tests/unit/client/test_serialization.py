@@ -101,7 +101,7 @@ def test_without_a_values_directory_large_values_come_in_parts() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("sizes", [(200_000,), (1 << 20, 100, 300_001)])
+@pytest.mark.parametrize("sizes", [(100,), (70_000,), (100_000,), (200_000,), (1 << 20, 100, 70_000, 300_001)])
 def test_buffers_stand_behind_the_pickle(tmp_path: Path, sizes: tuple[int, ...], shared: bool) -> None:
     value = [Buffer(bytearray(os.urandom(size))) for size in sizes]
     dumped = s.dump(value, str(tmp_path) if shared else "")
@@ -114,6 +114,15 @@ def test_buffers_stand_behind_the_pickle(tmp_path: Path, sizes: tuple[int, ...],
     view = memoryview(loaded[0].data)
     assert not view.readonly
     view[0] = 1  # copies are private
+
+
+@pytest.mark.parametrize("size", [70_000, 1 << 20])
+@pytest.mark.parametrize("kind", [bytes, bytearray, lambda data: data.hex()])
+def test_large_pieces(tmp_path: Path, kind: Any, size: int) -> None:
+    value = [kind(os.urandom(size)), 1, kind(os.urandom(size))]
+    dumped = s.dump(value, str(tmp_path))
+    assert s.load_value(dumped.inline, dumped.blob, str(tmp_path)) == value
+    assert s.load(s.dumps(value)) == value
 
 
 def test_a_buffer_that_is_not_contiguous_stays_in_the_pickle() -> None:
