@@ -432,8 +432,7 @@ class Dispatch:
             if held.crashes <= CRASHES_ALLOWED + retries:
                 again.append(held)
                 continue
-            code = Code.EXECUTION if message.reason != "out-of-memory" else "out-of-memory"
-            failure = CallFailure(code, "modal.exception.ExecutionError", text, hint=hint)
+            failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
             held.container = None
             held.over = True
             self.deliver(held, Status.FAILURE, pack_failure(failure), "")

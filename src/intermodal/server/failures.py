@@ -37,12 +37,12 @@ def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, st
         allowed = f" of {limit} MiB" if limit else ""
         return (
             f"{spec.name} was killed because it ran out of memory: its container used more than its limit{allowed}",
-            "raise the limit with memory=(request, limit) in MiB, or use less memory at once",
+            "Raise the limit with memory=(request, limit) in MiB, or use less memory at once",
         )
     if message.reason == "out-of-disk":
-        return f"{spec.name} filled its container's disk", "write less, or ask for more with ephemeral_disk= in MiB"
+        return f"{spec.name} filled its container's disk", "Write less, or ask for more with ephemeral_disk= in MiB"
     if message.reason == "start-failed":
-        return f"the container of {spec.name} could not be started: {message.detail}", "see `intermodal logs`"
+        return f"the container of {spec.name} could not be started: {message.detail}", "See `intermodal logs`"
     if message.reason == "lost":
         return f"the container of {spec.name} was lost: {message.detail or 'its worker went away'}", ""
     if message.signal:
@@ -50,8 +50,8 @@ def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, st
             name = signal.Signals(message.signal).name
         except ValueError:
             name = f"signal {message.signal}"
-        hint = "a native library crashed" if message.signal == signal.SIGSEGV else ""
+        hint = "A native library crashed" if message.signal == signal.SIGSEGV else ""
         return f"the container of {spec.name} was killed by {name} while it ran inputs", hint
     return f"the container of {spec.name} exited with code {message.exit_code} while it ran inputs", (
-        "functions must return or raise; os._exit and sys.exit end the whole container"
+        "Functions must return or raise; os._exit and sys.exit end the whole container"
     )

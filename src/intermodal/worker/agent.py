@@ -78,6 +78,9 @@ class Agent:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
 
+    async def _close_parts(self) -> None:
+        await self.images.close()
+
     async def _open_parts(self) -> None:
         await self.containers.open()
         await self.images.open()
@@ -120,6 +123,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close_parts()
         await self.containers.close(keep_containers=self._keep)
 
     async def _serve_once(self) -> None:
@@ -224,6 +228,7 @@ class Agent:
         cell.directory.mkdir(parents=True, exist_ok=True)
         await cell.listen(self.server, self._credentials, lambda: _restriction(spec))
         cell.remember()
+        await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
         for mount_id in spec.mount_ids:
             layers.append(await self._mount(mount_id))

@@ -120,6 +120,9 @@ class PlainAgent(Agent):
     def _make_parts(self) -> None:
         self.containers = self._plain  # type: ignore[assignment]
 
+    async def _close_parts(self) -> None:
+        pass
+
     async def _open_parts(self) -> None:
         pass
 
