@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def connect(home: Home, timeout: float = 5.0) -> Connection | None:
 
     if not home.socket.exists():
         return None
-    hello = Hello("client", VERSION_MIN, VERSION_MAX, "", "%d.%d.%d" % sys.version_info[:3])
+    hello = Hello("client", VERSION_MIN, VERSION_MAX, "", platform.python_version())
     try:
         return blocking.connect(home.address, hello, timeout=timeout)
     except WireError:
@@ -109,20 +110,22 @@ def down(home: Home, keep_containers: bool = False) -> list[str]:
     Raises Failed where something could not be ended.
     """
     done = []
+    server, worker = holder(home.lock), holder(home.worker_lock)
     in_order = _ask_to_stop(home, keep_containers)
-    server = holder(home.lock)
     if server is not None:
         if not (in_order and processes.wait_end(server, STOP_SECONDS)) and not processes.end(server, END_SECONDS):
             raise Failed(f"the server (process {server.pid}) does not end")
         done.append(f"stopped the server (process {server.pid})")
-    worker = holder(home.worker_lock)
+    left = holder(home.worker_lock)  # by now none, if all went in order
+    if left is not None and not processes.end(left, END_SECONDS):
+        raise Failed(f"the worker (process {left.pid}) does not end")
     if worker is not None:
-        if not processes.end(worker, END_SECONDS):
-            raise Failed(f"the worker (process {worker.pid}) does not end")
         done.append(f"stopped the worker (process {worker.pid})")
-    if not keep_containers and (worker is not None or not in_order) and _anything_left(home):
-        _clean(home)
-        done.append("cleaned up what was left")
+    if not keep_containers:
+        if (left is not None or not in_order) and _was_used(home.worker_lock):
+            _clean(home)
+            done.append("cleaned up what was left")
+        _forget(home.worker_lock)
     if not in_order:
         home.socket.unlink(missing_ok=True)
     return done
@@ -241,9 +244,27 @@ def _ask_to_stop(home: Home, keep_containers: bool) -> bool:
     return True
 
 
-def _anything_left(home: Home) -> bool:
-    """Whether a worker has ever had containers or a network here."""
-    return home.worker_lock.exists()
+def _was_used(lock: Path) -> bool:
+    """Whether somebody held the lock since it was forgotten: there may be traces of a worker that was killed."""
+    try:
+        return lock.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _forget(lock: Path) -> None:
+    """Nothing is left of whoever held this lock."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+    except BlockingIOError:
+        pass  # somebody has just started
+    finally:
+        os.close(descriptor)
 
 
 def _clean(home: Home) -> None:

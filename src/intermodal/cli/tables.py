@@ -33,7 +33,9 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    made = Table(*columns)
+    made = Table()
+    for number, name in enumerate(columns):
+        made.add_column(name, no_wrap=number == 0)  # an id must be whole, to be copied
     for row in rows:
         made.add_row(*row)
     Console().print(made)
@@ -99,3 +101,7 @@ def images(found: list[ImageInfo], as_json: bool) -> None:
         for one in found
     ]
     table(["Image", "Python", "Steps", "Built", "Used", "In use"], rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else ""

@@ -101,7 +101,8 @@ class Server:
             if self.local_worker is not None:
                 self.local_worker.start()
                 undo.push_async_callback(self.local_worker.close)
-            self._tasks.append(asyncio.create_task(keep_clean(self.store, self.logs, self.values)))
+            cleaning = keep_clean(self.store, self.logs, self.values, self._running_containers)
+            self._tasks.append(asyncio.create_task(cleaning))
             self._tasks.append(asyncio.create_task(self._watch_log()))
             self._closing = undo.pop_all()
         gc.collect()
@@ -161,7 +162,6 @@ class Server:
         self.invocation = Invocation(
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
-        self.invocation.on_container = self._container_event
         calls = workers = self.invocation
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
@@ -194,19 +194,16 @@ class Server:
         return handlers
 
     async def _prepare_container(self, container: Container) -> ContainerSpec:
-        return await self.specs.prepare(container)
+        spec = await self.specs.prepare(container)
+        self.store.fleet.container_started(container.id, spec.app_id, spec.function_id, container.worker_id)
+        return spec
+
+    def _running_containers(self) -> list[str]:
+        return [container.container_id for container in self.invocation.containers()]
 
     def _is_ephemeral(self, app_id: str) -> bool:
         app = self.apps.live.get(app_id)
         return app is None or app.state != AppState.DEPLOYED
-
-    def _container_event(self, container: Container, event: str) -> None:
-        fleet = self.store.fleet
-        if event == "started":
-            function = container.function
-            fleet.container_started(container.id, function.app_id, function.function_id, container.worker_id)
-        else:
-            fleet.container_ended(container.id, event)
 
     # -- connections
     async def _listen(self) -> None:

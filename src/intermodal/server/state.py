@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
+from intermodal import processes
 from intermodal.home import Home
-from intermodal.processes import myself
 from intermodal.server.store.migrations import Refused
 
 # What may lie in a state directory that has no store yet: what `up` and the worker put there.
 _OURS = ("server.", "worker.", "start.", "store.", "secrets.", ".")
+
+
+GLANCE_SECONDS = 2.0
 
 
 class Busy(Refused):
@@ -72,7 +76,7 @@ def lock(home: Home) -> int:
     """Take the directory for this process for as long as it lives; the descriptor. Raises Busy."""
     descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor)
     except OSError as error:
         who = os.pread(descriptor, 100, 0).decode(errors="replace").split()
         os.close(descriptor)
@@ -86,5 +90,19 @@ def lock(home: Home) -> int:
             "to another directory for a second one"
         ) from None
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{myself()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{processes.myself()}\n".encode(), 0)
     return descriptor
+
+
+def _take(descriptor: int) -> None:
+    """Raises OSError. Somebody who only looks whether the lock is free may have it for a moment."""
+    deadline = time.monotonic() + GLANCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = processes.parse(os.pread(descriptor, 100, 0).decode(errors="replace"))
+            if (holder is not None and holder.lives) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

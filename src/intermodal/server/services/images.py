@@ -148,7 +148,7 @@ def check_recipe(recipe: list[dict[str, Any]]) -> None:
     if len(recipe) > MAX_STEPS:
         raise Fault(Code.INVALID, f"an image has at most {MAX_STEPS} steps, not {len(recipe)}")
     for number, step in enumerate(recipe):
-        if not isinstance(step, dict) or not isinstance(step.get("kind"), str):
+        if not isinstance(step.get("kind"), str):
             raise Fault(Code.INVALID, f"step {number + 1} of the image recipe has no kind")
         secrets = step.get("secrets", [])
         if not isinstance(secrets, list):

@@ -166,7 +166,7 @@ class LocalWorker:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as others who only look
         except BlockingIOError:
             return True
         finally:

@@ -81,8 +81,9 @@ class Segments:
                 self._size += written
                 view = view[written:]
         except OSError:
-            os.ftruncate(self._fd, before)
-            self._size = before
+            if self._size > before:  # a part of it was written
+                os.ftruncate(self._fd, before)
+                self._size = before
             raise
 
     def close(self, sync: bool = False) -> None:

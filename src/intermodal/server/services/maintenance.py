@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.secrets import INLINE_KEPT
@@ -19,23 +20,23 @@ APPS_KEPT = 7 * 86400.0  # seconds that a stopped app and its logs are kept
 _log = logging.getLogger(__name__)
 
 
-async def keep_clean(store: Store, logs: Logs, values: Values) -> None:
+async def keep_clean(store: Store, logs: Logs, values: Values, running: Callable[[], list[str]]) -> None:
     """Sweep now and then until cancelled."""
     await asyncio.sleep(FIRST_SWEEP)
     while True:
         try:
-            await sweep(store, logs, values, time.time())
+            await sweep(store, logs, values, running(), time.time())
         except Exception:
             _log.exception("the hourly cleaning failed; it will be tried again")
         await asyncio.sleep(SWEEP_INTERVAL)
 
 
-async def sweep(store: Store, logs: Logs, values: Values, now: float) -> None:
+async def sweep(store: Store, logs: Logs, values: Values, running: list[str], now: float) -> None:
     """Forget what is too old at this time (seconds since the epoch)."""
     expired = await store.calls.expire(now - OUTPUTS_KEPT)
     for app_id in await store.apps.forget(now - APPS_KEPT):
         logs.forget(app_id)
-    await store.fleet.forget_containers(now - CONTAINERS_KEPT)
+    await store.fleet.forget_containers(now - CONTAINERS_KEPT, running)
     inline = await store.secrets.drop_inline(await store.functions.secrets_in_use(), now - INLINE_KEPT)
     swept = await values.sweep()
     if expired or inline or swept:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database
 
-CONTAINERS_KEPT = 7 * 86400.0  # seconds after their end
+CONTAINERS_KEPT = 7 * 86400.0  # seconds after their start, unless they run
 
 
 class ContainerRow(NamedTuple):
@@ -17,9 +17,6 @@ class ContainerRow(NamedTuple):
     function_id: str
     worker_id: str
     started_at: float
-    ended_at: float  # 0: has not ended, as far as the store knows
-    exit_reason: str
-    marks: dict[str, float]
 
 
 class FleetStore:
@@ -52,26 +49,18 @@ class FleetStore:
             _ignored,
         )
 
-    def container_ended(self, container_id: str, reason: str, marks: dict[str, float] | None = None) -> None:
-        """As `container_started`."""
-        values = (time.time(), reason, json.dumps(marks or {}), container_id)
-        self._database.write_soon(
-            lambda connection: connection.execute(
-                "UPDATE containers SET ended_at = ?, exit_reason = ?, marks = ? WHERE container_id = ?", values
-            ),
-            _ignored,
-        )
-
     async def container(self, container_id: str) -> ContainerRow | None:
         row = await self._database.row(
-            "SELECT container_id, app_id, function_id, worker_id, started_at, ended_at, exit_reason, marks "
-            "FROM containers WHERE container_id = ?",
+            "SELECT container_id, app_id, function_id, worker_id, started_at FROM containers WHERE container_id = ?",
             (container_id,),
         )
-        return None if row is None else ContainerRow(*(*row[:7], json.loads(row[7])))
+        return None if row is None else ContainerRow(*row)
 
-    async def forget_containers(self, ended_before: float) -> None:
-        await self._database.execute("DELETE FROM containers WHERE ended_at != 0 AND ended_at < ?", (ended_before,))
+    async def forget_containers(self, started_before: float, running: list[str]) -> None:
+        await self._database.execute(
+            "DELETE FROM containers WHERE started_at < ? AND container_id NOT IN (SELECT value FROM json_each(?))",
+            (started_before, json.dumps(running)),
+        )
 
 
 def _ignored(_result: Any, _error: Exception | None) -> None:

@@ -117,13 +117,9 @@ CREATE TABLE containers (
     app_id TEXT NOT NULL,
     function_id TEXT NOT NULL,
     worker_id TEXT NOT NULL DEFAULT '',
-    started_at REAL NOT NULL,
-    ended_at REAL NOT NULL DEFAULT 0,
-    exit_reason TEXT NOT NULL DEFAULT '',
-    marks TEXT NOT NULL DEFAULT '{}' -- timings of the start, JSON
+    started_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX containers_by_app ON containers (app_id);
-CREATE INDEX containers_by_end ON containers (ended_at);
 
 -- Spawned calls. Numbers stand for ids in the large tables: 1,000,000 waiting inputs take 8 bytes
 -- each where an id would take 29.

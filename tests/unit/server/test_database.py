@@ -1,0 +1,154 @@
+"""The writer: durable, grouped, one job's failure its own. The migrations: ours, in order, all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from intermodal.server.store.database import Database
+from intermodal.server.store.migrations import Refused, known, migrate
+from modal._protocol.errors import Code, Fault
+
+
+async def put(database: Database, key: str, value: str = "") -> None:
+    await database.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+async def keys(database: Database) -> list[str]:
+    return [row[0] for row in await database.rows("SELECT key FROM meta ORDER BY key")]
+
+
+async def test_a_write_is_seen_by_readers_and_survives_reopening(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "store.sqlite")
+    await put(database, "a")
+    assert await keys(database) == ["a"]
+    await database.close()
+    again = await Database.open(tmp_path / "store.sqlite")
+    assert await keys(again) == ["a"]
+    await again.close()
+
+
+async def test_what_waits_is_committed_together(database: Database) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def slow(_connection: sqlite3.Connection) -> None:
+        started.set()
+        go.wait(10)
+
+    first = asyncio.create_task(database.write(slow))
+    await asyncio.to_thread(started.wait, 10)
+    before = database.commits
+    others = [asyncio.create_task(put(database, f"k{number}")) for number in range(100)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(first, *others)
+    assert database.commits - before == 2  # the slow one, and all that came meanwhile
+    assert len(await keys(database)) == 100
+
+
+async def test_a_job_that_fails_is_undone_alone(database: Database) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO meta (key, value) VALUES ('half', '')")
+        raise ValueError("in the middle")
+
+    results = await asyncio.gather(
+        put(database, "a"), database.write(half), put(database, "b"), put(database, "a"), return_exceptions=True
+    )
+    assert results[0] is None
+    assert isinstance(results[1], ValueError)
+    assert results[2] is None
+    assert isinstance(results[3], sqlite3.IntegrityError)
+    assert await keys(database) == ["a", "b"]
+
+
+async def test_a_full_disk_is_said_and_harms_nothing(database: Database) -> None:
+    pages = await database.write(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    await database.write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages + 8}").fetchone())
+    results = await asyncio.gather(
+        put(database, "small"), put(database, "big", "x" * 1_000_000), put(database, "other"), return_exceptions=True
+    )
+    assert results[0] is None
+    assert results[2] is None
+    assert isinstance(results[1], Fault)
+    assert results[1].code == Code.EXHAUSTED
+    assert "full" in results[1].text
+    assert str(database.path.parent) in results[1].text
+    assert await keys(database) == ["other", "small"]
+    await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+    await put(database, "big", "x" * 1_000_000)
+    assert "big" in await keys(database)
+
+
+async def test_close_commits_what_is_queued_and_refuses_more(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "store.sqlite")
+    tasks = [asyncio.create_task(put(database, f"k{number:02}")) for number in range(50)]
+    await asyncio.sleep(0)
+    await database.close()
+    await asyncio.gather(*tasks)
+    with pytest.raises(Fault):
+        await put(database, "late")
+    again = await Database.open(tmp_path / "store.sqlite")
+    assert len(await keys(again)) == 50
+    await again.close()
+
+
+async def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises(Fault, match="may not write"):
+        await database.read(lambda connection: connection.execute("DELETE FROM meta"))
+
+
+async def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE songs (name)")
+    other.close()
+    with pytest.raises(Refused, match=r"another program.*INTERMODAL_HOME"):
+        await Database.open(path)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    await (await Database.open(path)).close()
+    ahead = sqlite3.connect(path)
+    ahead.execute("PRAGMA user_version = 999")
+    ahead.close()
+    with pytest.raises(Refused, match=r"newer Intermodal .schema 999"):
+        await Database.open(path)
+
+
+@pytest.mark.parametrize("content", [b"this is no database at all, " * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "store.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match="damaged or no database"):
+        await Database.open(path)
+
+
+async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be opened"):
+        await Database.open(tmp_path / "nowhere" / "store.sqlite")
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert [number for number, _path in known()] == list(range(1, len(known()) + 1))
+
+
+def test_a_migration_takes_effect_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "0001_a.sql", tmp_path / "0002_b.sql"
+    first.write_text("CREATE TABLE a (x);")
+    second.write_text("CREATE TABLE b (x);\nCREATE TABLE a (x);")
+    steps = [(1, first), (2, second)]
+    connection = sqlite3.connect(tmp_path / "db", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(connection, tmp_path / "db", steps)
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
+    assert tables == ["a"]
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    second.write_text("CREATE TABLE b (x);")
+    assert migrate(connection, tmp_path / "db", steps) == 2
+    assert migrate(connection, tmp_path / "db", steps) == 2
+    connection.close()
