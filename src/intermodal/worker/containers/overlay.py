@@ -51,7 +51,11 @@ class Overlay:
         status = self.layers[-1].stat()
         self.upper.chmod(status.st_mode & 0o7777)
         if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (0, 0):
-            os.chown(self.upper, status.st_uid, status.st_gid)
+            try:
+                os.chown(self.upper, status.st_uid, status.st_gid)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # an owner that this user namespace does not have
+                    raise
 
     def _mount_by_descriptor(self, names: list[str], userxattr: bool) -> None:
         """/proc/self/fd/<n> is a short name for a long path."""

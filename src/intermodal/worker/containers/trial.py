@@ -50,9 +50,9 @@ async def _start_one(directory: Path) -> tuple[str, float]:
         await containers.open()
         if containers.runtime == "host":
             return "no runtime with isolation works here", 0.0
-        launch = Launch(
-            "ta-trial", [Path("/")], ["/bin/sh", "-c", "exit 7"], {}, containers.home.containers / "ta-trial"
-        )
+        directory = containers.home.containers / "ta-trial"
+        layer, binds = _machine_as_image(directory.parent.parent / "layer")
+        launch = Launch("ta-trial", [layer], ["/bin/sh", "-c", COMMAND], {}, directory, binds=binds)
         began = time.perf_counter()
         running = await containers.start(launch)
         took = (time.perf_counter() - began) * 1000
