@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -109,7 +110,42 @@ async def listen(
     return place, server
 
 
-Listen = Callable[..., Any]
+@contextlib.asynccontextmanager
+async def another_program(says: bytes, *, after: bytes = b"", path: Path | None = None) -> AsyncIterator[str]:
+    """No server of ours: waits for `after`, says its words, and reads to the end. Gives its address."""
+    answering: set[asyncio.Task[Any]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        answering.add(task)
+        if after:
+            await reader.readuntil(after)
+        writer.write(says)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    if path is not None:
+        server: asyncio.AbstractServer = await asyncio.start_unix_server(answer, path)
+        address = f"unix:{path}"
+    else:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
+    async with server:
+        yield address
+        if answering:
+            await asyncio.wait_for(asyncio.gather(*answering), 5)
+
+
+async def gone(connection: aio.Connection) -> None:
+    """Close, and wait until it is."""
+    ended = asyncio.get_running_loop().create_future()
+    connection.on_close.append(ended.set_result)
+    connection.close()
+    await asyncio.wait_for(ended, 5)
 
 
 @pytest.fixture

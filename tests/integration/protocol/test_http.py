@@ -13,8 +13,7 @@ import pytest
 from modal._protocol import aio, upgrade
 from modal._protocol.frames import Kind, pack
 from modal._protocol.messages.call import Invoke, Outputs
-from tests.integration.protocol.conftest import HELLO
-from tests.integration.protocol.test_sockets import gone
+from tests.integration.protocol.conftest import HELLO, gone
 
 
 def get(port: int, path: str, context: ssl.SSLContext | None, method: str = "GET") -> tuple[int, str]:

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from modal._protocol import aio, blocking, transport
+from modal._protocol import aio, blocking, transport, upgrade
 from modal._protocol.errors import ConnectionLost, Unreachable
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN, Kind, pack
 from modal._protocol.messages.call import BlobGet
 from modal._protocol.messages.wire import Done, Hello, Welcome
 from modal._protocol.retry import LONGEST_SECONDS, Backoff
-from tests.integration.protocol.conftest import HELLO
+from tests.integration.protocol.conftest import HELLO, another_program, gone
 
 SERVER = """
 import asyncio, sys
@@ -116,26 +116,15 @@ async def test_a_silent_server_on_tcp_is_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transport.FrameTransport.keep_alive, "__defaults__", (0.05,))
     welcome = pack(Kind.WELCOME, Welcome.TYPE, 0, *Welcome(1).encode())
 
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from modal._protocol import upgrade
-
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(upgrade.ACCEPTED + welcome)
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        connection = await aio.connect(f"tcp://127.0.0.1:{port}", HELLO)
+    async with another_program(upgrade.ACCEPTED + welcome, after=b"\r\n\r\n") as address:
+        connection = await aio.connect(address, HELLO)
         with pytest.raises(ConnectionLost, match="silent"):
             await asyncio.wait_for(connection.request(Done(), Done), 5)
         monkeypatch.setattr(blocking, "KEEPALIVE_SECONDS", 0.05)
-        wire = await asyncio.to_thread(blocking.connect, f"tcp://127.0.0.1:{port}", HELLO)
+        wire = await asyncio.to_thread(blocking.connect, address, HELLO)
         with pytest.raises(ConnectionLost, match="silent"):
             await asyncio.to_thread(wire.request, Done(), Done)
         wire.close()
-    await asyncio.sleep(0.01)
 
 
 async def test_a_long_silence_with_a_live_server_is_no_loss(
@@ -156,8 +145,7 @@ async def test_a_long_silence_with_a_live_server_is_no_loss(
     wire = await asyncio.to_thread(blocking.connect, place.address, HELLO)
     assert await asyncio.to_thread(wire.request, Done(), Done) == Done()
     wire.close()
-    connection.abort()
-    await asyncio.sleep(0.01)
+    await gone(connection)
 
 
 async def test_a_client_that_never_greets_is_let_go(

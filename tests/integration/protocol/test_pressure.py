@@ -13,8 +13,7 @@ from modal._protocol.frames import Kind, pack
 from modal._protocol.messages.call import BlobChunk, BlobGet, BlobPut, Invoke, Outputs
 from modal._protocol.messages.wire import Done
 from modal._protocol.stream import WINDOW
-from tests.integration.protocol.conftest import HELLO
-from tests.integration.protocol.test_sockets import gone
+from tests.integration.protocol.conftest import HELLO, gone
 
 
 class Source:

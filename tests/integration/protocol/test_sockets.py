@@ -17,7 +17,7 @@ from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreach
 from modal._protocol.messages.call import BlobChunk, BlobGet, BlobPut, Invoke, Outputs
 from modal._protocol.messages.secret import ObjectId, SecretLookup
 from modal._protocol.messages.wire import Done, Hello, Welcome
-from tests.integration.protocol.conftest import HELLO, Place
+from tests.integration.protocol.conftest import HELLO, Place, another_program, gone
 
 KINDS = ["unix", "tcp", "tls"]
 
@@ -149,24 +149,11 @@ async def test_nobody_there(address: str) -> None:
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_somebody_else_is_there(kind: str, says: bytes, tmp_path: Path) -> None:
     """Another program answers, or accepts and stays silent."""
-
-    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(says)
-        await reader.read()
-        writer.close()
-
-    if kind == "unix":
-        server: asyncio.AbstractServer = await asyncio.start_unix_server(other, tmp_path / "o.sock")
-        address = f"unix:{tmp_path}/o.sock"
-    else:
-        server = await asyncio.start_server(other, "127.0.0.1", 0)
-        address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
-    async with server:
+    async with another_program(says, path=tmp_path / "o.sock" if kind == "unix" else None) as address:
         with pytest.raises((Unreachable, ProtocolError, ConnectionLost)):
             await aio.connect(address, HELLO, timeout=0.3)
         with pytest.raises((Unreachable, ProtocolError, ConnectionLost)):
             await asyncio.to_thread(blocking.connect, address, HELLO, timeout=0.3)
-    await asyncio.sleep(0.01)
 
 
 def test_blocking_notes_are_kept_within_bounds(tmp_path: Path) -> None:
@@ -189,11 +176,3 @@ def test_blocking_notes_are_kept_within_bounds(tmp_path: Path) -> None:
     assert 100 <= len(connection.notes) <= 170  # the newest 16 MiB
     connection.close()
     theirs.close()
-
-
-async def gone(connection: aio.Connection) -> None:
-    """Close, and wait until it is."""
-    ended = asyncio.get_running_loop().create_future()
-    connection.on_close.append(ended.set_result)
-    connection.close()
-    await asyncio.wait_for(ended, 5)

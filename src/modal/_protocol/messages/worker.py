@@ -204,13 +204,17 @@ class RunnerFailed(Message, type=152):
 
 
 class RunInputs(Message, type=153):
-    """ITEM to the runner. A token names an input within this container's life."""
+    """ITEM to the runner. A token names an input within this container's life.
+
+    `batch`: these and the inputs of the next messages, so many in all, are one run of a batched function.
+    """
 
     tokens: List[int]
     input_ids: List[str]
     args: List[bytes]
     blobs: List[str] = []
     methods: List[str] = []
+    batch: int = 0
 
 
 class RunOutputs(Message, type=154):
