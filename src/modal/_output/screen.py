@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any, Callable, Hashable, List, Optional, TextIO
 
-from modal._output.text import cells, cut, encodable
+from modal._output.text import cut, encodable
 
 OUT, ERR = 1, 2
 TICK = 0.1  # seconds between two pictures of a spinner
@@ -67,7 +67,7 @@ class Screen:
         out_device = _Device()
         self._devices = {OUT: out_device, ERR: out_device if same else _Device()}
         self._region: Optional[Region] = None
-        self._drawn: List[int] = []  # columns that each drawn line takes
+        self._drawn = False
         self._drawn_at = 0.0
         self._ticks: List[Callable[[float], None]] = []
         self._paused = 0
@@ -174,12 +174,11 @@ class Screen:
             self._put(OUT, text, True)
 
     def _erasing(self) -> str:
+        """The cursor rests at the region's start, so whatever else wrote to the terminal is not erased with it."""
         if not self._drawn:
             return ""
-        width = max(1, self._size().columns)
-        rows = sum(max(1, -(-columns // width)) for columns in self._drawn)  # a narrower window wraps lines
-        self._drawn = []
-        return "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J"
+        self._drawn = False
+        return "\r\x1b[J"
 
     def _drawing(self, now: float, throttled: bool) -> str:
         """The region as text. Throttled, it stays away for a moment where much is written."""
@@ -190,9 +189,10 @@ class Screen:
         size = self._size()
         lines = [cut(line.replace("\n", " "), max(1, size.columns - 1)) for line in self._region()]
         lines = lines[: max(1, size.lines - 1)]
-        self._drawn = [cells(line) for line in lines]
+        self._drawn = bool(lines)
         self._drawn_at = now
-        return encodable("\n".join(lines), getattr(self.out, "encoding", None))
+        back = "\r" + (f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else "")
+        return encodable("\n".join(lines), getattr(self.out, "encoding", None)) + back if lines else ""
 
     def _terminal_size(self) -> os.terminal_size:
         try:

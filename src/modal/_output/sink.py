@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SHOWN_OBJECTS = 12  # in the live region, at most
 SHOWN_FUNCTIONS = 4
+KEPT_MAPS = 32  # finished ones are forgotten beyond that
 BAR = 20  # columns of a progress bar
 
 
@@ -49,7 +50,7 @@ class TerminalSink(Sink):
         self.progress = progress
         self.log_lines = LogLines(screen)
         self.app_id = ""  # of the newest app
-        self.interrupted = False  # by Ctrl-C
+        self.interrupted = ""  # by what, where a signal is the reason
         self.failed = ""  # why the app stops, where an exception is the reason
         self.on_stopping: Optional[Callable[[str], None]] = None  # told the app's id when it is about to stop
         self._phase = ""
@@ -86,7 +87,7 @@ class TerminalSink(Sink):
         if self.on_stopping is not None:
             self.on_stopping(app_id)
         if self.interrupted:
-            self._always("Stopping app - interrupted by Ctrl-C. Press Ctrl-C again to end it at once.")
+            self._always(f"Stopping app - {self.interrupted}")
         elif self.failed:
             self._say(f"Stopping app - {self.failed}")
         self.screen.refresh()
@@ -94,7 +95,7 @@ class TerminalSink(Sink):
     def stops_because_of(self, error: Optional[BaseException]) -> None:
         """An app that stops while an exception is on its way says so."""
         if isinstance(error, KeyboardInterrupt):
-            self.interrupted = True
+            self.interrupted = str(error) or "interrupted by Ctrl-C. Press Ctrl-C again to end it at once."
         elif isinstance(error, Exception) and not self.failed:
             self.failed = f"{type(error).__name__} was raised."
 
@@ -187,6 +188,8 @@ class TerminalSink(Sink):
 
     def map_progress(self, key: str, name: str, done: int, total: int) -> None:
         with self.screen.lock:
+            if key not in self._maps and len(self._maps) >= KEPT_MAPS:
+                self._maps = {k: m for k, m in self._maps.items() if m.done < m.total}
             entry = self._maps.setdefault(key, _Map(name))
             entry.done, entry.total, entry.at = done, total, time.monotonic()
 

@@ -17,14 +17,14 @@ class Argument(click.Argument):
         super().__init__(declarations, **attrs)
         self.sentence = help
 
-    def row(self, ctx: click.Context) -> Tuple[str, str]:
+    def row(self) -> Tuple[str, str]:
         """How the help lists it."""
         notes = []
         if self.required:
             notes.append("[required]")
         elif isinstance(self.default, (str, int)):
             notes.append(f"[default: {self.default}]")
-        return self.make_metavar(ctx), " ".join(filter(None, [self.sentence, *notes]))
+        return self.metavar or self.human_readable_name, " ".join(filter(None, [self.sentence, *notes]))
 
 
 class Command(click.Command):
@@ -37,7 +37,7 @@ class Command(click.Command):
                 formatter.write_text(_for_click(self.help))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [param.row(ctx) for param in self.get_params(ctx) if isinstance(param, Argument)]
+        rows = [param.row() for param in self.get_params(ctx) if isinstance(param, Argument)]
         if rows:
             with formatter.section("Arguments"):
                 formatter.write_dl(rows)

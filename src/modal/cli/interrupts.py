@@ -15,8 +15,10 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.broken = False  # nobody reads our output any more
+        self.terminated = False  # by SIGTERM, which is treated like a Ctrl-C
         self._before: Any = None
         self._app_id = ""
+        self._before_term = signal.signal(signal.SIGTERM, self._terminate)
 
     def pipe_broken(self) -> None:
         """`| head` has had enough: stop as if interrupted, without a word."""
@@ -30,17 +32,24 @@ class Interrupts:
             self._before = signal.signal(signal.SIGINT, self._kill)
 
     def restore(self) -> None:
-        """Python's own handling again."""
+        """The handling that was there before."""
+        signal.signal(signal.SIGTERM, self._before_term)
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+
+    def _terminate(self, _signal: int, _frame: Any) -> None:
+        if self._before is None:  # a second one changes nothing
+            self.terminated = True
+            raise KeyboardInterrupt("terminated.")
 
     def _kill(self, _signal: int, _frame: Any) -> None:
         if self.broken:
             return
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third one waits for nothing at all
         try:
-            os.write(2, b"\nKilled: the app's containers are ended without waiting for them.\n")
+            erase = b"\r\x1b[J" if os.isatty(2) and os.environ.get("TERM") != "dumb" else b"\n"
+            os.write(2, erase + b"Killed: the app's containers are ended without waiting for them.\n")
         except OSError:
             pass
         worker = threading.Thread(target=self._force, daemon=True)

@@ -49,13 +49,7 @@ def parse_reference(text: str, use_module: bool) -> Reference:
     if os.path.exists(where + ".py") and "." not in where:
         raise click.UsageError(f"No such file: {where!r}. Did you mean {where + '.py'!r}?")
     if all(part.isidentifier() for part in where.split(".")) and _is_importable(where):
-        import warnings
-
-        from modal.exception import DeprecationError
-
-        warnings.warn(
-            f"Use `-m {text}`: in a later version a module has to be asked for with -m.", DeprecationError, stacklevel=2
-        )
+        click.echo(f"Warning: use `-m {text}`; in a later version a module has to be asked for with -m.", err=True)
         return Reference(where, name, True)
     raise click.UsageError(f"No such file: {where!r}. (A module needs -m: `-m package.module`.)")
 

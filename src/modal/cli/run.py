@@ -107,7 +107,7 @@ def _check_destination(path: Optional[str]) -> None:
 
 def _run(target: Target, call: Call, environment: str, *, show_progress: bool, detach: bool) -> Any:
     from modal._output import shown_output
-    from modal.cli.failures import ProgramFailed
+    from modal.cli.failures import TERMINATED, ProgramFailed
     from modal.cli.interrupts import Interrupts
 
     interrupts = Interrupts()
@@ -125,6 +125,8 @@ def _run(target: Target, call: Call, environment: str, *, show_progress: bool, d
         except KeyboardInterrupt:
             if interrupts.broken:
                 raise BrokenPipeError from None
+            if interrupts.terminated:
+                raise SystemExit(TERMINATED) from None
             raise
         finally:
             interrupts.restore()

@@ -293,6 +293,18 @@ def test_ctrl_c_stops_the_app(start: Start, server: FakeServer, slow: None) -> N
     assert [message.force for message in server.of(app.AppStop)] == [False]
 
 
+def test_sigterm_stops_the_app_too(start: Start, server: FakeServer, slow: None) -> None:
+    from modal._protocol.messages.call import Invoke
+
+    process = start("run", "slow.py")
+    server.wait_for(Invoke)
+    process.terminate()
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (143, b"")
+    assert b"Stopping app - terminated." in out
+    assert len(server.of(app.AppStop)) == 1
+
+
 def test_ctrl_c_twice_kills(start: Start, server: FakeServer, slow: None) -> None:
     from modal._protocol.messages.call import Invoke
 

@@ -11,7 +11,6 @@ import pytest
 
 from modal.cli.failures import report
 from modal.cli.program import ProgramError, Reference, import_program, parse_reference
-from modal.exception import DeprecationError
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +50,10 @@ def test_wrong_references(text: str, module: bool, says: str) -> None:
         parse_reference(text, module)
 
 
-def test_a_module_without_m_still_works_with_a_warning() -> None:
+def test_a_module_without_m_still_works_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     write("pkg/mod.py", "x = 1")
-    with pytest.warns(DeprecationError, match="-m pkg.mod"):
-        reference = parse_reference("pkg.mod::f", False)
-    assert reference == Reference("pkg.mod", "f", True)
+    assert parse_reference("pkg.mod::f", False) == Reference("pkg.mod", "f", True)
+    assert "`-m pkg.mod::f`" in capsys.readouterr().err
 
 
 def test_a_file_is_imported_under_its_own_name_with_its_folder_first(here: Path) -> None:

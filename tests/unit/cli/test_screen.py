@@ -48,12 +48,20 @@ def test_region_is_erased_after_the_window_became_narrow(terminal: FakeTerminal)
     screen = live(terminal)
     screen.write(OUT, "text\n")
     screen.show(lambda: ["x" * 19])
-    terminal.columns = 10  # the terminal wraps what was drawn into two rows
+    terminal.columns = 10  # the terminal wraps what was drawn into two rows; the cursor stays at its start
     terminal._lines[-1:] = ["x" * 10, "x" * 9]
-    terminal._row, terminal._column = 2, 9
     screen.show(lambda: ["y" * 30])
     assert terminal.lines == ["text", "y" * 8 + "…"]
     screen.close()
+
+
+def test_what_others_write_to_the_terminal_is_not_erased(terminal: FakeTerminal) -> None:
+    screen = live(terminal)
+    screen.show(lambda: ["one", "two", "three"])
+    terminal.write("from a subprocess\n")
+    screen.write(OUT, "text\n")
+    screen.close()
+    assert terminal.lines == ["from a subprocess", "text"]
 
 
 def test_an_open_line_belongs_to_its_owner(terminal: FakeTerminal) -> None:

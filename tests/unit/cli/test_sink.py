@@ -182,7 +182,7 @@ def test_a_deployment() -> None:
 
 def test_an_interrupted_app_says_so() -> None:
     shown = Shown()
-    shown.sink.interrupted = True
+    shown.sink.stops_because_of(KeyboardInterrupt())
     shown.sink.app_stopping("ap-1")
     shown.sink.app_stopped("ap-1", "", "")
     assert shown.end() == [
