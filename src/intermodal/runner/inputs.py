@@ -31,6 +31,12 @@ class Input(NamedTuple):
     args: bytes
     blob: str
     method: str
+    others: tuple[Input, ...] = ()  # of a batched function: the inputs that run together with this one
+
+    @property
+    def members(self) -> tuple[Input, ...]:
+        """The inputs of this run."""
+        return (self, *self.others)
 
 
 class NoMoreInputs(Exception):
@@ -46,6 +52,7 @@ class InputQueue:
         self._relinked = threading.Condition()
         self.on_relink: Optional[Callable[[], None]] = None  # called by the control thread
         self._waiting: deque[Input] = deque()
+        self._batch: list[Input] = []  # a batch of which more messages are to come
         self._lock = threading.Lock()
         self._running: dict[int, Callable[[], None]] = {}  # token -> how to interrupt it
         self._running_ids: dict[int, str] = {}
@@ -83,7 +90,8 @@ class InputQueue:
 
     def held(self) -> dict[int, str]:
         """Token to input id of all that is waiting or running here."""
-        found = {item.token: item.input_id for item in list(self._waiting)}
+        found = {one.token: one.input_id for item in list(self._waiting) for one in item.members}
+        found.update({item.token: item.input_id for item in self._batch})
         with self._lock:
             found.update(self._running_ids)
         return found
@@ -102,9 +110,19 @@ class InputQueue:
                     message.blobs or nothing,
                     message.methods or nothing,
                 )
-                self._waiting.extend(batch)
+                if message.batch:
+                    self._feed_batch(list(batch), message.batch)
+                else:
+                    self._waiting.extend(batch)
             elif frame.kind == Kind.END:
                 raise NoMoreInputs
+
+    def _feed_batch(self, items: list[Input], size: int) -> None:
+        self._batch.extend(items)
+        if len(self._batch) >= size:
+            first, *others = self._batch
+            self._batch = []
+            self._waiting.append(first._replace(others=tuple(others)))
 
     def take_waiting(self) -> Optional[Input]:
         """The next input that has arrived already."""
@@ -116,20 +134,21 @@ class InputQueue:
     # -- what runs
     def begin(self, item: Input, interrupt: Callable[[], None]) -> bool:
         """Note that an input runs. False: it was cancelled before, do not run it."""
-        token = item.token
         with self._lock:
-            if token in self._cancelled:
-                self._cancelled.discard(token)
+            if item.token in self._cancelled and not item.others:
+                self._cancelled.discard(item.token)
                 return False
-            self._running[token] = interrupt
-            self._running_ids[token] = item.input_id
+            for one in item.members:
+                self._running[one.token] = interrupt
+                self._running_ids[one.token] = one.input_id
             return True
 
-    def finish(self, token: int) -> None:
+    def finish(self, item: Input) -> None:
         with self._lock:
-            self._running.pop(token, None)
-            self._running_ids.pop(token, None)
-            self._cancelled.discard(token)
+            for one in item.members:
+                self._running.pop(one.token, None)
+                self._running_ids.pop(one.token, None)
+                self._cancelled.discard(one.token)
 
     def is_cancelled(self, token: int) -> bool:
         return token in self._cancelled
@@ -162,7 +181,7 @@ class InputQueue:
             interrupt()
 
     def _withdraw(self, tokens: set[int]) -> list[Input]:
-        """Take inputs out of the queue; the main thread may take others meanwhile."""
+        """Take inputs out of the queue; the main thread may take others meanwhile. A batch stays together."""
         kept, withdrawn = [], []
         while True:
             try:
@@ -199,16 +218,56 @@ class Invoker:
         self._printed = printed
 
     def arguments(self, item: Input) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of an input. Raises whatever unpickling raises."""
+        """Positional and keyword arguments of a run. Raises whatever unpickling raises."""
+        if self.service.is_batched(item.method):
+            return (), self._batched_arguments(item)
         args, kwargs = self.values.read(item.args, item.blob)
         return args, kwargs
 
+    def _batched_arguments(self, item: Input) -> dict[str, Any]:
+        """One list for each parameter, with an element for each input."""
+        import inspect
+
+        signature = inspect.signature(self.service.find(item.method))
+        columns: dict[str, list[Any]] = {}
+        for one in item.members:
+            args, kwargs = self.values.read(one.args, one.blob)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            for name, value in bound.arguments.items():
+                columns.setdefault(name, []).append(value)
+        return dict(columns)
+
     def succeed(self, item: Input, result: Any, started: float) -> None:
         """Send a result; one that cannot be pickled is the input's failure."""
+        if self.service.is_batched(item.method):
+            self._succeed_batch(item, result, started)
+            return
+        self._succeed_one(item, result, started)
+
+    def _succeed_batch(self, item: Input, results: Any, started: float) -> None:
+        """Each caller its own element; an element that is an exception is raised at its caller."""
+        members = item.members
+        if not isinstance(results, (list, tuple)) or len(results) != len(members):
+            got = f"a list of {len(results)}" if isinstance(results, (list, tuple)) else type(results).__name__
+            error = TypeError(
+                f"{self.service.spec.name} is batched: for {len(members)} inputs it must return a list of "
+                f"{len(members)} results, not {got}"
+            )
+            self.fail(item, error, started)
+            return
+        for one, result in zip(members, results):
+            if isinstance(result, BaseException):
+                self._fail_one(one, result, started)
+            else:
+                self._succeed_one(one, result, started)
+        self._settle()
+
+    def _succeed_one(self, item: Input, result: Any, started: float) -> None:
         try:
             value, blob = self.values.write(result)
         except Exception as error:
-            self.fail(item, error, started)
+            self._fail_one(item, error, started)
             return
         self.outbox.put(item.token, Status.SUCCESS, value, blob, time.perf_counter() - started, item.input_id)
         self._settle()
@@ -226,6 +285,11 @@ class Invoker:
 
     def fail(self, item: Input, error: BaseException, started: float) -> None:
         """Send what user code raised."""
+        for one in item.members:
+            self._fail_one(one, error, started)
+        self._settle()
+
+    def _fail_one(self, item: Input, error: BaseException, started: float) -> None:
         from modal._serialization import failure_of
 
         if self.queue.is_cancelled(item.token):

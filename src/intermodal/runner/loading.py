@@ -43,6 +43,13 @@ class Service:
                 return known.is_generator
         return self.spec.is_generator
 
+    def is_batched(self, method: str) -> bool:
+        """Whether its arguments come as lists, one element for each of several inputs."""
+        for known in self.spec.methods:
+            if known.name == method:
+                return known.batch_size > 0
+        return self.spec.batch_size > 0
+
     def is_async(self) -> bool:
         """Whether inputs need an event loop."""
         return self.spec.is_async or any(method.is_async for method in self.spec.methods)

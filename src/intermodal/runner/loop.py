@@ -160,4 +160,4 @@ class LoopExecutor:
         except BaseException as error:
             invoker.fail(item, error, started)
         finally:
-            queue.finish(item.token)
+            queue.finish(item)

@@ -45,7 +45,7 @@ class SerialExecutor:
                 self._run_one(item)
             finally:
                 _context.set_main_input(None)
-                queue.finish(item.token)
+                queue.finish(item)
             served += 1
         self._invoker.outbox.flush()
 

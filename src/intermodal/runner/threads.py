@@ -60,7 +60,7 @@ class ThreadExecutor:
                     self._run_one(item)
                 finally:
                     _context.set_thread_input(None)
-                    self._invoker.queue.finish(item.token)
+                    self._invoker.queue.finish(item)
             else:
                 self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
             self._invoker.outbox.flush()

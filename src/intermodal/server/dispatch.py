@@ -234,6 +234,7 @@ class Dispatch:
                 self._wake(container.running_since + container.function.spec.timeout)
         batch: list[Held] = []
         size = 0
+        together = len(decision.inputs) if decision.batch else 0
         for held in decision.inputs:
             token = container.next_token
             container.next_token = token + 1
@@ -241,19 +242,19 @@ class Dispatch:
             held.container = container
             tokens[token] = held
             if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
-                self._send(container, batch)
+                self._send(container, batch, together)
                 batch, size = [], 0
             batch.append(held)
             size += len(held.args)
-        self._send(container, batch)
+        self._send(container, batch, together)
         self._watch()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
 
-    def _send(self, container: Container, batch: list[Held]) -> None:
+    def _send(self, container: Container, batch: list[Held], together: int = 0) -> None:
         if container.link is not None:
-            container.link.send(_run_inputs(batch))
+            container.link.send(_run_inputs(batch, together))
         else:
             container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
 
@@ -402,7 +403,7 @@ class Dispatch:
         function = container.function
         held_inputs = list(container.tokens.values())
         container.tokens.clear()
-        limit = max(1, function.spec.concurrent_max, function.spec.batch_size)
+        limit = max(1, function.spec.concurrent_max, batching_of(function.spec)[0])
         running, waiting = held_inputs[:limit], held_inputs[limit:]
         stopped = container.state == "stopping" or message.reason == "stopped"
         back = [held for held in waiting if not held.over]
@@ -450,7 +451,7 @@ class Dispatch:
         pool = function.pool
         delay = function.crashes.delay()
         if delay and function.function_id in self.scheduler.pools:
-            self.scheduler.hold_starts(function.function_id, time.monotonic() + delay, time.monotonic())
+            self.scheduler.hold_starts(function.function_id, time.monotonic() + delay)
             self._wake(time.monotonic() + delay)
         if function.ever_ready and function.crashes.count < 3:
             return
@@ -508,7 +509,7 @@ class Dispatch:
 
     def _time_out(self, container: Container) -> None:
         spec = container.function.spec
-        limit = max(1, spec.concurrent_max, spec.batch_size)
+        limit = max(1, spec.concurrent_max, batching_of(spec)[0])
         for token in list(container.tokens)[:limit]:
             held = container.tokens[token]
             if held.over or token in container.cancelled:
@@ -538,7 +539,7 @@ class Dispatch:
         return result
 
 
-def _run_inputs(batch: list[Held]) -> RunInputs:
+def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
     blobs = [held.blob for held in batch]
     methods = [held.method for held in batch]
     return RunInputs(
@@ -547,6 +548,7 @@ def _run_inputs(batch: list[Held]) -> RunInputs:
         [held.args for held in batch],
         blobs if any(blobs) else [],
         methods if any(methods) else [],
+        together,
     )
 
 
@@ -556,6 +558,7 @@ def rules_of(spec: FunctionSpec) -> Rules:
     limit = max(1, spec.concurrent_max)
     gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
     gpu_type, _, count = gpu.partition(":")
+    batch_size, batch_wait_ms = batching_of(spec)
     return Rules(
         scaler.min_containers,
         scaler.max_containers,
@@ -563,12 +566,20 @@ def rules_of(spec: FunctionSpec) -> Rules:
         float(scaler.scaledown_window),
         limit,
         max(1, min(spec.concurrent_target or limit, limit)),
-        spec.batch_size,
-        spec.batch_wait_ms / 1000,
+        batch_size,
+        batch_wait_ms / 1000,
         spec.max_inputs,
-        not spec.is_async and limit == 1,
+        not spec.is_async and limit == 1 and not batch_size,
         Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
     )
+
+
+def batching_of(spec: FunctionSpec) -> tuple[int, int]:
+    """Inputs in one run, and milliseconds that the first one waits; 0, 0 where it is not batched."""
+    for method in spec.methods:
+        if method.batch_size:
+            return method.batch_size, method.batch_wait_ms  # a class with a batched method has no other
+    return spec.batch_size, spec.batch_wait_ms
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]
