@@ -135,7 +135,11 @@ def _of_platform(failure: CallFailure, timed_out: bool) -> Exception:
     from modal._endpoint import error_of
     from modal.exception import FunctionTimeoutError
 
-    text = ". ".join(part.rstrip(".") for part in (failure.text, failure.hint) if part) or failure.type_name or "The input failed."
+    text = (
+        ". ".join(part.rstrip(".") for part in (failure.text, failure.hint) if part)
+        or failure.type_name
+        or "The input failed."
+    )
     error = FunctionTimeoutError(text) if timed_out or failure.code == "timeout" else error_of(failure.code, text)
     if failure.frames:
         _traceback.attach(error, failure.frames)

@@ -234,7 +234,7 @@ def test_failures_of_the_platform() -> None:
     assert type(exception_of(CallFailure("remote", text="The container died."))) is RemoteError
     timeout = exception_of(CallFailure("timeout", text="f took longer than 5 s"), timed_out=True)
     assert type(timeout) is FunctionTimeoutError
-    assert str(exception_of(CallFailure("execution", text="Bad.", hint="Do this."))) == "Bad. Do this."
+    assert str(exception_of(CallFailure("execution", text="Bad.", hint="Do this."))) == "Bad. Do this"
     assert type(exception_of(CallFailure("of-a-newer-server", text="x"))) is RemoteError
 
 
