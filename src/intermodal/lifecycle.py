@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from modal._protocol.blocking import Connection
 
+CONNECT_SECONDS = 5.0
 START_SECONDS = 60.0  # that a server may take to answer; a large store that needs a migration takes a while
 WORKER_SECONDS = 15.0
 STOP_SECONDS = 90.0  # that server and worker have to stop in order
@@ -41,7 +42,7 @@ class Failed(Exception):
     """What was asked for could not be done; the text says why and what to do next."""
 
 
-def connect(home: Home, timeout: float = 5.0) -> Connection | None:
+def connect(home: Home) -> Connection | None:
     """A connection to the server of this directory, None where none answers. Raises Fault where it refuses us."""
     from modal._protocol import blocking
     from modal._protocol.errors import WireError
@@ -52,7 +53,7 @@ def connect(home: Home, timeout: float = 5.0) -> Connection | None:
         return None
     hello = Hello("client", VERSION_MIN, VERSION_MAX, "", platform.python_version())
     try:
-        return blocking.connect(home.address, hello, timeout=timeout)
+        return blocking.connect(home.address, hello, timeout=CONNECT_SECONDS)
     except WireError:
         return None
 
@@ -75,7 +76,6 @@ def up(home: Home) -> tuple[dict[str, Any], bool]:
     """Have a server and a worker run; their status, and whether the server was started just now. Raises Failed."""
     started = False
     if not answers(home):
-        home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _starting(home):
             if not answers(home):  # somebody else may have been quicker
                 _start_server(home)
@@ -162,6 +162,7 @@ def tail(path: Path, lines: int = TAIL_LINES) -> str:
 def _starting(home: Home) -> Iterator[None]:
     """One start at a time: a second one waits for the first."""
     try:
+        home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(home.path / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Failed(

@@ -52,13 +52,13 @@ class Pruning:
         limit = time.time() - unused_for
         doomed = [image for image in await self.known() if not image.in_use and image.used_at <= limit]
         await self._images.forget([image.image_id for image in doomed])
-        freed = await asyncio.to_thread(self._delete, [image.image_id for image in doomed])
+        kept = {layer for row in await self._images.all() for layer in row.config.layers}
+        freed = await asyncio.to_thread(self._delete, [image.image_id for image in doomed], kept)
         return doomed, freed
 
-    def _delete(self, image_ids: list[str]) -> int:
+    def _delete(self, image_ids: list[str], kept: set[str]) -> int:
         for image_id in image_ids:
             (self._home.images / f"{image_id}.json").unlink(missing_ok=True)
-        kept: set[str] = set()
         for path in self._home.images.glob("im-*.json"):
             kept.update(_layers_of(path))
         freed = 0
