@@ -47,7 +47,7 @@ def report(home: Home) -> list[Check]:
         _nftables(),
         _forwarding(),
         _other_firewall(),
-        _dns(),
+        _dns(trial),
         _python(),
         _disk(home),
         _open_files(),
@@ -190,16 +190,13 @@ def _other_firewall() -> Check:
     return Check("other firewalls", True, "none drops forwarded packets", required=False)
 
 
-def _dns() -> Check:
-    if platform.system() != "Linux":
-        return Check("DNS", True, "of this machine", required=False)
-    from intermodal.worker.network.resolver import read_resolver
-
-    resolver = read_resolver()
-    if resolver.servers:
-        return Check("DNS", True, f"containers ask {', '.join(resolver.servers)}")
-    if resolver.loopback:
-        return Check("DNS", True, f"containers ask {resolver.loopback} of this machine, by way of the bridge")
+def _dns(trial: dict[str, Any]) -> Check:
+    if trial.get("servers"):
+        return Check("DNS", True, f"containers ask {', '.join(trial['servers'])}")
+    if trial.get("loopback"):
+        return Check("DNS", True, f"containers ask {trial['loopback']} of this machine, by way of the bridge")
+    if "failed" in trial:
+        return Check("DNS", False, "not tried", "see the check of containers", False)
     return Check("DNS", False, "/etc/resolv.conf names no IPv4 server", "add a nameserver line to /etc/resolv.conf")
 
 

@@ -22,6 +22,7 @@ from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+from intermodal.worker.network.resolver import read_resolver
 
 # In its own process namespace, with a system call filter, and without the rights of the machine's root.
 COMMAND = "test $$ = 1 && grep -q '^Seccomp:.*2' /proc/self/status && ! chown 0 /proc/sys 2>/dev/null && exit 7"
@@ -78,7 +79,10 @@ def run(directory: Path) -> dict[str, Any]:
             problem, took = asyncio.run(_start_one(place))
         except (ContainersError, OSError) as error:
             problem, took = str(error), 0.0
+        resolver = read_resolver()
         return {
+            "servers": resolver.servers,
+            "loopback": resolver.loopback,
             "cgroups": mode,
             "user_namespace": in_user_namespace(),
             "mounts": mounts_problem,
