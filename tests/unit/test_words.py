@@ -8,7 +8,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TEXT = {".py", ".md", ".toml", ".sh", ".cfg", ".txt", ".html", ".js", ".css", ".sql", ".json", ""}
-SKIPPED = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".fuzz", "__pycache__"}
+SKIPPED = {
+    ".git",
+    ".venv",
+    ".bench-venv",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+    ".fuzz",
+    "__pycache__",
+}
 
 # Written in two halves, so that this file does not contain what it looks for.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted", "registry." + "npmjs", "proxy." + "golang", "crates" + ".io"]
