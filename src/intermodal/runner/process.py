@@ -61,7 +61,6 @@ def _serve(
         invoker = Invoker(service, queue, outbox, values, printed, control)
         executor = _executor(service, invoker)
         executor.enter()
-        queue.feed(early)
     except BaseException as error:
         _report_failure(data, error)
         return EXIT_INIT_FAILED
@@ -69,6 +68,7 @@ def _serve(
     control.ready = True
     data.send(RunnerReady(marks))
     try:
+        queue.feed(early)
         executor.run()
         code = 0
     except NoMoreInputs:

@@ -343,6 +343,8 @@ class Agent:
             await cell.listen(self.server, self._credentials, lambda note=note: None)
             self.cells[cell.container_id] = cell
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
+            if running.exit is not None:
+                continue  # it ended while no worker was there: its runner will not come back
             waiting.append(asyncio.ensure_future(cell.resumed.wait()))
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=ADOPT_SECONDS)
