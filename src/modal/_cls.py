@@ -59,7 +59,8 @@ class Obj:
             return self._bound
         self._check_values(base)
         cls = self._cls
-        if not (self._values or self._positional or cls._options or cls._secrets or cls._volumes):
+        parameters = self._pickled(base)
+        if not (parameters or cls._options or cls._secrets or cls._volumes):
             bound = base
         else:
             from modal._building import secrets_of
@@ -69,7 +70,7 @@ class Obj:
             secret_ids = await secrets_of(client, cls._secrets, base.app_id, None)
             request = FunctionBind(
                 base.function_id,
-                self._pickled(base),
+                parameters,
                 dict(cls._options),
                 [secret_ids[id(secret)] for secret in cls._secrets],
                 await volume_mounts(client, cls._volumes),

@@ -17,7 +17,7 @@ def _level_of_user() -> int:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
         level += 1
-    return level - 1
+    return level
 
 
 def warn_deprecated(message: str, *, pending: bool = False) -> None:

@@ -92,6 +92,9 @@ class ResourceExhaustedError(RemoteError):
     """Raised when a documented limit is reached, such as that on waiting inputs. Try again later."""
 
 
+ResourceExhausted = ResourceExhaustedError
+
+
 class RequestSizeError(Error):
     """Raised when an operation produces a request that is rejected by the server for being too large."""
 

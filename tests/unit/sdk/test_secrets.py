@@ -1,0 +1,76 @@
+"""Secrets: where their values come from, and how they become ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modal
+from modal import Secret
+from modal._protocol.messages.secret import SecretCreate, SecretLookup
+from modal.exception import InvalidError
+
+
+def values(secret: Secret) -> dict[str, str]:
+    assert secret._values is not None
+    return secret._values()
+
+
+def test_from_dict() -> None:
+    given = {"A": "1", "B": None}
+    secret = Secret.from_dict(given)
+    given["A"] = "changed"
+    assert values(secret) == {"A": "1"}
+    for wrong in ({"A": 1}, {1: "a"}, {"": "a"}, {"A=B": "c"}, ["A"]):
+        with pytest.raises(InvalidError, match="from_dict"):
+            Secret.from_dict(wrong)  # type: ignore[arg-type]
+
+
+def test_from_local_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "v")
+    assert values(Secret.from_local_environ(["MY_KEY"])) == {"MY_KEY": "v"}
+    with pytest.raises(InvalidError, match="MY_OTHER"):
+        Secret.from_local_environ(["MY_KEY", "MY_OTHER"])
+
+
+def test_from_dotenv_looks_upwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / ".env").write_text('USERNAME=me\nQUOTED="x y"\nEMPTY\n')
+    (tmp_path / "a" / ".env-dev").write_text("USERNAME=dev\n")
+    monkeypatch.chdir(below)
+    assert values(Secret.from_dotenv()) == {"USERNAME": "me", "QUOTED": "x y"}
+    assert values(Secret.from_dotenv(filename=".env-dev")) == {"USERNAME": "dev"}
+    monkeypatch.chdir("/")
+    assert values(Secret.from_dotenv(below / "script.py"))["USERNAME"] == "me"
+    with pytest.raises(InvalidError, match=r"no file \.nothing"):
+        values(Secret.from_dotenv(below, filename=".nothing"))
+
+
+def test_containers_make_empty_ones(container: Any) -> None:
+    assert values(Secret.from_dotenv()) == {}
+    assert values(Secret.from_local_environ(["NOT_SET_HERE"])) == {}
+
+
+def test_hydration(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_ENVIRONMENT", "configured")
+    named = Secret.from_name("my-secret", required_keys=["A"])
+    assert named.hydrate() is named
+    assert named.object_id == "st-my-secret"
+    named.hydrate()
+    Secret.from_name("other", environment_name="dev").hydrate()
+    first, second = server.of(SecretLookup)
+    assert (first.name, first.environment, first.required_keys) == ("my-secret", "configured", ["A"])
+    assert second.environment == "dev"
+    inline = Secret.from_dict({"K": "v"})
+    inline.hydrate()
+    assert server.of(SecretCreate)[0].values == {"K": "v"}
+    with pytest.raises(InvalidError, match="name"):
+        Secret.from_name("no good")
+
+
+async def test_hydration_in_asyncio(server: Any) -> None:
+    secret = await modal.Secret.from_name("s").hydrate.aio()
+    assert secret.object_id == "st-s"
