@@ -20,7 +20,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("modal.__main__", {"modal"}, {"click", "rich"}),
     ("modal._output", {"modal"}, {"click", "rich"}),
     ("modal", {"modal"}, {"cloudpickle"}),
-    ("intermodal.runner", {"intermodal.runner", "modal._protocol", "modal._context"}, {"cloudpickle"}),
+    (
+        "intermodal.runner",
+        {"intermodal.runner", "modal._protocol", "modal._context", "modal._serialization"},
+        {"cloudpickle"},
+    ),
     ("intermodal.server", {"intermodal.server", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography"}),
     ("intermodal.worker", {"intermodal.worker", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography", "uv"}),
     ("intermodal.cli", {"intermodal", "modal._protocol"}, {"click", "rich"}),
