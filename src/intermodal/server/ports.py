@@ -14,9 +14,7 @@ from modal._protocol.messages.worker import WorkerImageBuilt
 class CallsPort(Protocol):
     """The invocation path, as apps and functions see it."""
 
-    def functions_changed(
-        self, app_id: str, functions: list[tuple[str, FunctionSpec]], removed: list[str]
-    ) -> None:
+    def functions_changed(self, app_id: str, functions: list[tuple[str, FunctionSpec]], removed: list[str]) -> None:
         """These functions of the app exist from now on in this form; those in `removed` take no new inputs."""
 
     async def stop_app(self, app_id: str, force: bool = False) -> None:

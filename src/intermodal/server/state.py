@@ -12,8 +12,8 @@ from intermodal import processes
 from intermodal.home import Home
 from intermodal.server.store.migrations import Refused
 
-# What may lie in a state directory that has no store yet: what `up` and the worker put there.
-_OURS = ("server.", "worker.", "start.", "store.", "secrets.", ".")
+# What may lie in a directory that no server has used yet: what `up` puts there before it starts one.
+_OURS = ("server.", "start.", ".")
 
 
 GLANCE_SECONDS = 2.0
@@ -37,7 +37,7 @@ def prepare(home: Home) -> None:
         ) from None
     if os.geteuid() not in (0, found.st_uid):
         raise Refused(f"{path} belongs to another user: set INTERMODAL_HOME to a directory of your own")
-    if not home.store.exists():
+    if not home.store.exists() and not home.lock.exists():  # a lock: it was ours, and somebody took the store away
         _refuse_foreign(home)
     try:
         for part in (home.values, home.files, home.mounts, home.layers, home.images, home.containers, home.logs):

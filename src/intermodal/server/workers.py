@@ -167,7 +167,6 @@ class Workers:
                 for token, input_id in zip(report.tokens, report.input_ids, strict=True):
                     self._hold(container, token, input_id, spawned, now)
             else:
-                scheduler.capacity.take(link.worker_id, container.function.pool.rules.request)
                 # What was sent while the worker was away never arrived.
                 known = set(report.tokens)
                 missing = [held for token, held in container.tokens.items() if token not in known]
@@ -203,11 +202,7 @@ class Workers:
             asyncio.get_running_loop().call_later(RECOVERY_SECONDS, self._resume)
 
     def _resume(self) -> None:
-        if self._dispatch.scheduler.paused:
-            self._dispatch.scheduler.resume(time.monotonic())
-        else:
-            for function in list(self._dispatch.functions.values()):
-                self._dispatch.scheduler._balance(function.pool, time.monotonic())
+        self._dispatch.scheduler.resume(time.monotonic())
         self._dispatch.run()
 
     def _lost(self, link: WorkerLink) -> None:

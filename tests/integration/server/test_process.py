@@ -145,6 +145,15 @@ def test_a_directory_that_is_not_ours_is_refused(home: Home, spoil: Callable[[Ho
         assert after <= {"start.lock", "server.log"}
 
 
+def test_without_its_store_a_directory_starts_anew(home: Home, start: Start) -> None:
+    start().kill()
+    for path in home.path.glob("store.sqlite*"):
+        path.unlink()
+    (home.path / "crun-binary").touch()
+    start()
+    assert lifecycle.answers(home)
+
+
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()

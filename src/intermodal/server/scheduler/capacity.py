@@ -25,10 +25,11 @@ class Worker:
     cpu: float
     memory: int
     gpus: int = 0
+    containers: int = 0
     cpu_used: float = 0.0
     memory_used: int = 0
     gpus_used: int = 0
-    draining: bool = False
+    away: bool = False  # nothing is placed here
 
 
 class Capacity:
@@ -38,9 +39,21 @@ class Capacity:
         self.workers: dict[str, Worker] = {}
         self._overcommit = cpu_overcommit
 
+    @property
+    def cores(self) -> float:
+        """Real cores of all workers that are there."""
+        return sum(worker.cpu for worker in self.workers.values() if not worker.away) / self._overcommit
+
     def add(self, worker_id: str, cpus: float, memory: int, gpus: int = 0) -> None:
-        """A worker is there (again): what it runs is counted anew by `take`."""
-        self.workers[worker_id] = Worker(worker_id, cpus * self._overcommit, memory, gpus)
+        """A worker is there (again). What its containers took stays taken."""
+        worker = self.workers.setdefault(worker_id, Worker(worker_id, 0.0, 0))
+        worker.cpu, worker.memory, worker.gpus, worker.away = cpus * self._overcommit, memory, gpus, False
+
+    def leave(self, worker_id: str) -> None:
+        """The worker cannot be reached for now."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.away = True
 
     def remove(self, worker_id: str) -> None:
         self.workers.pop(worker_id, None)
@@ -65,7 +78,7 @@ class Capacity:
         wanted = self.fit(request)
         best, best_room = "", -1.0
         for worker in self.workers.values():
-            if worker.draining or worker.gpus_used + wanted.gpus > worker.gpus:
+            if worker.away or worker.gpus_used + wanted.gpus > worker.gpus:
                 continue
             room = worker.cpu - worker.cpu_used - wanted.cpu
             fits = room >= -1e-9 and worker.memory_used + wanted.memory <= worker.memory
@@ -75,18 +88,24 @@ class Capacity:
                 best, best_room = worker.worker_id, room
         return best
 
-    def take(self, worker_id: str, request: Request) -> None:
+    def take(self, worker_id: str, request: Request) -> Request:
+        """Reserve; returns what was taken, for `give`."""
+        wanted = self.fit(request)
         worker = self.workers.get(worker_id)
         if worker is not None:
-            wanted = self.fit(request)
+            worker.containers += 1
             worker.cpu_used += wanted.cpu
             worker.memory_used += wanted.memory
             worker.gpus_used += wanted.gpus
+        return wanted
 
-    def give(self, worker_id: str, request: Request) -> None:
+    def give(self, worker_id: str, taken: Request) -> None:
+        """Give back what `take` returned."""
         worker = self.workers.get(worker_id)
-        if worker is not None:
-            wanted = self.fit(request)
-            worker.cpu_used = max(0.0, worker.cpu_used - wanted.cpu)
-            worker.memory_used = max(0, worker.memory_used - wanted.memory)
-            worker.gpus_used = max(0, worker.gpus_used - wanted.gpus)
+        if worker is None:
+            return
+        worker.containers -= 1
+        worker.memory_used -= taken.memory
+        worker.gpus_used -= taken.gpus
+        # Sums of fractions drift: an empty machine is exactly empty.
+        worker.cpu_used = worker.cpu_used - taken.cpu if worker.containers else 0.0

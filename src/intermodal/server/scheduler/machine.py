@@ -1,18 +1,24 @@
-"""The state machine: events in (method calls that carry the time), decisions out."""
+"""The state machine: events in (method calls that carry the time), decisions out.
+
+No event that an input causes costs more because there are many functions, or many waiting inputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
 from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Start, Stop
 from intermodal.server.scheduler.pool import READY, STARTING, STOPPING, Pool, Slot
 from intermodal.server.scheduler.rules import Rules
+from intermodal.server.scheduler.starts import Starts
 
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
-STARTS_PER_CPU = 2.0  # containers that may start at the same time, for each real core
 OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
+OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
+DRAINED = "replaced or asked to end"
 
 
 class Scheduler:
@@ -25,9 +31,11 @@ class Scheduler:
         self.slots: dict[str, Slot] = {}
         self.paused = False  # after a restart: nothing is assigned until the workers are back
         self._new_container_id = new_container_id
-        self._starting = 0
-        self._hungry: dict[str, None] = {}  # functions that want containers and got none yet, in turn
+        self._starts = Starts(self)
+        self._agenda = Agenda()
         self._watched: dict[str, Slot] = {}  # containers that hold more than they run
+        self._watch_at = NEVER
+        self._idle: dict[str, Slot] = {}  # of all functions, the one that idles longest first
 
     # -- functions
     def put_function(self, function_id: str, app_id: str, rules: Rules, now: float) -> None:
@@ -52,15 +60,17 @@ class Scheduler:
         pool = self.pools.pop(function_id, None)
         if pool is None:
             return
-        self._hungry.pop(function_id, None)
-        waiting = list(pool.queue)
-        pool.queue.clear()
+        self._starts.forget(pool)
+        waiting = pool.queue.take(len(pool.queue))
         pool.backlog = 0
         pool.retired = True
         for slot in list(pool.slots.values()):
             waiting.extend(slot.inputs)
             if slot.state != STOPPING:
                 self._stop(slot, reason)
+            elif slot.drained:  # it would have gone on to the end of its inputs
+                slot.drained = False
+                self.decisions.append(Stop(slot.id, reason))
         if waiting:
             self.decisions.append(GiveUp(function_id, waiting, reason))
 
@@ -69,11 +79,11 @@ class Scheduler:
         """Inputs wait for a container. `front`: they have waited before (retries, returns)."""
         pool = self.pools[function_id]
         if front:
-            pool.queue.extendleft(reversed(list(inputs)))
+            pool.queue.extend_front(list(inputs))
         else:
-            pool.queue.extend(inputs)
+            pool.queue.extend(list(inputs))
         self._feed(pool, now)
-        if pool.queue:
+        if pool.queue or pool.rules.buffer_containers:
             self._scale_up(pool, now)
 
     def set_backlog(self, function_id: str, count: int, now: float) -> None:
@@ -83,18 +93,18 @@ class Scheduler:
             pool.backlog = count
             if count:
                 self._scale_up(pool, now)
+            else:
+                self._forget_if_empty(pool)
 
-    def withdraw(self, function_id: str, inputs: set[Any]) -> list[Any]:
+    def withdraw(self, function_id: str, inputs: Iterable[Any]) -> list[Any]:
         """Take inputs out of the queue; returns those that were there (the others are in containers, or done)."""
         pool = self.pools.get(function_id)
-        if pool is None or not inputs:
+        if pool is None:
             return []
-        found = [item for item in pool.queue if item in inputs]
-        if found:
-            gone = set(found)
-            kept = [item for item in pool.queue if item not in gone]
-            pool.queue.clear()
-            pool.queue.extend(kept)
+        found = [item for item in inputs if pool.queue.remove(item)]
+        if found and not pool.queue:
+            pool.batch_due = 0.0
+            self._forget_if_empty(pool)
         return found
 
     def finished(self, container_id: str, inputs: Iterable[Any], now: float, seconds: float | None = None) -> None:
@@ -121,44 +131,53 @@ class Scheduler:
         back = [item for item in inputs if slot.inputs.pop(item, None) is not None]
         pool.assigned -= len(back)
         slot.served -= len(back)
-        pool.queue.extendleft(reversed(back))
+        if self.pools.get(pool.function_id) is not pool:
+            self.decisions.append(GiveUp(pool.function_id, back, "the function was removed"))
+            return
+        pool.queue.extend_front(back)
         if not slot.inputs:
             self._freed(slot, now)
-        else:
-            self._feed(pool, now)
+        self._feed(pool, now)
+        if pool.queue:
             self._scale_up(pool, now)
 
     # -- containers
     def adopt(self, container_id: str, function_id: str, worker_id: str, ready: bool, now: float) -> bool:
-        """A container of an earlier life of the server. False: nobody knows its function."""
+        """A container of an earlier life of the server. False: nobody knows its function.
+
+        What it holds follows with `hold`; `adopted` ends the list.
+        """
         pool = self.pools.get(function_id)
         if pool is None or container_id in self.slots:
             return pool is not None
         slot = self._add_slot(container_id, pool, worker_id, now)
         if ready:
-            self.container_ready(container_id, now)
-        return slot is not None
+            self._become_ready(slot, now)
+        return True
 
     def hold(self, container_id: str, item: Any, now: float) -> None:
         """An adopted container holds this input already."""
         slot = self.slots[container_id]
+        slot.pool.queue.remove(item)
         slot.inputs[item] = now
+        slot.served += 1
         slot.pool.assigned += 1
-        slot.pool.idle.pop(container_id, None)
+        self._unidle(slot)
+
+    def adopted(self, container_id: str, now: float) -> None:
+        """All that the container holds is known: it may get more."""
+        slot = self.slots.get(container_id)
+        if slot is not None and slot.state == READY:
+            self._freed(slot, now)
 
     def container_ready(self, container_id: str, now: float) -> None:
         """Imports and hooks are done: it may get inputs."""
         slot = self.slots.get(container_id)
         if slot is None or slot.state != STARTING:
             return
-        slot.state = READY
-        slot.idle_since = slot.checked_at = now
-        slot.pool.starting -= 1
-        slot.pool.ready += 1
-        self._starting -= 1
-        slot.pool.idle[slot.id] = slot
+        self._become_ready(slot, now)
         self._feed(slot.pool, now)
-        self._serve_hungry(now)
+        self._starts.serve(now)
 
     def container_gone(self, container_id: str, now: float) -> list[Any]:
         """It ended, for whatever reason. Returns the inputs that it held: the caller decides what becomes of them."""
@@ -166,18 +185,17 @@ class Scheduler:
         if slot is None:
             return []
         pool = slot.pool
+        self._leave(slot)
         pool.slots.pop(container_id, None)
-        pool.idle.pop(container_id, None)
-        self._watched.pop(container_id, None)
-        if slot.state == STARTING:
-            pool.starting -= 1
-            self._starting -= 1
-        elif slot.state == READY:
-            pool.ready -= 1
         pool.assigned -= len(slot.inputs)
-        self.capacity.give(slot.worker_id, pool.rules.request)
-        self._forget_if_empty(pool)
-        self._serve_hungry(now)
+        if not pool.assigned:
+            pool.active_until = now
+        self.capacity.give(slot.worker_id, slot.taken)
+        self._starts.gone(container_id)
+        if self.pools.get(pool.function_id) is pool:
+            self._scale_up(pool, now)  # it may have fewer than its minimum
+            self._forget_if_empty(pool)
+        self._starts.serve(now)
         return list(slot.inputs)
 
     def drain(self, container_id: str, now: float) -> None:
@@ -186,11 +204,9 @@ class Scheduler:
         if slot is None or slot.state == STOPPING:
             return
         if slot.inputs:
-            self._leave(slot)
-            slot.state = STOPPING
-            slot.drained = True
+            self._retire(slot)
         else:
-            self._stop(slot, "replaced or asked to end")
+            self._stop(slot, DRAINED)
         self._balance(slot.pool, now)
 
     def pause(self) -> None:
@@ -198,10 +214,12 @@ class Scheduler:
         self.paused = True
 
     def resume(self, now: float) -> None:
+        """Go on; also after workers have come that may have room."""
         self.paused = False
         for pool in list(self.pools.values()):
             self._feed(pool, now)
             self._balance(pool, now)
+        self._starts.serve(now)
 
     def swap(self, container_id: str, old: Any, new: Any) -> None:
         """The container now works for `new`: the old input waits elsewhere (a timed-out attempt that is retried)."""
@@ -209,55 +227,61 @@ class Scheduler:
         if slot is not None and old in slot.inputs:
             slot.inputs = {new if item is old else item: at for item, at in slot.inputs.items()}
 
-    def hold_starts(self, function_id: str, until: float, now: float) -> None:
+    def hold_starts(self, function_id: str, until: float) -> None:
         """Start no container of the function before `until`: its last ones failed."""
         pool = self.pools.get(function_id)
         if pool is not None:
             pool.starts_after = until
-            self._hungry.pop(function_id, None)
+            self._starts.forget(pool)
+            self._agenda.add(pool, until)
 
     # -- time
+    @property
+    def due(self) -> float:
+        """When `tick` must be called next (an instant; infinity: not before another event)."""
+        return NEVER if self.paused else min(self._agenda.next(), self._watch_at, self._starts.retry_at)
+
     def tick(self, now: float) -> float:
-        """Do what time alone calls for; returns when to tick again (an instant; infinity: not before another event)."""
-        due = float("inf")
+        """Do what time alone calls for; returns `due`."""
         if self.paused:
-            return due
+            return NEVER
+        if self._watch_at <= now:
+            self._recall(now)
+        for pool in list(self._agenda.take(now)):
+            if self.pools.get(pool.function_id) is pool:
+                self._tend(pool, now)
+        if self._starts.retry_at <= now:
+            self._starts.serve(now)
+        return self.due
+
+    def _recall(self, now: float) -> None:
+        """What waits behind a long input goes elsewhere."""
+        self._watch_at = NEVER
         for slot in list(self._watched.values()):
             at = slot.checked_at + RECALL_AFTER
-            if len(slot.inputs) <= slot.pool.rules.limit:
+            limit = slot.pool.rules.limit
+            if len(slot.inputs) <= limit:
                 del self._watched[slot.id]
             elif at <= now:
                 del self._watched[slot.id]
-                waiting = list(slot.inputs)[slot.pool.rules.limit :]
+                slot.pool.open.pop(slot.id, None)
                 slot.pool.learn(now - slot.checked_at)
-                self.decisions.append(Recall(slot.id, waiting))
+                self.decisions.append(Recall(slot.id, list(slot.inputs)[limit:]))
             else:
-                due = min(due, at)
-        for pool in list(self.pools.values()):
-            if pool.batch_due and pool.batch_due <= now:
-                self._feed(pool, now)
-            if pool.batch_due:
-                due = min(due, pool.batch_due)
-            if pool.starts_after:
-                if pool.starts_after <= now:
-                    pool.starts_after = 0.0
-                    self._scale_up(pool, now)
-                else:
-                    due = min(due, pool.starts_after)
-            due = min(due, self._scale_down(pool, now))
-        self._serve_hungry(now)
-        return due
+                self._watch_at = min(self._watch_at, at)
 
-    # -- the inside
-    def _add_slot(self, container_id: str, pool: Pool, worker_id: str, now: float) -> Slot:
-        slot = Slot(container_id, pool, worker_id, now)
-        pool.slots[container_id] = slot
-        self.slots[container_id] = slot
-        pool.starting += 1
-        self._starting += 1
-        self.capacity.take(worker_id, pool.rules.request)
-        return slot
+    def _tend(self, pool: Pool, now: float) -> None:
+        if pool.batch_due and pool.batch_due <= now:
+            self._feed(pool, now)
+        if pool.starts_after and pool.starts_after <= now:
+            pool.starts_after = 0.0
+            self._scale_up(pool, now)
+        self._scale_down(pool, now)
+        for at in (pool.batch_due, pool.starts_after):
+            if at > now:
+                self._agenda.add(pool, at)
 
+    # -- assignment
     def _feed(self, pool: Pool, now: float) -> None:
         """Give waiting inputs to containers that have room."""
         queue = pool.queue
@@ -266,189 +290,223 @@ class Scheduler:
         if pool.rules.batch_size:
             self._feed_batches(pool, now)
             return
-        idle = pool.idle
-        rules = pool.rules
         depth = pool.depth()
-        if idle:
+        idle = pool.idle
+        while queue and idle:
             # An even share for each idle container, so that a small queue is not swallowed by the first one.
-            while queue and idle:
-                share = min(-(-len(queue) // len(idle)), depth)
-                _, slot = idle.popitem()
-                self._assign(slot, share, now)
-        if not queue or pool.ready <= 0:
+            share = min(-(-len(queue) // len(idle)), depth)
+            self._assign(idle[next(reversed(idle))], share, now)
+        if not queue or not pool.open:
             return
-        if depth > 1 or rules.limit > 1:
-            # Fill only what is half empty: full batches cost less than many small ones.
-            low = rules.limit if rules.limit > 1 else depth // 2
-            rooms = [slot for slot in pool.slots.values() if slot.state == READY and len(slot.inputs) <= low]
-            rooms.sort(key=lambda slot: len(slot.inputs))
-            for position, slot in enumerate(rooms):
-                room = depth - len(slot.inputs)
-                share = min(room, -(-len(queue) // (len(rooms) - position)))
-                if share > 0:
-                    self._assign(slot, share, now)
-                if not queue:
-                    return
+        low = pool.low(depth)
+        rooms = [slot for slot in pool.open.values() if len(slot.inputs) <= low]
+        rooms.sort(key=lambda slot: len(slot.inputs))
+        for position, slot in enumerate(rooms):
+            share = min(depth - len(slot.inputs), -(-len(queue) // (len(rooms) - position)))
+            self._assign(slot, share, now)
+            if not queue:
+                return
 
     def _feed_batches(self, pool: Pool, now: float) -> None:
         rules = pool.rules
-        while pool.queue and pool.idle:
+        while pool.queue:
             size = len(pool.queue)
             if size < rules.batch_size:
                 if not pool.batch_due:
                     pool.batch_due = now + rules.batch_wait
                 if now < pool.batch_due:
+                    self._agenda.add(pool, pool.batch_due)
                     return
+            if not pool.idle:
+                return
             pool.batch_due = 0.0
-            _, slot = pool.idle.popitem()
-            self._assign(slot, min(size, rules.batch_size), now, batch=True)
+            self._assign(pool.idle[next(reversed(pool.idle))], min(size, rules.batch_size), now, batch=True)
 
     def _assign(self, slot: Slot, count: int, now: float, batch: bool = False) -> None:
         pool = slot.pool
-        count = min(count, slot.life_left)
-        queue, held = pool.queue, slot.inputs
-        inputs = [queue.popleft() for _ in range(min(count, len(queue)))]
+        held = slot.inputs
+        inputs = pool.queue.take(min(count, slot.life_left))
         if not inputs:
             return
         if not held:
             slot.checked_at = now
+            pool.idle.pop(slot.id, None)
+            self._idle.pop(slot.id, None)
         for item in inputs:
             held[item] = now
         pool.assigned += len(inputs)
         slot.served += len(inputs)
-        if len(held) > pool.rules.limit and not batch:
-            self._watched[slot.id] = slot
         self.decisions.append(Assign(slot.id, inputs, batch))
         if slot.life_left <= 0:
-            self._leave(slot)
-            slot.state = STOPPING  # the runner ends by itself after its last input
-        elif not slot.inputs:
-            pool.idle[slot.id] = slot
+            self._retire(slot)
+            return
+        limit = pool.rules.limit
+        if len(held) > limit and not batch and slot.id not in self._watched:
+            self._watched[slot.id] = slot
+            self._watch_at = min(self._watch_at, slot.checked_at + RECALL_AFTER)
+        if not batch:
+            if len(held) <= pool.low(pool.depth()):
+                pool.open[slot.id] = slot
+            else:
+                pool.open.pop(slot.id, None)
 
     def _freed(self, slot: Slot, now: float) -> None:
         """A container has more room than before."""
         pool = slot.pool
-        if slot.drained and not slot.inputs:
-            slot.drained = False
-            self.decisions.append(Stop(slot.id, "replaced or asked to end"))
+        held = slot.inputs
         if slot.state == READY:
-            if not slot.inputs:
-                slot.idle_since = now
-                pool.idle[slot.id] = slot
-                self._watched.pop(slot.id, None)
-            if pool.queue:
-                self._feed(pool, now)
-            if not slot.inputs and pool.retired and not pool.queue and slot.state == READY:
-                self._stop(slot, "replaced by a newer version")
+            queue = pool.queue
+            if queue and not self.paused:
+                if pool.rules.batch_size:
+                    if not held:
+                        self._become_idle(slot, now)
+                        self._feed_batches(pool, now)
+                else:
+                    depth = pool.depth()
+                    if not held or len(held) <= pool.low(depth):
+                        self._assign(slot, min(depth - len(held), -(-len(queue) // pool.ready)), now)
+            if slot.state != READY:
+                pass  # that was the last it may take
+            elif not held:
+                self._become_idle(slot, now)
+                if pool.retired and not queue:
+                    self._stop(slot, "replaced by a newer version")
+            elif slot.id not in pool.open and len(held) <= pool.low(pool.depth()):
+                pool.open[slot.id] = slot
+        elif slot.drained and not held:
+            slot.drained = False
+            self.decisions.append(Stop(slot.id, DRAINED))
         if pool.queue or pool.backlog:
             if pool.starting == 0:
                 self._scale_up(pool, now)
         elif not pool.assigned:
             pool.active_until = now
-            self._hungry.pop(pool.function_id, None)
+            self._starts.forget(pool)
             self._forget_if_empty(pool)
 
-    def _balance(self, pool: Pool, now: float) -> None:
-        self._scale_up(pool, now)
-        self._scale_down(pool, now)
+    # -- the states of a container
+    def _add_slot(self, container_id: str, pool: Pool, worker_id: str, now: float) -> Slot:
+        slot = Slot(container_id, pool, worker_id, self.capacity.take(worker_id, pool.rules.request), now)
+        pool.slots[container_id] = slot
+        self.slots[container_id] = slot
+        pool.starting += 1
+        self._starts.running += 1
+        return slot
 
-    def _desired(self, pool: Pool) -> int:
-        """Containers that the function shall have, its own limits considered."""
-        rules = pool.rules
-        wanted = pool.wanted()
-        if pool.retired:
-            return wanted if not pool.ready else 0
-        if wanted:
-            wanted += rules.buffer_containers
-        wanted = max(wanted, rules.min_containers)
-        return min(wanted, rules.max_containers) if rules.max_containers else wanted
+    def _become_ready(self, slot: Slot, now: float) -> None:
+        slot.state = READY
+        slot.checked_at = now
+        slot.pool.starting -= 1
+        slot.pool.ready += 1
+        self._starts.running -= 1
+        self._become_idle(slot, now)
 
-    def _scale_up(self, pool: Pool, now: float) -> None:
-        missing = self._desired(pool) - pool.ready - pool.starting
-        if missing > 0 and not self.paused and now >= pool.starts_after:
-            self._hungry[pool.function_id] = None
-            self._serve_hungry(now)
-        else:
-            self._hungry.pop(pool.function_id, None)
-
-    def _serve_hungry(self, now: float) -> None:
-        """Start containers in turn, one for each function that lacks some, while there is room."""
-        if self.paused or not self._hungry:
+    def _become_idle(self, slot: Slot, now: float) -> None:
+        pool = slot.pool
+        if slot.id in pool.idle:
             return
-        cpus = sum(worker.cpu for worker in self.capacity.workers.values()) / self.capacity._overcommit
-        limit = max(2, int(cpus * STARTS_PER_CPU))
-        refused = 0
-        while self._hungry and self._starting < limit and refused < len(self._hungry):
-            function_id = next(iter(self._hungry))
-            del self._hungry[function_id]
-            pool = self.pools.get(function_id)
-            if pool is None or self._desired(pool) <= pool.ready + pool.starting:
-                continue
-            first = pool.ready + pool.starting == 0
-            worker_id = self.capacity.place(pool.rules.request, must=first)
-            self._hungry[function_id] = None  # again, after the others
-            if not worker_id:
-                worker_id = self._evict(pool, now)
-                refused += 1
-                if not worker_id:
-                    continue
-            refused = 0
-            slot = self._add_slot(self._new_container_id(), pool, worker_id, now)
-            self.decisions.append(Start(slot.id, function_id, worker_id))
+        slot.idle_since = now
+        pool.idle[slot.id] = slot
+        self._idle[slot.id] = slot
+        pool.open.pop(slot.id, None)
+        self._watched.pop(slot.id, None)
+        self._agenda.add(pool, now + self._window(pool))
 
-    def _evict(self, pool: Pool, now: float) -> str:
-        """Make room by ending an idle container of another function that keeps more than its minimum."""
-        for other in self.pools.values():
-            if other is pool or not other.idle or other.queue:
-                continue
-            if other.ready > other.rules.min_containers:
-                slot = next(iter(other.idle.values()))
-                self._stop(slot, "another function needs the room")
-                return ""  # the room is there when it has ended
-        return ""
-
-    def _scale_down(self, pool: Pool, now: float) -> float:
-        """End idle containers whose window is over; returns when the next one's will be."""
-        due = float("inf")
-        if not pool.idle or pool.queue:
-            return due
-        rules = pool.rules
-        active = pool.assigned > 0
-        floor = rules.min_containers + (rules.buffer_containers if active else 0)
-        if pool.retired:
-            floor = 0
-        window = 0.0 if pool.retired else rules.scaledown_window
-        if not pool.retired and len(pool.idle) > 4 and len(pool.idle) > 0.75 * pool.ready:
-            window = max(2.0, window * OVERPROVISIONED_FACTOR)
-        surplus = pool.ready - floor
-        for slot in list(pool.idle.values()):  # the least recently used first
-            if surplus <= 0:
-                break
-            at = slot.idle_since + window
-            if at <= now:
-                self._stop(slot, "idle")
-                surplus -= 1
-            else:
-                due = min(due, at)
-        return due
+    def _unidle(self, slot: Slot) -> None:
+        slot.pool.idle.pop(slot.id, None)
+        self._idle.pop(slot.id, None)
 
     def _leave(self, slot: Slot) -> None:
         """The slot gets no more inputs."""
         pool = slot.pool
-        pool.idle.pop(slot.id, None)
+        self._unidle(slot)
+        pool.open.pop(slot.id, None)
         self._watched.pop(slot.id, None)
         if slot.state == READY:
             pool.ready -= 1
         elif slot.state == STARTING:
             pool.starting -= 1
-            self._starting -= 1
+            self._starts.running -= 1
+
+    def _retire(self, slot: Slot) -> None:
+        """It finishes what it has, and ends."""
+        self._leave(slot)
+        slot.state = STOPPING
+        slot.drained = True
 
     def _stop(self, slot: Slot, reason: str) -> None:
         self._leave(slot)
         slot.state = STOPPING
         self.decisions.append(Stop(slot.id, reason))
 
+    # -- how many containers
+    def _balance(self, pool: Pool, now: float) -> None:
+        self._scale_up(pool, now)
+        if not self.paused:
+            self._scale_down(pool, now)
+
+    def desired(self, pool: Pool) -> int:
+        """Containers that the function shall have, its own limits considered."""
+        rules = pool.rules
+        wanted = pool.wanted()
+        if pool.retired:
+            wanted = 0 if pool.ready else wanted
+        else:
+            wanted = max(wanted + rules.buffer_containers if wanted else 0, rules.min_containers)
+        return min(wanted, rules.max_containers) if rules.max_containers else wanted
+
+    def _scale_up(self, pool: Pool, now: float) -> None:
+        missing = self.desired(pool) - pool.ready - pool.starting
+        if missing > 0 and not self.paused and now >= pool.starts_after:
+            self._starts.want(pool, now)
+        else:
+            self._starts.forget(pool)
+
+    def start(self, pool: Pool, worker_id: str, now: float) -> None:
+        """Decide to start one container (called by `Starts`)."""
+        slot = self._add_slot(self._new_container_id(), pool, worker_id, now)
+        self.decisions.append(Start(slot.id, pool.function_id, worker_id))
+
+    def longest_idle(self) -> dict[str, Slot]:
+        """Idle containers of all functions (for `Starts`, which may reorder them)."""
+        return self._idle
+
+    def evict(self, slot: Slot) -> None:
+        """End an idle container: another function needs its room."""
+        self._stop(slot, "another function needs the room")
+
+    def _window(self, pool: Pool) -> float:
+        """Seconds that an idle container of the function is kept."""
+        if pool.retired:
+            return 0.0
+        window = pool.rules.scaledown_window
+        if len(pool.idle) > OVERPROVISIONED_IDLE and len(pool.idle) > 0.75 * pool.ready:
+            return min(window, max(2.0, window * OVERPROVISIONED_FACTOR))
+        return window
+
+    def _scale_down(self, pool: Pool, now: float) -> None:
+        """End idle containers whose window is over, and note when the next one's will be."""
+        rules = pool.rules
+        if not pool.idle:
+            return
+        if pool.queue:  # a batch that is not full, or a pause
+            self._agenda.add(pool, now + max(self._window(pool), 1.0))
+            return
+        least = 0 if pool.retired else rules.min_containers
+        kept = rules.buffer_containers if pool.is_active(now) and not pool.retired else 0
+        for slot in list(pool.idle.values()):  # the least recently used first
+            if pool.ready <= least or len(pool.idle) <= kept:
+                break
+            at = slot.idle_since + self._window(pool)
+            if at > now:
+                self._agenda.add(pool, at)
+                return
+            self._stop(slot, "replaced by a newer version" if pool.retired else "idle")
+        if kept and pool.ready > least and not pool.assigned:
+            self._agenda.add(pool, pool.active_until + rules.scaledown_window)
+
     def _forget_if_empty(self, pool: Pool) -> None:
         if pool.retired and not pool.slots and not pool.queue and not pool.backlog:
-            self.pools.pop(pool.function_id, None)
-            self._hungry.pop(pool.function_id, None)
+            if self.pools.get(pool.function_id) is pool:
+                del self.pools[pool.function_id]
+            self._starts.forget(pool)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import Any
 
+from intermodal.server.scheduler.capacity import Request
 from intermodal.server.scheduler.rules import Rules
 
 STARTING, READY, STOPPING = "starting", "ready", "stopping"
@@ -27,13 +28,15 @@ class Slot:
         "served",
         "started_at",
         "state",
+        "taken",
         "worker_id",
     )
 
-    def __init__(self, id: str, pool: Pool, worker_id: str, now: float) -> None:
+    def __init__(self, id: str, pool: Pool, worker_id: str, taken: Request, now: float) -> None:
         self.id = id
         self.pool = pool
         self.worker_id = worker_id
+        self.taken = taken  # what it reserves on its worker
         self.state = STARTING
         self.inputs: dict[Any, float] = {}  # input -> when it was assigned; in order of assignment
         self.served = 0  # inputs assigned in its life
@@ -49,6 +52,55 @@ class Slot:
         return limit - self.served if limit else 1 << 30
 
 
+class Queue:
+    """Waiting inputs in order. Any of them can be taken out at no cost that grows with the others."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[Any, None] = OrderedDict()
+
+    def extend(self, inputs: list[Any]) -> None:
+        """Behind all others."""
+        items = self._items
+        for item in inputs:
+            items[item] = None
+
+    def extend_front(self, inputs: list[Any]) -> None:
+        """Before all others, in this order."""
+        items = self._items
+        for item in reversed(inputs):
+            items[item] = None
+            items.move_to_end(item, last=False)
+
+    def take(self, count: int) -> list[Any]:
+        """The first `count`, or as many as there are."""
+        items = self._items
+        if count >= len(items):
+            taken = list(items)
+            items.clear()
+            return taken
+        pop = items.popitem
+        return [pop(False)[0] for _ in range(count)]
+
+    def remove(self, item: Any) -> bool:
+        """Whether it was there."""
+        try:
+            del self._items[item]
+        except KeyError:
+            return False
+        return True
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._items
+
+
 class Pool:
     """The state of one function. `average` is the moving mean of its inputs' run time, None before the first."""
 
@@ -59,8 +111,10 @@ class Pool:
         "average",
         "backlog",
         "batch_due",
+        "due",
         "function_id",
         "idle",
+        "open",
         "queue",
         "ready",
         "retired",
@@ -74,18 +128,20 @@ class Pool:
         self.function_id = function_id
         self.app_id = app_id
         self.rules = rules
-        self.queue: deque[Any] = deque()
+        self.queue = Queue()
         self.slots: dict[str, Slot] = {}
         self.idle: dict[str, Slot] = {}  # ready and without inputs; the most recently used one is last
+        self.open: dict[str, Slot] = {}  # ready, with inputs, and had room for more when last looked at
         self.starting = 0
         self.ready = 0
         self.assigned = 0  # inputs in containers
         self.average: float | None = None
         self.retired = False  # replaced or removed: finishes what it has, takes nothing new
-        self.active_until = 0.0
+        self.active_until = float("-inf")  # when it last had inputs
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
+        self.due = float("inf")  # its entry in the agenda
 
     def learn(self, seconds: float) -> None:
         """An input took this long."""
@@ -103,6 +159,14 @@ class Pool:
             return rules.limit
         waiting = int(PREFETCH_SECONDS / max(self.average, 1e-6))
         return rules.limit + min(PREFETCH_INPUTS, waiting)
+
+    def low(self, depth: int) -> int:
+        """With so many inputs or fewer, a container is worth filling: full batches cost less than many small ones."""
+        return depth - 1 if self.rules.limit > 1 else depth // 2
+
+    def is_active(self, now: float) -> bool:
+        """Whether it has inputs, or had some within its window."""
+        return self.assigned > 0 or len(self.queue) > 0 or now < self.active_until + self.rules.scaledown_window
 
     def wanted(self) -> int:
         """Containers that the inputs at hand call for, limits aside."""

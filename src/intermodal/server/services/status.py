@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,8 @@ from intermodal.server.services.local_worker import LocalWorker
 
 
 def software() -> str:
-    """The distribution's version."""
-    try:
-        return metadata.version("intermodal")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    """The distribution's version, as its SDK knows it (the metadata of the installation costs 16 ms to read)."""
+    return str(vars(sys.modules["modal"]).get("__version__", ""))
 
 
 class Status:

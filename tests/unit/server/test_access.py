@@ -1,0 +1,61 @@
+"""Every message of the server is answered to those who may ask, and refused to the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intermodal.home import Home
+from intermodal.server.main import Options, Server
+from intermodal.server.principal import Role
+from intermodal.server.rpc.access import FROM_OPERATORS, FROM_WORKERS, _refuse, tables
+from modal._protocol.aio import Handlers
+from modal._protocol.message import Message
+from modal._protocol.messages import app, call, container, file, function, image, secret
+
+# Answers and parts of answers: nobody asks the server for these.
+ANSWERS = {
+    "AppCreated", "AppPublished", "AppEnded", "AppInfo", "Apps", "AppHistory", "Inputs", "Outputs", "FailureValue",
+    "CallGraph", "CallStats", "BlobChunk", "Containers", "ContainerTimings", "MountKnown", "FunctionHandle",
+    "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
+    "TokensKnown", "ServerStatus",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def handlers(tmp_path: Path) -> Handlers:
+    server = Server(Home(tmp_path / "home"), Options(worker=False))
+    await server.start()
+    await server.close()
+    return server.handlers
+
+
+def answered(table: Handlers) -> set[int]:
+    unaries = {type_ for type_, handler in table.unaries.items() if handler is not _refuse}
+    return unaries | set(table.streams) | set(table.fasts) | set(table.notes)
+
+
+async def test_everything_that_clients_ask_is_answered(handlers: Handlers) -> None:
+    known = answered(handlers)
+    modules = (app, call, container, file, function, image, secret)
+    asked = [
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, Message) and cls.TYPE and cls.__module__ == module.__name__
+    ]
+    missing = {cls.__name__ for cls in asked if cls.TYPE not in known} - ANSWERS
+    assert not missing
+    assert not {cls.__name__ for cls in asked if cls.TYPE in known} & ANSWERS
+
+
+async def test_each_role_has_its_own(handlers: Handlers) -> None:
+    by_role = {role: answered(table) for role, table in tables(handlers).items()}
+    everything = answered(handlers)
+    assert by_role[Role.WORKER] == FROM_WORKERS
+    assert by_role[Role.OWNER] == everything - FROM_WORKERS
+    assert by_role[Role.CLIENT] == by_role[Role.OWNER] - {secret.ServerStop.TYPE}
+    assert by_role[Role.CONTAINER] == by_role[Role.OWNER] - FROM_OPERATORS
+    assert FROM_WORKERS <= everything
+    assert FROM_OPERATORS <= everything
