@@ -1,13 +1,16 @@
-"""What a test may leave behind on a machine: processes, mounts, cgroups, network namespaces, firewall tables.
+"""What a test may leave behind on a machine: processes, mounts, cgroups, network interfaces, firewall tables.
 
-Processes and mounts are ours when they name a directory of this test run. Cgroups, network
-namespaces and firewall tables name no directory; they are looked at only where nobody else
-runs containers at the same time: with CI=true or INTERMODAL_LEAKS=all.
+Processes and mounts are ours when they name a directory of this test run; cgroups, interfaces and
+tables when they carry the hash of one (`intermodal.worker.containers.names`). With CI=true or
+INTERMODAL_LEAKS=all, where nobody else runs containers, whatever is called like ours counts.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,8 +18,9 @@ from pathlib import Path
 
 GRACE = 5.0  # seconds for what is already on its way out
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-NETNS_DIRS = (Path("/run/netns"), Path("/run/intermodal/netns"))
-WORDS = ("intermodal", "ta-")  # what our cgroups, namespaces and tables are called
+INTERFACES = Path("/sys/class/net")
+ANYBODYS = re.compile(r"intermodal[-_][0-9a-f]{8}|i[mv][0-9a-f]{8,13}")
+DEPTH = 3  # how far below the run's directory a test's state directory may lie
 
 
 class Traces:
@@ -28,10 +32,20 @@ class Traces:
 
     def now(self) -> set[str]:
         """One line for each thing that is there."""
-        found = self._mounts() | self._processes()
-        if self.alone:
-            found |= _cgroups() | _namespaces() | _tables()
-        return found
+        named = {f"control group {name}" for name in _cgroups()}
+        named |= {f"interface {name}" for name in _interfaces()}
+        named |= {f"firewall {name}" for name in _tables()}
+        if not self.alone:
+            hashes = self._hashes()
+            named = {line for line in named if any(digest in line for digest in hashes)}
+        return self._mounts() | self._processes() | named
+
+    def _hashes(self) -> set[str]:
+        """As they stand in names: of every directory that may be a state directory of this run."""
+        folders = [self.base]
+        for depth in range(1, DEPTH + 1):
+            folders += glob.glob(f"{self.base}{'/*' * depth}/")
+        return {hashlib.sha256(os.fsencode(os.path.normpath(folder))).hexdigest()[:7] for folder in folders}
 
     def after(self, before: set[str]) -> list[str]:
         """What is there that was not before, once it had a moment to go."""
@@ -65,16 +79,16 @@ class Traces:
 
 
 def _cgroups() -> set[str]:
-    if not CGROUP_ROOT.is_dir():
-        return set()
     found = set()
-    for folder, names, _files in os.walk(CGROUP_ROOT):
-        found |= {f"cgroup {folder}/{name}" for name in names if name.startswith(WORDS)}
+    for depth in (1, 2, 3):
+        for path in glob.glob(f"{CGROUP_ROOT}{'/*' * depth}/"):
+            if ANYBODYS.fullmatch(os.path.basename(os.path.normpath(path))):
+                found.add(path)
     return found
 
 
-def _namespaces() -> set[str]:
-    return {f"network namespace {path}" for folder in NETNS_DIRS if folder.is_dir() for path in folder.iterdir()}
+def _interfaces() -> set[str]:
+    return {name for name in os.listdir(INTERFACES) if ANYBODYS.fullmatch(name)} if INTERFACES.is_dir() else set()
 
 
 def _tables() -> set[str]:
@@ -82,4 +96,4 @@ def _tables() -> set[str]:
     if nft is None or os.geteuid() != 0:
         return set()
     done = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=False)
-    return {f"firewall {line}" for line in done.stdout.splitlines() if any(word in line for word in WORDS)}
+    return {line for line in done.stdout.splitlines() if ANYBODYS.search(line)}

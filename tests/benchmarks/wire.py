@@ -85,7 +85,11 @@ async def serve(folder: str) -> None:
 
 
 def row(name: str, value: float, unit: str, ratio: float = 0.0) -> None:
-    print(json.dumps({"name": name, "value": round(value, 2), "unit": unit, **({"ratio": round(ratio, 2)} if ratio else {})}))
+    print(
+        json.dumps(
+            {"name": name, "value": round(value, 2), "unit": unit, **({"ratio": round(ratio, 2)} if ratio else {})}
+        )
+    )
 
 
 def round_trips(connection: blocking.Connection, message: object, expect: type, count: int) -> float:
