@@ -17,7 +17,8 @@ test: ## every test (arguments: make test ARGS="tests/unit -x")
 	@scripts/test $(ARGS)
 
 bench: setup ## measurements against the peers that are installed
-	@for file in tests/benchmarks/[a-z]*.py; do echo "== $$file"; .venv/bin/python "$$file" || exit 1; done
+	@.venv/bin/python tests/benchmarks/wire.py
+	@if [ -e tests/benchmarks/__main__.py ]; then .venv/bin/python -m tests.benchmarks; fi
 
 fuzz: setup ## feed the wire random bytes for FUZZ_SECONDS (120)
 	@scripts/fuzz $${FUZZ_SECONDS:-120}
