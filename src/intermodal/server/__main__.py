@@ -8,8 +8,12 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from intermodal.home import Home
+
+if TYPE_CHECKING:
+    from intermodal.server.claim import Claim
 
 EXIT_REFUSED = 78  # the state directory or an address cannot be used
 EXIT_BUSY = 75  # another server uses the directory
@@ -25,25 +29,29 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, default=-1, help="write 'ready' there, or why not")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    import uvloop
-
-    return uvloop.run(_run(options))
-
-
-async def _run(options: argparse.Namespace) -> int:
-    from intermodal.server.main import Options, Server
+    from intermodal.server.claim import claim_home
     from intermodal.server.state import Busy
     from intermodal.server.store.migrations import Refused
 
-    server = Server(Home(), Options(options.listen, options.tls_cert, options.tls_key, not options.no_worker))
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, server.end)
+    home = Home()
     try:
-        await server.start()
+        claim = claim_home(home, not options.no_worker)  # the worker comes up while the rest is imported
+        import uvloop
+
+        return uvloop.run(_run(home, options, claim))
     except Refused as error:
         print(f"intermodal server: {error}", file=sys.stderr)  # noqa: T201 - its log, or the terminal
         _tell(options.ready_fd, f"error: {error}")
         return EXIT_BUSY if isinstance(error, Busy) else EXIT_REFUSED
+
+
+async def _run(home: Home, options: argparse.Namespace, claim: Claim) -> int:
+    from intermodal.server.main import Options, Server
+
+    server = Server(home, Options(options.listen, options.tls_cert, options.tls_key), claim)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.end)
+    await server.start()
     interrupts: set[asyncio.Task[None]] = set()
 
     def interrupted() -> None:

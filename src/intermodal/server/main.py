@@ -14,6 +14,7 @@ from typing import Any
 from intermodal import logfile
 from intermodal.files import Files
 from intermodal.home import Home
+from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.invocation import Invocation
 from intermodal.server.principal import Principal, Role, principal_of
@@ -39,12 +40,11 @@ from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
-from intermodal.server.state import lock, prepare
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from modal._protocol.address import Address, parse
 from modal._protocol.aio import Connection, Handlers, serve
-from modal._protocol.errors import Code, Fault
+from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
@@ -64,15 +64,17 @@ class Options:
     tls_cert: str = ""
     tls_key: str = ""
     worker: bool = True  # keep a worker on this machine
-    worker_command: list[str] | None = None
     grace: float | None = None  # seconds; None: SESSION_GRACE
 
 
 class Server:
     """`await server.start()`, then `await server.finished()`, then `await server.close()`."""
 
-    def __init__(self, home: Home, options: Options) -> None:
+    def __init__(self, home: Home, options: Options, claim: Claim | None = None) -> None:
+        """`claim`: the directory as `claim_home` has taken it already; `start` does so where there is none."""
         self.home = home
+        self._claim = claim
+        self.local_worker: LocalWorker | None = None
         self.options = options
         self._over = asyncio.Event()
         self._listeners: list[asyncio.AbstractServer] = []
@@ -83,16 +85,18 @@ class Server:
     async def start(self) -> None:
         """Serve from now on. Raises Refused: the directory or an address cannot be used."""
         async with contextlib.AsyncExitStack() as undo:
-            prepare(self.home)
-            undo.callback(os.close, lock(self.home))
+            claim = self._claim or claim_home(self.home, self.options.worker)
+            undo.callback(os.close, claim.lock)
+            self.local_worker = claim.local_worker
+            if self.local_worker is not None:
+                undo.callback(self.local_worker.abandon)
             self.store = await Store.open(self.home.store)
             undo.push_async_callback(self.store.close)
-            self.local_worker = LocalWorker(self.home, self.options.worker_command) if self.options.worker else None
             self.handlers = self._assemble()
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
-            await self.invocation.open(self.local_worker is not None and self.local_worker.there())
+            await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
             undo.callback(self.apps.sessions.close)
             undo.push_async_callback(self._end_tasks)
@@ -215,7 +219,10 @@ class Server:
         finally:
             os.umask(before)
         for text in self.options.listen:
-            where = parse(text)
+            try:
+                where = parse(text)
+            except ProtocolError as error:
+                raise Refused(str(error)) from None
             context = self._tls() if where.scheme == "tls" else None
             try:
                 await self._serve(where, gate, context)

@@ -30,14 +30,14 @@ _log = logging.getLogger(__name__)
 
 
 class LocalWorker:
-    def __init__(self, home: Home, command: list[str] | None = None) -> None:
+    def __init__(self, home: Home) -> None:
         self.state = "none"  # starting, running, waiting (to be started again), stopped
         self.failures = 0  # ends in a row soon after the start
         self.last_exit = ""
         self.process: ProcessId | None = None
         self._home = home
-        self._command = command or [sys.executable, "-m", "intermodal.worker"]
         self._task: asyncio.Task[None] | None = None
+        self._early: subprocess.Popen[bytes] | None = None
         self._connected = asyncio.Event()
         self._stopping = False
         self._gone = asyncio.Event()
@@ -45,6 +45,16 @@ class LocalWorker:
     def there(self) -> bool:
         """Whether a worker from before lives."""
         return self._locked()
+
+    def begin(self) -> None:
+        """Start the worker's process ahead of `start`: it takes as long to come up as the server."""
+        self._early = self._spawn()
+
+    def abandon(self) -> None:
+        """The server does not start after all."""
+        if self._early is not None:
+            self._early.terminate()
+            self._early.wait()
 
     def start(self) -> None:
         """Have a worker from now on."""
@@ -95,7 +105,7 @@ class LocalWorker:
     async def _keep(self) -> None:
         while not self._stopping:
             began = time.monotonic()
-            if self._locked():
+            if self._early is None and self._locked():
                 code = await self._adopted()
             else:
                 code = await self._run()
@@ -120,16 +130,27 @@ class LocalWorker:
         self.state = "stopped"
 
     async def _run(self) -> int | None:
-        """Start a worker and wait for its end; its exit code."""
+        """Start a worker (unless `begin` has) and wait for its end; its exit code."""
         self.state = "starting"
+        child, self._early = self._early or self._spawn(), None
+        if child is None:
+            return None
+        started = started_at(child.pid)
+        if started is not None:
+            self.process = ProcessId(child.pid, started)
+            await _wait_end(self.process)
+        return child.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes] | None:
         log = logfile.open_log(self._home.worker_log)
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
+            return subprocess.Popen(
+                [sys.executable, "-m", "intermodal.worker"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                cwd="/",
                 env={**os.environ, "INTERMODAL_HOME": str(self._home.path)},
             )
         except OSError as error:
@@ -137,9 +158,6 @@ class LocalWorker:
             return None
         finally:
             os.close(log)
-        started = started_at(child.pid)
-        self.process = ProcessId(child.pid, started) if started is not None else None
-        return await child.wait()
 
     async def _adopted(self) -> int | None:
         """A worker from before lives: wait until it has ended."""
