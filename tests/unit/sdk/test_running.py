@@ -90,11 +90,8 @@ def test_what_a_function_s_spec_says(server: Any, tmp_path: Path) -> None:
     with app.run():
         specs = server.specs()
         spec = specs["f"]
-        assert (spec.source, spec.module, spec.qualname) == (
-            "file",
-            Path(__file__).stem,
-            "f",
-        ) or spec.source == "package"
+        assert spec.module.endswith("test_running")
+        assert spec.qualname == "f"
         mounted = server.mount(spec)
         assert mounted["/data.txt"].size == 5
         assert any(path.endswith("test_running.py") for path in mounted)
