@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shutil
 import socket
@@ -12,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +51,7 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self._started: list[subprocess.Popen[str]] = []
         self.open_port = _free_port()  # of this machine, which containers may reach
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "INTERMODAL_"))},
@@ -64,8 +68,8 @@ class Platform:
     def start(
         self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """A command that goes on while the test looks."""
-        return subprocess.Popen(
+        """A command that goes on while the test looks. It is ended with the platform at the latest."""
+        process = subprocess.Popen(
             self.command(module, *args),
             cwd=cwd,
             env={**self.env, **(env or {})},
@@ -74,6 +78,15 @@ class Platform:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end_commands(self) -> None:
+        """Kill what a failed test has left."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
 
     def run(self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
         process = self.start(module, *args, cwd=cwd, env=env)
@@ -84,6 +97,13 @@ class Platform:
             out, err = process.communicate()
             pytest.fail(f"{module} {' '.join(map(str, args))} did not end:\n{out}\n{err}")
         return Ran(process.returncode, out, err)
+
+    def status(self) -> dict[str, Any]:
+        """What `intermodal status --json` says."""
+        ran = self.intermodal("status", "--json")
+        assert ran.code == 0, ran.text
+        found: dict[str, Any] = json.loads(ran.out)
+        return found
 
     def modal(self, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
         """The command `modal`."""
@@ -100,9 +120,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
-    """A platform of its own, with the base image there; ended and looked after at the end of the run."""
+@contextlib.contextmanager
+def new_platform() -> Iterator[Platform]:
+    """A state directory with the base image, not started; at the end it is ended, and nothing may be left."""
     if os.geteuid() != 0 or shutil.which("crun") is None:
         pytest.skip("acceptance tests need root and crun")
     home = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
@@ -110,14 +130,31 @@ def platform() -> Iterator[Platform]:
     before = traces.now()
     asyncio.run(lend_base(Home(home)))
     it = Platform(home)
-    up = it.intermodal("up")
-    assert up.code == 0, up.text
-    yield it
-    down = it.intermodal("down")
-    left = traces.after(before)
-    shutil.rmtree(home, ignore_errors=True)
+    try:
+        yield it
+    finally:
+        it.end_commands()
+        down = it.intermodal("down")
+        left = traces.after(before)
+        shutil.rmtree(home, ignore_errors=True)
     assert down.code == 0, down.text
     assert not left, "left behind:\n  " + "\n  ".join(left)
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The started platform that most tests share."""
+    with new_platform() as it:
+        up = it.intermodal("up")
+        assert up.code == 0, up.text
+        yield it
+
+
+@pytest.fixture
+def own_platform() -> Iterator[Platform]:
+    """A platform for one test, not started: for tests that break it."""
+    with new_platform() as it:
+        yield it
 
 
 @pytest.fixture

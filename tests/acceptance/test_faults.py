@@ -1,0 +1,174 @@
+"""Processes that are killed in the middle, and what a user sees of it: a pause, nothing lost, nothing left behind."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Platform
+
+pytestmark = pytest.mark.acceptance
+
+SLOW_MAP = """
+import time, modal
+app = modal.App("slow-map")
+
+@app.function(max_containers=3)
+def f(i):
+    print(f"ran {i}", flush=True)
+    time.sleep(0.1)
+    return i * i
+
+@app.local_entrypoint()
+def main():
+    got = 0
+    for number, result in enumerate(f.map(range(60))):
+        assert result == number * number
+        got += 1
+        print(f"got {got}", flush=True)
+    print("all", got)
+"""
+
+
+def wait_for_line(process: subprocess.Popen[str], pattern: str) -> list[str]:
+    """Read the command's output until a line matches."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        if re.search(pattern, line):
+            return lines
+    assert process.stderr is not None
+    pytest.fail("the command ended early:\n" + "\n".join(lines) + process.stderr.read())
+
+
+def finish(process: subprocess.Popen[str], before: list[str]) -> list[str]:
+    """The rest of the command's output; it must end well."""
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, "\n".join(before) + out + err
+    return before + out.splitlines()
+
+
+@pytest.mark.parametrize("victim", ["server", "worker"])
+def test_kill_in_the_middle_of_a_map(own_platform: Platform, tmp_path: Path, victim: str) -> None:
+    """kill -9, and a new start: the client goes on, and no input runs twice."""
+    path = tmp_path / "slow_map.py"
+    path.write_text(SLOW_MAP)
+    assert own_platform.intermodal("up").code == 0
+    process = own_platform.start("modal", "run", path)
+    lines = wait_for_line(process, r"^got 5$")
+    os.kill(_pid(own_platform, victim), signal.SIGKILL)
+    assert own_platform.intermodal("up").code == 0
+    lines = finish(process, lines)
+    assert lines.count("all 60") == 1
+    runs = collections.Counter(line for line in lines if line.startswith("ran "))
+    assert len(runs) == 60
+    assert set(runs.values()) == {1}, f"ran more than once: {[line for line, n in runs.items() if n > 1]}"
+
+
+def _pid(platform: Platform, who: str) -> int:
+    status = platform.status()
+    if who == "server":
+        return int(status["pid"])
+    return int(status["workers"][0]["pid"])
+
+
+def test_random_kills_leave_nothing_behind(own_platform: Platform, tmp_path: Path) -> None:
+    """Server or worker die at random moments of starts, runs and stops; the next start copes, and `down` cleans up."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    path = tmp_path / "slow_map.py"
+    path.write_text(SLOW_MAP)
+    faults = 0
+    for _round in range(4):
+        assert own_platform.intermodal("up").code == 0
+        victim = chance.choice(["server", "worker"])
+        pid = _pid(own_platform, victim)
+        process = own_platform.start("modal", "run", path)
+        time.sleep(chance.uniform(0.0, 1.2))  # the moment is what is tried
+        os.kill(pid, signal.SIGKILL)
+        faults += 1
+        up = own_platform.intermodal("up")
+        assert up.code == 0, up.text
+        lines = finish(process, [])
+        assert "all 60" in lines
+    print(f"{faults} faults injected")
+
+
+def test_two_runs_at_once_start_one_server(own_platform: Platform, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.py"
+    path.write_text("import modal\napp = modal.App()\n\n@app.function()\ndef f(): print('done')\n")
+    both = [own_platform.start("modal", "run", path) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        assert "done" in out
+    servers = [
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _is_server_of(entry, own_platform.home)
+    ]
+    assert len(servers) == 1
+
+
+def _is_server_of(entry: Path, home: Path) -> bool:
+    try:
+        return (
+            b"intermodal.server" in (entry / "cmdline").read_bytes()
+            and f"INTERMODAL_HOME={home}".encode() in (entry / "environ").read_bytes()
+        )
+    except OSError:
+        return False
+
+
+def test_client_that_vanishes_in_the_middle_of_a_map(own_platform: Platform, tmp_path: Path) -> None:
+    """Its app stops after the grace; the platform stays usable meanwhile."""
+    path = tmp_path / "slow_map.py"
+    path.write_text(SLOW_MAP)
+    assert own_platform.intermodal("up").code == 0
+    process = own_platform.start("modal", "run", path)
+    wait_for_line(process, r"^got 2$")
+    process.kill()
+    process.communicate()
+    other = own_platform.modal("run", path)
+    assert other.code == 0, other.text
+
+
+def test_foreign_state_directory(own_platform: Platform, tmp_path: Path) -> None:
+    (own_platform.home / "store.sqlite").write_text("this is no database at all, but somebody's file\n" * 100)
+    up = own_platform.intermodal("up")
+    assert up.code != 0
+    assert str(own_platform.home) in up.text
+    (own_platform.home / "store.sqlite").unlink()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, own_platform: Platform) -> None:
+    """The state directory lies on a file system of 6 MiB: what cannot be stored is refused with the reason."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], check=True)
+    try:
+        env = {"INTERMODAL_HOME": str(small / "home")}
+        up = own_platform.run("intermodal", "up", env=env)
+        assert up.code == 0, up.text
+        path = tmp_path / "big.py"
+        path.write_text(
+            "import modal\napp = modal.App()\n\n@app.function()\ndef f(x): return len(x)\n\n"
+            "@app.local_entrypoint()\ndef main(): f.remote(b'x' * 20_000_000)\n"
+        )
+        ran = own_platform.modal("run", path, env=env)
+        assert ran.code == 1
+        assert re.search("No space left|disk|full", ran.text), ran.text
+        assert own_platform.run("intermodal", "status", env=env).code == 0
+        assert own_platform.run("intermodal", "down", env=env).code == 0
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
