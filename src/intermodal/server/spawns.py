@@ -124,12 +124,13 @@ class Spawns:
             call = self._calls[call_id] = Call(call_id, function_id, app_id, "spawn", parent_input_id)
         return call
 
-    def adopt(self, held: Held) -> None:
-        """A container of an earlier life of the server runs this spawned input."""
+    def adopt(self, held: Held) -> Held:
+        """A container of an earlier life of the server runs this spawned input; returns it as it is known here."""
         known = self._calls.setdefault(held.call.id, held.call)
         held.call = known
-        known.inputs[held.index] = held
+        held = known.inputs.setdefault(held.index, held)
         self.live[known.id, held.index] = held
+        return held
 
     async def open(self) -> None:
         """After a start of the server: what waits on disk."""

@@ -94,7 +94,7 @@ class Workers:
         append_logs: Callable[[str, list[LogEntry]], None],
         calls: dict[str, Call],
         is_spawned: Callable[[list[str]], Awaitable[set[str]]],
-        adopt_spawned: Callable[[Held], None],
+        adopt_spawned: Callable[[Held], Held],
     ) -> None:
         self.links: dict[str, WorkerLink] = {}
         self.marks: dict[str, dict[str, float]] = {}  # container id -> timings of its start
@@ -185,11 +185,13 @@ class Workers:
             if kind != "spawn":
                 self._calls[call_id] = call
         held = Held(call, index, b"", "", "")
-        held.container, held.token = container, token
         if call.kind == "spawn":
-            self._adopt_spawned(held)
+            held = self._adopt_spawned(held)
         else:
-            call.inputs[index] = held
+            held = call.inputs.setdefault(index, held)
+        # Its client, or the disk, may have been quicker than the worker: then it waits in the queue already.
+        self._dispatch.scheduler.withdraw(container.function.function_id, [held])
+        held.container, held.token = container, token
         container.tokens[token] = held
         container.next_token = max(container.next_token, token + 1)
         container.running_since = now
