@@ -16,13 +16,12 @@ format: setup ## let ruff put the code in order
 test: ## every test (arguments: make test ARGS="tests/unit -x")
 	@scripts/test $(ARGS)
 
-bench: setup ## measurements against the peers that are installed
-	@.venv/bin/python tests/benchmarks/wire.py
-	@if [ -e tests/benchmarks/__main__.py ]; then .venv/bin/python -m tests.benchmarks; fi
+bench: ## measurements against Ray, Celery, Dask and processes (arguments: make bench ARGS="call map --quick")
+	@scripts/bench $(ARGS)
 
 fuzz: setup ## feed the wire random bytes for FUZZ_SECONDS (120)
 	@scripts/fuzz $${FUZZ_SECONDS:-120}
 
 clean: ## remove .venv and caches
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz dist build
+	@rm -rf .venv .bench-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

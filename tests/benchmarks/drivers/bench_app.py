@@ -1,0 +1,50 @@
+"""The Modal app that is measured."""
+
+import os
+import time
+
+import modal
+
+COLD = 60  # functions that nobody has called yet
+DATA = {}
+
+app = modal.App("bench")
+
+
+@app.function(min_containers=1, max_containers=1)
+def noop(value=None):
+    return value
+
+
+@app.function(min_containers=2, max_containers=2)
+def spread(value=None):
+    return value
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def size(data):
+    return len(data)
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def make(size):
+    if size not in DATA:
+        DATA[size] = b"x" * size
+    return DATA[size]
+
+
+@app.function(max_containers=100, cpu=0.01, memory=16, timeout=600)
+def stay(seconds):
+    time.sleep(seconds)
+
+
+def _cold(number):
+    def where():
+        return os.environ["MODAL_TASK_ID"], time.time()
+
+    where.__name__ = where.__qualname__ = f"cold_{number}"
+    return app.function(max_containers=1, scaledown_window=2)(where)
+
+
+for _number in range(COLD):
+    globals()[f"cold_{_number}"] = _cold(_number)

@@ -1,0 +1,54 @@
+"""Ray: two actors on a running head."""
+
+import ray
+
+DATA = {}
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def noop(self, value=None):
+        return value
+
+    def size(self, data):
+        return len(data)
+
+    def make(self, size):
+        if size not in DATA:
+            DATA[size] = b"x" * size
+        return DATA[size]
+
+
+class Peer:
+    def __init__(self, address):
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        self.workers = [Worker.remote() for _ in range(2)]
+        ray.get([worker.noop.remote() for worker in self.workers])
+
+    def call(self):
+        ray.get(self.workers[0].noop.remote(1))
+
+    def map(self, count):
+        first, second = (worker.noop for worker in self.workers)
+        return len(ray.get([(second if number % 2 else first).remote(number) for number in range(count)]))
+
+    def send(self, data):
+        return ray.get(self.workers[0].size.remote(data))
+
+    def fetch(self, size):
+        return ray.get(self.workers[0].make.remote(size))
+
+    def fresh(self):
+        worker = Worker.remote()
+        ray.get(worker.noop.remote(1))
+        ray.kill(worker)
+
+    def many(self, count):
+        """Start `count` actors; wait until all have answered."""
+        workers = [Worker.remote() for _ in range(count)]
+        ray.get([worker.noop.remote() for worker in workers])
+        for worker in workers:
+            ray.kill(worker)
+
+    def close(self):
+        ray.shutdown()
