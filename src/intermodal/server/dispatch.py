@@ -52,6 +52,7 @@ class Container:
     """A container from the decision to start it until its end."""
 
     __slots__ = (
+        "asked",
         "cancelled",
         "failure",
         "frames",
@@ -80,6 +81,7 @@ class Container:
         self.tokens: dict[int, Held] = {}
         self.next_token = 1
         self.ready = False
+        self.asked = False  # the worker was told to start it
         self.running_since = 0.0  # monotonic: when the oldest input became the oldest
         self.frames = 0  # RunOutputs frames taken in
         self.state = "starting"
@@ -405,7 +407,8 @@ class Dispatch:
         container.tokens.clear()
         limit = max(1, function.spec.concurrent_max, batching_of(function.spec)[0])
         running, waiting = held_inputs[:limit], held_inputs[limit:]
-        stopped = container.state == "stopping" or message.reason == "stopped"
+        # A worker that went away is nobody's fault: what ran there runs again elsewhere.
+        stopped = container.state == "stopping" or message.reason in ("stopped", "lost")
         back = [held for held in waiting if not held.over]
         if stopped:
             back = [held for held in running if not held.over] + back

@@ -146,7 +146,7 @@ class Workers:
         now = time.monotonic()
         reported = {report.container_id for report in message.containers}
         for container in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
-            if container.id not in reported:
+            if container.id not in reported and container.asked:
                 dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker was restarted"))
         call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
         spawned = await self._is_spawned(call_ids) if call_ids else set()
@@ -161,6 +161,7 @@ class Workers:
                     continue
                 container = Container(report.container_id, function, link.worker_id)
                 container.ready = report.ready
+                container.asked = True
                 container.state = "running" if report.ready else "starting"
                 container.frames = report.outputs_sent
                 dispatch.containers[container.id] = container
@@ -227,15 +228,30 @@ class Workers:
         """Ask the worker for a container. Raises Fault."""
         began = time.time()
         spec = await self._prepare(container)
-        link = self.links.get(container.worker_id)
-        if link is None or link.connection.closed:
-            raise Fault(Code.INTERNAL, "its worker went away")
+        link = await self._reach(container.worker_id)
+        if link is None:
+            self._dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker went away"))
+            return
         if self._dispatch.containers.get(container.id) is not container or container.state == "stopping":
             self._dispatch.exited(container, ContainerExited(container.id, 0, "stopped", container.stop_reason))
             return
         self.marks[container.id] = {"asked": container.started_at, "prepared": time.time(), "began": began}
+        container.asked = True
         stream = link.connection.open(ContainerStart(spec))
         self._attach(container, ContainerLink(link, stream, container), stream)
+
+    async def _reach(self, worker_id: str) -> WorkerLink | None:
+        """The worker's link, as soon as it is connected; None when it does not come back in time."""
+        deadline = time.monotonic() + LOST_SECONDS
+        while True:
+            link = self.links.get(worker_id)
+            if link is not None and not link.connection.closed:
+                return link
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                return None
 
     def _attach(self, container: Container, container_link: ContainerLink, stream: Stream) -> None:
         container.link = container_link
