@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from intermodal.runner.link import Link
 from modal._protocol.errors import WireError
 from modal._protocol.frames import Kind
-from modal._protocol.messages.worker import Heartbeat, RunCancel, RunnerAck, RunnerSpec, RunRecall
+from modal._protocol.messages.worker import (
+    EXIT_ABANDONED,
+    Heartbeat,
+    RunCancel,
+    RunnerAck,
+    RunnerSpec,
+    RunPause,
+    RunRecall,
+    RunResume,
+)
 
 if TYPE_CHECKING:
     from intermodal.runner.inputs import InputQueue
@@ -19,7 +28,6 @@ if TYPE_CHECKING:
 
 RELINK_PAUSE = 0.1  # seconds between attempts to reach a worker that is away
 RELINK_ATTEMPTS = 1200
-EXIT_ABANDONED = 73  # no worker came back
 
 
 class Control(threading.Thread):
@@ -66,20 +74,33 @@ class Control(threading.Thread):
         elif type == RunCancel.TYPE:
             self._queue.cancel(RunCancel.decode(header, body).tokens)
         elif type == RunnerAck.TYPE:
+            was_full = self._outbox.is_full
             self._outbox.acknowledged(RunnerAck.decode(header, body).count)
+            if was_full:
+                self._queue.turn()
+        elif type == RunPause.TYPE:
+            self._queue.pause(RunPause.decode(header, body).tokens)
+        elif type == RunResume.TYPE:
+            self._queue.resume(RunResume.decode(header, body).tokens)
 
     def _relink(self) -> None:
         """Find the worker again. Ends the process when none comes."""
+        self._queue.suspend()
         for _attempt in range(RELINK_ATTEMPTS):
             time.sleep(RELINK_PAUSE)
+            data = control = None
             try:
                 data = Link(self._path, "runner", self._spec.container_id, resume=True)
-                data.welcome()
-                self._link = Link(self._path, "runner-control", self._spec.container_id, resume=True)
-                spec = self._spec
-                self._outbox.resume(data, self.ready, self._queue.held(), spec.app_id, spec.function_id)
+                _welcome, early = data.welcome()
+                control = Link(self._path, "runner-control", self._spec.container_id, resume=True)
+                held = self._queue.suspend()
+                self._outbox.resume(data, self.ready, held, self._spec.app_id, self._spec.function_id)
             except (OSError, WireError):
+                for link in (data, control):
+                    if link is not None:
+                        link.close()
                 continue
-            self._queue.relink(data)
+            self._link = control
+            self._queue.relink(data, early)
             return
         os._exit(EXIT_ABANDONED)

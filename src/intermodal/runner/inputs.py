@@ -1,19 +1,14 @@
-"""Inputs that wait in the container, and the running of one of them."""
+"""Inputs that wait in the container, those that run, and who may interrupt or hold up which of them."""
 
 from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections import deque
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
-from intermodal.runner.control import Control
 from intermodal.runner.link import Link
-from intermodal.runner.loading import Service
 from intermodal.runner.outbox import Outbox
-from intermodal.runner.streams import CountedStream
-from intermodal.runner.values import Values
 from modal._protocol.errors import ConnectionLost
 from modal._protocol.frames import Frame, Kind
 from modal._protocol.messages.call import CallFailure, Status, pack_failure
@@ -36,7 +31,7 @@ class Input(NamedTuple):
     @property
     def members(self) -> tuple[Input, ...]:
         """The inputs of this run."""
-        return (self, *self.others)
+        return (self, *self.others) if self.others else (self,)
 
 
 class NoMoreInputs(Exception):
@@ -44,60 +39,78 @@ class NoMoreInputs(Exception):
 
 
 class InputQueue:
-    """What has arrived and is not started; and which inputs run, to cancel them."""
+    """What has arrived and is not started; what runs, to cancel it; and which generators must wait.
+
+    One thread takes inputs; the control thread recalls, cancels, pauses and relinks. At every instant each
+    input that is here is in `held`: a worker that comes back must neither miss one nor send one twice.
+    """
 
     def __init__(self, data: Link, outbox: Outbox) -> None:
-        self.data = data
-        self._outbox = outbox
-        self._relinked = threading.Condition()
+        self.data: Optional[Link] = data  # None while the worker is away
         self.on_relink: Optional[Callable[[], None]] = None  # called by the control thread
+        self.on_turn: Optional[Callable[[], None]] = None  # the same: `may_yield` may have changed
+        self._outbox = outbox
+        self._lock = threading.Lock()
+        self._relinked = threading.Condition(self._lock)
+        self._turn = threading.Condition()
         self._waiting: deque[Input] = deque()
         self._batch: list[Input] = []  # a batch of which more messages are to come
-        self._lock = threading.Lock()
-        self._running: dict[int, Callable[[], None]] = {}  # token -> how to interrupt it
-        self._running_ids: dict[int, str] = {}
+        self._taken: dict[int, str] = {}  # token -> input id, of what runs or is about to
+        self._running: dict[int, tuple[Input, Callable[[], None]]] = {}  # token -> its run, how to interrupt that
         self._cancelled: set[int] = set()
+        self._paused: set[int] = set()
+        self._ended = False
 
     # -- the reading side
     def take(self) -> Input:
         """The next input; waits for one. Raises NoMoreInputs, or ConnectionLost when the worker is gone for good."""
         while True:
+            item = self.take_waiting()
+            if item is not None:
+                return item
+            self._outbox.flush()
+            link = self.data
+            if link is None:
+                self._wait_relinked()
+                continue
             try:
-                return self._waiting.popleft()
-            except IndexError:
-                self._outbox.flush()
-                link = self.data
-                try:
-                    frames = link.read()
-                except (ConnectionLost, OSError):
-                    self.wait_relinked(link)
-                    continue
-                self.feed(frames)
+                frames = link.read()
+            except (ConnectionLost, OSError):
+                self.lost(link)
+                continue
+            self.feed(frames, link)
 
-    def wait_relinked(self, old: Link) -> None:
+    def take_waiting(self) -> Optional[Input]:
+        """The next input that has arrived already. Raises NoMoreInputs after the last one, if it was the last."""
+        with self._lock:
+            if self._waiting:
+                item = self._waiting.popleft()
+                for one in item.members:
+                    self._taken[one.token] = one.input_id
+                return item
+            if self._ended:
+                raise NoMoreInputs
+        return None
+
+    def lost(self, link: Link) -> None:
+        """Reading failed: wait for the control thread to notice too."""
+        with self._lock:
+            if self.data is link:
+                self.data = None
+
+    def _wait_relinked(self) -> None:
         """Wait until the control thread has found a new worker. Raises ConnectionLost when it gives up."""
         with self._relinked:
-            if not self._relinked.wait_for(lambda: self.data is not old, RELINK_SECONDS):
+            if not self._relinked.wait_for(lambda: self.data is not None, RELINK_SECONDS):
                 raise ConnectionLost("the worker is gone")
 
-    def relink(self, data: Link) -> None:
-        """There is a new worker (called by the control thread)."""
-        with self._relinked:
-            self.data = data
-            self._relinked.notify_all()
-        if self.on_relink is not None:
-            self.on_relink()
-
-    def held(self) -> dict[int, str]:
-        """Token to input id of all that is waiting or running here."""
-        found = {one.token: one.input_id for item in list(self._waiting) for one in item.members}
-        found.update({item.token: item.input_id for item in self._batch})
+    def feed(self, frames: list[Frame], link: Link) -> None:
+        """Queue what frames from the worker bring. What an abandoned link brings late counts as never arrived."""
         with self._lock:
-            found.update(self._running_ids)
-        return found
+            if self.data is link:
+                self._feed(frames)
 
-    def feed(self, frames: list[Frame]) -> None:
-        """Queue what frames from the worker bring."""
+    def _feed(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.ITEM and frame.type == RunInputs.TYPE:
                 message = RunInputs.decode(frame.header, frame.body)
@@ -115,7 +128,7 @@ class InputQueue:
                 else:
                     self._waiting.extend(batch)
             elif frame.kind == Kind.END:
-                raise NoMoreInputs
+                self._ended = True
 
     def _feed_batch(self, items: list[Input], size: int) -> None:
         self._batch.extend(items)
@@ -124,191 +137,137 @@ class InputQueue:
             self._batch = []
             self._waiting.append(first._replace(others=tuple(others)))
 
-    def take_waiting(self) -> Optional[Input]:
-        """The next input that has arrived already."""
-        try:
-            return self._waiting.popleft()
-        except IndexError:
-            return None
-
     # -- what runs
     def begin(self, item: Input, interrupt: Callable[[], None]) -> bool:
         """Note that an input runs. False: it was cancelled before, do not run it."""
         with self._lock:
             if item.token in self._cancelled and not item.others:
                 self._cancelled.discard(item.token)
+                self._taken.pop(item.token, None)
                 return False
             for one in item.members:
-                self._running[one.token] = interrupt
-                self._running_ids[one.token] = one.input_id
+                self._running[one.token] = item, interrupt
             return True
 
     def finish(self, item: Input) -> None:
+        """Its outputs are in the outbox."""
         with self._lock:
             for one in item.members:
                 self._running.pop(one.token, None)
-                self._running_ids.pop(one.token, None)
+                self._taken.pop(one.token, None)
                 self._cancelled.discard(one.token)
+                self._paused.discard(one.token)
 
     def is_cancelled(self, token: int) -> bool:
         return token in self._cancelled
 
-    def running(self) -> list[int]:
-        return list(self._running)
+    def is_answered(self, token: int) -> bool:
+        """Whether an input that still runs has its output already: it was cancelled, the rest of its batch not."""
+        return token not in self._taken
+
+    def cancelled_running(self) -> list[Input]:
+        """Inputs that run and are to be interrupted."""
+        with self._lock:
+            return [item for token, (item, _interrupt) in self._running.items() if token in self._cancelled]
+
+    # -- whether generators may go on
+    def may_yield(self, token: int) -> bool:
+        """Whether the consumer of this generator keeps up."""
+        return token not in self._paused and not self._outbox.is_full
+
+    def wait_turn(self, token: int) -> None:
+        """Wait until the generator may go on, or is to end."""
+        if not self.may_yield(token):
+            with self._turn:
+                self._turn.wait_for(lambda: self.may_yield(token) or token in self._cancelled)
 
     # -- the control thread
+    def suspend(self) -> dict[int, str]:
+        """The worker has gone. Token to input id of all that is waiting or running here."""
+        with self._lock:
+            self.data = None
+            found = {one.token: one.input_id for item in self._waiting for one in item.members}
+            found.update(self._taken)
+            self._batch.clear()  # the rest of it will not come; it is sent again
+            self._paused.clear()
+        self.turn()
+        return found
+
+    def relink(self, data: Link, early: list[Frame]) -> None:
+        """There is a new worker, and what it has sent already."""
+        with self._relinked:
+            self.data = data
+            self._feed(early)
+            self._relinked.notify_all()
+        if self.on_relink is not None:
+            self.on_relink()
+
     def recall(self, tokens: list[int]) -> None:
         """Give back those of the inputs that are not started."""
-        for item in self._withdraw(set(tokens)):
-            self._outbox.put(item.token, Status.RETURNED, b"", "", 0.0, item.input_id)
+        with self._lock:
+            for item in self._withdraw(set(tokens)):
+                self._outbox.put(item.token, Status.RETURNED, b"", "", 0.0, item.input_id)
         self._outbox.flush()
 
     def cancel(self, tokens: list[int]) -> None:
         """End inputs: the waiting ones quietly, the running ones by interruption."""
         wanted = set(tokens)
-        for item in self._withdraw(wanted):
-            wanted.discard(item.token)
-            self._outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
-        self._outbox.flush()
+        interrupts = []
         with self._lock:
-            interrupts = []
+            for item in self._withdraw(wanted):
+                wanted.discard(item.token)
+                self._put_cancelled(item)
             for token in wanted:
-                interrupt = self._running.get(token)
-                if interrupt is not None:
-                    self._cancelled.add(token)
+                if token not in self._taken:
+                    continue
+                self._cancelled.add(token)
+                run, interrupt = self._running.get(token, (None, None))
+                if interrupt is None or run is None:
+                    continue
+                if all(one.token in self._cancelled for one in run.members):
                     interrupts.append(interrupt)
+                else:  # the others of its batch go on
+                    self._put_cancelled(next(one for one in run.members if one.token == token))
+                    del self._taken[token]
+        self._outbox.flush()
         for interrupt in interrupts:
             interrupt()
+        self.turn()
+
+    def _put_cancelled(self, item: Input) -> None:
+        self._outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
+
+    def pause(self, tokens: list[int]) -> None:
+        """These generators shall wait."""
+        with self._lock:
+            self._paused.update(token for token in tokens if token in self._taken)
+
+    def resume(self, tokens: list[int]) -> None:
+        """These generators may go on."""
+        self._paused.difference_update(tokens)
+        self.turn()
+
+    def turn(self) -> None:
+        """Generators that wait shall look again."""
+        with self._turn:
+            self._turn.notify_all()
+        if self.on_turn is not None:
+            self.on_turn()
 
     def _withdraw(self, tokens: set[int]) -> list[Input]:
-        """Take inputs out of the queue; the main thread may take others meanwhile. A batch stays together."""
-        kept, withdrawn = [], []
-        while True:
-            try:
-                item = self._waiting.popleft()
-            except IndexError:
-                break
-            (withdrawn if item.token in tokens else kept).append(item)
-        self._waiting.extendleft(reversed(kept))
+        """Take inputs out of the queue. The rest of a batch stays together."""
+        kept: list[Input] = []
+        withdrawn: list[Input] = []
+        for item in self._waiting:
+            staying: list[Input] = []
+            for one in item.members:
+                (withdrawn if one.token in tokens else staying).append(one)
+            if staying:
+                kept.append(staying[0]._replace(others=tuple(staying[1:])))
+        self._waiting = deque(kept)
         return withdrawn
 
 
 def cancelled_failure() -> bytes:
     """The value of an input that was cancelled."""
     return pack_failure(CallFailure("cancelled", "modal.exception.InputCancellation", "the input was cancelled"))
-
-
-class Invoker:
-    """What all executors share: arguments in, user code, outputs out."""
-
-    def __init__(
-        self,
-        service: Service,
-        queue: InputQueue,
-        outbox: Outbox,
-        values: Values,
-        printed: CountedStream,
-        control: Control,
-    ) -> None:
-        self.service = service
-        self.queue = queue
-        self.outbox = outbox
-        self.values = values
-        self.control = control
-        self._printed = printed
-
-    def arguments(self, item: Input) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of a run. Raises whatever unpickling raises."""
-        if self.service.is_batched(item.method):
-            return (), self._batched_arguments(item)
-        args, kwargs = self.values.read(item.args, item.blob)
-        return args, kwargs
-
-    def _batched_arguments(self, item: Input) -> dict[str, Any]:
-        """One list for each parameter, with an element for each input."""
-        import inspect
-
-        signature = inspect.signature(self.service.find(item.method))
-        columns: dict[str, list[Any]] = {}
-        for one in item.members:
-            args, kwargs = self.values.read(one.args, one.blob)
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            for name, value in bound.arguments.items():
-                columns.setdefault(name, []).append(value)
-        return dict(columns)
-
-    def succeed(self, item: Input, result: Any, started: float) -> None:
-        """Send a result; one that cannot be pickled is the input's failure."""
-        if self.service.is_batched(item.method):
-            self._succeed_batch(item, result, started)
-            return
-        self._succeed_one(item, result, started)
-
-    def _succeed_batch(self, item: Input, results: Any, started: float) -> None:
-        """Each caller its own element; an element that is an exception is raised at its caller."""
-        members = item.members
-        if not isinstance(results, (list, tuple)) or len(results) != len(members):
-            got = f"a list of {len(results)}" if isinstance(results, (list, tuple)) else type(results).__name__
-            error = TypeError(
-                f"{self.service.spec.name} is batched: for {len(members)} inputs it must return a list of "
-                f"{len(members)} results, not {got}"
-            )
-            self.fail(item, error, started)
-            return
-        for one, result in zip(members, results):
-            if isinstance(result, BaseException):
-                self._fail_one(one, result, started)
-            else:
-                self._succeed_one(one, result, started)
-        self._settle()
-
-    def _succeed_one(self, item: Input, result: Any, started: float) -> None:
-        try:
-            value, blob = self.values.write(result)
-        except Exception as error:
-            self._fail_one(item, error, started)
-            return
-        self.outbox.put(item.token, Status.SUCCESS, value, blob, time.perf_counter() - started, item.input_id)
-        self._settle()
-
-    def yield_item(self, item: Input, result: Any) -> None:
-        """Send one item of a generator at once. Raises where it cannot be pickled."""
-        value, blob = self.values.write(result)
-        self.outbox.put(item.token, Status.YIELDED, value, blob, 0.0, item.input_id)
-        self.outbox.flush()
-
-    def exhaust(self, item: Input, started: float) -> None:
-        """The generator ended."""
-        self.outbox.put(item.token, Status.EXHAUSTED, b"", "", time.perf_counter() - started, item.input_id)
-        self.outbox.flush()
-
-    def fail(self, item: Input, error: BaseException, started: float) -> None:
-        """Send what user code raised."""
-        for one in item.members:
-            self._fail_one(one, error, started)
-        self._settle()
-
-    def _fail_one(self, item: Input, error: BaseException, started: float) -> None:
-        from modal._serialization import failure_of
-
-        if self.queue.is_cancelled(item.token):
-            self.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
-        else:
-            value = pack_failure(failure_of(error))
-            self.outbox.put(item.token, Status.FAILURE, value, "", time.perf_counter() - started, item.input_id)
-        self._settle()
-
-    def _settle(self) -> None:
-        """What an input printed is attributed to it only if its output leaves before the next one starts."""
-        if self._printed.take():
-            self.outbox.flush()
-
-
-def iterate(item: Input, result: Any, invoker: Invoker, started: float) -> None:
-    """Run a generator to its end."""
-    if not hasattr(result, "__iter__"):
-        raise TypeError(f"{invoker.service.spec.name} is a generator function but returned {type(result).__name__}")
-    for part in result:
-        invoker.yield_item(item, part)
-    invoker.exhaust(item, started)

@@ -19,7 +19,11 @@ class Link:
 
     def __init__(self, path: str, role: str, container_id: str = "", resume: bool = False) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self._buffer = FrameBuffer()
         self._lock = threading.Lock()
         hello = Hello(role, VERSION_MIN, VERSION_MAX, "resume" if resume else "", container_id=container_id)
@@ -54,9 +58,6 @@ class Link:
         with self._lock:
             self.socket.sendall(data)
 
-    def close(self, reading: bool = False) -> None:
-        """End the connection; what was sent still arrives."""
-        try:
-            self.socket.shutdown(socket.SHUT_RD if reading else socket.SHUT_RDWR)
-        except OSError:
-            pass
+    def close(self) -> None:
+        """End the connection."""
+        self.socket.close()

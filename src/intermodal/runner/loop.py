@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import signal
 import time
-from typing import Any, Callable, Optional
+from types import FrameType
+from typing import Any, AsyncIterator, Callable, Optional
 
-from intermodal.runner.inputs import RELINK_SECONDS, Input, Invoker, NoMoreInputs, cancelled_failure, iterate
+from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
+from intermodal.runner.invoker import Invoker, iterate
+from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
 from modal import _context
 from modal._protocol.errors import ConnectionLost, WireError
-from modal._protocol.messages.call import Status
 
 _input_id: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("modal_input_id", default=None)
 
@@ -27,8 +30,8 @@ class LoopExecutor:
         asyncio.set_event_loop(self._loop)
         self._limit = max(1, service.spec.concurrent_max)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._end: Optional[Exception] = None
-        self._no_more: Optional[Exception] = None
+        self._end: Optional[BaseException] = None
+        self._waiters: list[asyncio.Future[None]] = []  # generators that may not go on
         self._give_up: Optional[asyncio.TimerHandle] = None
         self._flush_due = False
         self._over: Optional[asyncio.Future[None]] = None
@@ -54,6 +57,7 @@ class LoopExecutor:
 
     def run(self) -> None:
         """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
         self._loop.run_until_complete(self._serve())
         if self._end is not None:
             raise self._end
@@ -61,52 +65,66 @@ class LoopExecutor:
     async def _serve(self) -> None:
         self._over = self._loop.create_future()
         queue = self._invoker.queue
-        queue.on_relink = lambda: self._loop.call_soon_threadsafe(self._watch)
+        queue.on_relink = lambda: self._call_soon(self._watch)
+        queue.on_turn = lambda: self._call_soon(self._wake_generators)
         self._watch()
-        self._fill()
         await self._over
         self._invoker.outbox.flush()
 
+    def _call_soon(self, callback: Callable[[], object]) -> None:
+        """From the control thread."""
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            pass  # the loop is closed: the container ends anyway
+
     def _watch(self) -> None:
         """Read from the worker that there is now."""
+        link = self._invoker.queue.data
+        if link is None:
+            return  # it went away again
         if self._give_up is not None:
             self._give_up.cancel()
             self._give_up = None
-        self._loop.add_reader(self._invoker.queue.data.socket.fileno(), self._readable)
+        self._loop.add_reader(link.socket.fileno(), self._readable, link)
+        self._fill()
 
-    def _readable(self) -> None:
-        link = self._invoker.queue.data
+    def _readable(self, link: Link) -> None:
+        queue = self._invoker.queue
         try:
             frames = link.read()
         except (OSError, WireError):
             self._loop.remove_reader(link.socket.fileno())
-            self._give_up = self._loop.call_later(RELINK_SECONDS, self._finish, ConnectionLost("the worker is gone"))
+            queue.lost(link)
+            if queue.data is None:
+                lost = ConnectionLost("the worker is gone")
+                self._give_up = self._loop.call_later(RELINK_SECONDS, self._finish, lost)
             return
-        try:
-            self._invoker.queue.feed(frames)
-        except NoMoreInputs as end:
-            self._loop.remove_reader(link.socket.fileno())
-            self._no_more = end
-            if not self._tasks:
-                self._finish(end)
+        queue.feed(frames, link)
         self._fill()
 
-    def _finish(self, end: Optional[Exception] = None) -> None:
+    def _finish(self, end: Optional[BaseException] = None) -> None:
         self._end = end
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     def _fill(self) -> None:
-        """Start as many inputs as may run."""
+        """Start as many inputs as may run; end when there will be none."""
         limit = self._service.spec.max_inputs
-        while len(self._tasks) < self._limit and not (limit and self._served >= limit):
-            item = self._invoker.queue.take_waiting()
-            if item is None:
-                return
-            self._served += 1
-            task = self._loop.create_task(self._run_one(item))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+        try:
+            while len(self._tasks) < self._limit and not (limit and self._served >= limit):
+                item = self._invoker.queue.take_waiting()
+                if item is None:
+                    return
+                self._served += len(item.members)
+                task = self._loop.create_task(self._run_one(item))
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+        except NoMoreInputs as end:
+            if not self._tasks:
+                self._finish(end)
+        if limit and self._served >= limit and not self._tasks:
+            self._finish()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -115,49 +133,68 @@ class LoopExecutor:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         self._fill()
-        limit = self._service.spec.max_inputs
-        if (self._no_more is not None or (limit and self._served >= limit)) and not self._tasks:
-            self._finish(self._no_more)
 
     def _flush(self) -> None:
         self._flush_due = False
         self._invoker.outbox.flush()
 
+    # -- one input
     async def _run_one(self, item: Input) -> None:
         invoker, queue = self._invoker, self._invoker.queue
         task = asyncio.current_task()
         assert task is not None
 
         def interrupt() -> None:  # called by the control thread
-            self._loop.call_soon_threadsafe(task.cancel)
+            self._call_soon(task.cancel)
 
         if not queue.begin(item, interrupt):
-            invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
+            invoker.refuse(item)
             return
         _input_id.set(item.input_id)
         started = time.perf_counter()
         try:
             args, kwargs = invoker.arguments(item)
             result = self._service.find(item.method)(*args, **kwargs)
-            if inspect.isasyncgen(result) or hasattr(result, "__aiter__"):
-                async for part in result:
-                    invoker.yield_item(item, part)
-                invoker.exhaust(item, started)
-                return
-            if inspect.isawaitable(result):
+            if inspect.isawaitable(result) and not hasattr(result, "__aiter__"):
                 result = await result
-            if self._service.is_generator(item.method):
-                if hasattr(result, "__aiter__"):
-                    async for part in result:
-                        invoker.yield_item(item, part)
-                    invoker.exhaust(item, started)
-                else:
-                    iterate(item, result, invoker, started)
-                return
-            invoker.succeed(item, result, started)
+            if hasattr(result, "__aiter__"):
+                await self._iterate(item, result, started)
+            elif self._service.is_generator(item.method):
+                for _ in iterate(item, result, invoker, started):
+                    await self._turn(item.token)
+            else:
+                invoker.succeed(item, result, started)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             invoker.fail(item, error, started)
         finally:
             queue.finish(item)
+
+    async def _iterate(self, item: Input, result: AsyncIterator[Any], started: float) -> None:
+        number = 0
+        async for part in result:
+            self._invoker.yield_item(item, part, number)
+            number += 1
+            await self._turn(item.token)
+        self._invoker.exhaust(item, started)
+
+    async def _turn(self, token: int) -> None:
+        """Wait until the generator may go on."""
+        while not self._invoker.queue.may_yield(token):
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            if not self._invoker.queue.may_yield(token):  # nothing came in between
+                await waiter
+
+    def _wake_generators(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_interrupt(self, _number: int, _frame: Optional[FrameType]) -> None:
+        """SIGINT: the container shall end. User code that is at work sees KeyboardInterrupt."""
+        if asyncio.current_task(self._loop) is not None and not self._invoker.sending:
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._finish, KeyboardInterrupt())

@@ -11,10 +11,13 @@ import time
 from collections import deque
 
 from intermodal.runner.link import Link
+from modal._protocol.message import Message
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, Status
 from modal._protocol.messages.worker import RunnerResumed, RunOutputs
 
 HOLD_SECONDS = 0.002  # how long an output may wait for company while the next input runs
+MAX_UNSAFE = 4096  # messages that the server has not acknowledged, above which generators wait
+MAX_UNSAFE_BYTES = 64 << 20  # the same in bytes
 
 
 class Outbox:
@@ -28,26 +31,47 @@ class Outbox:
         self._values: list[bytes] = []
         self._blobs: list[str] = []
         self._durations: list[float] = []
+        self._numbers: list[int] = []  # of items of generators; shorter than `_tokens` where the rest are none
         self._any_blob = False
         self._bytes = 0
         self._oldest = 0.0
-        self._sent: deque[RunOutputs] = deque()  # not acknowledged
+        self._sent: deque[tuple[RunOutputs, int]] = deque()  # not acknowledged, with their bytes
+        self._sent_bytes = 0
         self._first = 0  # number of the first one in `_sent`
-        self._ids: dict[int, str] = {}  # token -> input id, of what is not acknowledged
+        self._ids: dict[int, str] = {}  # token -> input id, of final outputs that are not acknowledged
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is unacknowledged (the server is away, or behind) that generators must wait."""
+        return len(self._sent) >= MAX_UNSAFE or self._sent_bytes >= MAX_UNSAFE_BYTES
 
     def put(
-        self, token: int, status: int, value: bytes, blob: str = "", duration: float = 0.0, input_id: str = ""
+        self,
+        token: int,
+        status: int,
+        value: bytes,
+        blob: str = "",
+        duration: float = 0.0,
+        input_id: str = "",
+        number: int = -1,
     ) -> None:
-        """Keep one output; sends when the batch is full or its first output has waited long enough."""
+        """Keep one output; sends when the batch is full or its first output has waited long enough.
+
+        `number`: of a generator's item.
+        """
         with self._lock:
             if not self._tokens:
                 self._oldest = time.perf_counter()
+            if number >= 0:
+                self._numbers.extend([-1] * (len(self._tokens) - len(self._numbers)))
+                self._numbers.append(number)
             self._tokens.append(token)
             self._statuses.append(status)
             self._values.append(value)
             self._blobs.append(blob)
             self._durations.append(round(duration, 6))
-            self._ids[token] = input_id
+            if status != Status.YIELDED:
+                self._ids[token] = input_id
             self._any_blob = self._any_blob or bool(blob)
             self._bytes += len(value)
             full = len(self._tokens) >= BATCH_INPUTS or self._bytes >= BATCH_BYTES
@@ -60,44 +84,52 @@ class Outbox:
             with self._lock:
                 self._flush()
 
+    def tell(self, message: Message) -> None:
+        """Send a message that is no output, behind all outputs. Lost where the worker is away."""
+        with self._lock:
+            self._flush()
+            try:
+                self._link.send(message)
+            except OSError:
+                pass  # a new worker learns from `resume` what it must know
+
     def _flush(self) -> None:
         if not self._tokens:
             return
         blobs = self._blobs if self._any_blob else []
-        message = RunOutputs(self._tokens, self._statuses, self._values, blobs, self._durations)
+        numbers = self._numbers
+        if numbers:
+            numbers.extend([-1] * (len(self._tokens) - len(numbers)))
+            self._numbers = []
+        message = RunOutputs(self._tokens, self._statuses, self._values, blobs, self._durations, numbers)
+        self._sent.append((message, self._bytes))
+        self._sent_bytes += self._bytes
         self._tokens, self._statuses, self._values = [], [], []
         self._blobs, self._durations = [], []
         self._any_blob, self._bytes = False, 0
-        self._sent.append(message)
         try:
             self._link.send(message)
         except OSError:
             pass  # the worker is away; sent again when it is back
 
     def acknowledged(self, count: int) -> None:
-        """The server has the frames up to this count."""
+        """The server has the messages up to this count."""
         with self._lock:
             while self._sent and self._first < count:
-                message = self._sent.popleft()
+                message, size = self._sent.popleft()
+                self._sent_bytes -= size
                 self._first += 1
-                for token, status in zip(message.tokens, message.statuses):
+                for token, status in zip(message.tokens, message.statuses):  # noqa: B905 - Python 3.9
                     if status != Status.YIELDED:
                         self._ids.pop(token, None)
 
     def resume(self, link: Link, ready: bool, held: dict[int, str], app_id: str, function_id: str) -> None:
         """Go on with a new worker: tell what is held (token -> input id), send again what is not acknowledged."""
         with self._lock:
-            unacked = {
-                token: self._ids.get(token, "")
-                for message in self._sent
-                for token, status in zip(message.tokens, message.statuses)
-                if status != Status.YIELDED
-            }
-            unacked.update({token: self._ids.get(token, "") for token in self._tokens})
-            unacked.update(held)
-            tokens = [token for token, input_id in unacked.items() if input_id]
-            ids = [unacked[token] for token in tokens]
+            known = {**self._ids, **held}
+            tokens = [token for token, input_id in known.items() if input_id]
+            ids = [known[token] for token in tokens]
             link.send(RunnerResumed(self._first, ready, tokens, ids, app_id, function_id))
-            for message in self._sent:
+            for message, _size in self._sent:
                 link.send(message)
             self._link = link

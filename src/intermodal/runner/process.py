@@ -11,14 +11,13 @@ from typing import Any
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
 from intermodal.runner.outbox import Outbox
-from intermodal.runner.streams import CountedStream, attach_streams
+from intermodal.runner.streams import PrintedStreams, attach_streams
 from modal import _context
 from modal._protocol.errors import ConnectionLost, ProtocolError
 from modal._protocol.frames import Frame
-from modal._protocol.messages.worker import RunnerFailed, RunnerReady, RunnerStart
+from modal._protocol.messages.worker import EXIT_INIT_FAILED, EXIT_LOST, RunnerFailed, RunnerReady, RunnerStart
 
-EXIT_INIT_FAILED = 70  # the module or an enter hook raised; told to the server before
-EXIT_LOST = 71  # the worker ended the connection in the middle
+EXIT_HOOK_FAILED = 1
 
 
 def run(run_dir: str, marks: dict[str, float]) -> None:
@@ -44,10 +43,11 @@ def _serve(
     path: str,
     run_dir: str,
     marks: dict[str, float],
-    printed: CountedStream,
+    printed: PrintedStreams,
 ) -> int:
     from intermodal.runner import loading
-    from intermodal.runner.inputs import InputQueue, Invoker, NoMoreInputs
+    from intermodal.runner.inputs import InputQueue, NoMoreInputs
+    from intermodal.runner.invoker import Invoker
     from intermodal.runner.values import Values
 
     outbox = Outbox(data)
@@ -62,13 +62,13 @@ def _serve(
         executor = _executor(service, invoker)
         executor.enter()
     except BaseException as error:
-        _report_failure(data, error)
+        _report_failure(outbox, error)
         return EXIT_INIT_FAILED
     marks["ready"] = time.time()
     control.ready = True
-    data.send(RunnerReady(marks))
+    outbox.tell(RunnerReady(marks))
     try:
-        queue.feed(early)
+        queue.feed(early, data)
         executor.run()
         code = 0
     except NoMoreInputs:
@@ -79,8 +79,14 @@ def _serve(
         code = 0
     # From here on a second interrupt ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    executor.exit()
     outbox.flush()
+    try:
+        executor.exit()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = EXIT_HOOK_FAILED
     return code
 
 
@@ -99,13 +105,13 @@ def _executor(service: Any, invoker: Any) -> Any:
     return SerialExecutor(service, invoker)
 
 
-def _report_failure(data: Link, error: BaseException) -> None:
+def _report_failure(outbox: Outbox, error: BaseException) -> None:
     from modal._serialization import failure_of
 
     failure = failure_of(error)
-    print(failure.traceback or failure.text, file=sys.stderr, end="" if failure.traceback.endswith("\n") else "\n")
+    print(failure.traceback or failure.text, file=sys.stderr, end="" if failure.traceback.endswith("\n") else "\n")  # noqa: T201
     _flush_streams()
-    data.send(RunnerFailed(failure))
+    outbox.tell(RunnerFailed(failure))
 
 
 def _flush_streams() -> None:

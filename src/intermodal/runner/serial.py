@@ -8,19 +8,20 @@ import time
 from types import FrameType
 from typing import Optional
 
-from intermodal.runner.inputs import CANCEL_SIGNAL, Input, Invoker, cancelled_failure, iterate
+from intermodal.runner.inputs import CANCEL_SIGNAL, Input
+from intermodal.runner.invoker import Invoker, iterate
 from intermodal.runner.loading import Service
 from modal import _context
-from modal._protocol.messages.call import Status
 
 
 class SerialExecutor:
-    """Cancellation interrupts user code through a signal, as Ctrl-C would."""
+    """Cancellation interrupts user code through a signal, as Ctrl-C would; never the sending of an output."""
 
     def __init__(self, service: Service, invoker: Invoker) -> None:
         self._service = service
         self._invoker = invoker
         self._token: Optional[int] = None  # the input that user code runs for, right now
+        self._interrupted = False  # the container shall end
         signal.signal(CANCEL_SIGNAL, self._on_cancel)
 
     def enter(self) -> None:
@@ -33,12 +34,16 @@ class SerialExecutor:
 
     def run(self) -> None:
         """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
-        queue = self._invoker.queue
+        invoker = self._invoker
+        queue = invoker.queue
         served, limit = 0, self._service.spec.max_inputs
+        signal.signal(signal.SIGINT, self._on_interrupt)
         while not limit or served < limit:
             item = queue.take()
+            if self._interrupted:
+                raise KeyboardInterrupt
             if not queue.begin(item, self._interrupt):
-                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
+                invoker.refuse(item)
                 continue
             _context.set_main_input(item.input_id)
             try:
@@ -46,8 +51,10 @@ class SerialExecutor:
             finally:
                 _context.set_main_input(None)
                 queue.finish(item)
-            served += 1
-        self._invoker.outbox.flush()
+            served += len(item.members)
+            if self._interrupted:
+                raise KeyboardInterrupt
+        invoker.outbox.flush()
 
     def _run_one(self, item: Input) -> None:
         invoker = self._invoker
@@ -57,11 +64,10 @@ class SerialExecutor:
             function = self._service.find(item.method)
             self._token = item.token
             try:
-                if invoker.queue.is_cancelled(item.token):
-                    self._on_cancel(0, None)
+                self._check(item.token)
                 result = function(*args, **kwargs)
                 if self._service.is_generator(item.method):
-                    iterate(item, result, invoker, started)
+                    self._iterate(item, result, started)
                     return
             finally:
                 self._token = None
@@ -73,6 +79,18 @@ class SerialExecutor:
             if isinstance(error, SystemExit):
                 invoker.outbox.flush()
 
+    def _iterate(self, item: Input, result: object, started: float) -> None:
+        for _ in iterate(item, result, self._invoker, started):
+            self._check(item.token)
+            self._invoker.queue.wait_turn(item.token)
+
+    def _check(self, token: int) -> None:
+        """What a signal asked for while an output was being sent."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if self._invoker.queue.is_cancelled(token):
+            self._on_cancel(0, None)
+
     def _interrupt(self) -> None:
         """Called by the control thread."""
         os.kill(os.getpid(), CANCEL_SIGNAL)
@@ -80,8 +98,15 @@ class SerialExecutor:
     def _on_cancel(self, _number: int, _frame: Optional[FrameType]) -> None:
         """Runs in the main thread, between two of the user's instructions."""
         token = self._token
-        if token is not None and self._invoker.queue.is_cancelled(token):
+        if token is not None and not self._invoker.sending and self._invoker.queue.is_cancelled(token):
             self._token = None
             from modal.exception import InputCancellation
 
             raise InputCancellation("the input was cancelled")
+
+    def _on_interrupt(self, _number: int, _frame: Optional[FrameType]) -> None:
+        """SIGINT: the container shall end. User code sees KeyboardInterrupt."""
+        self._interrupted = True
+        if self._token is not None and not self._invoker.sending:
+            self._token = None
+            raise KeyboardInterrupt

@@ -7,12 +7,12 @@ import threading
 import time
 from queue import SimpleQueue
 
-from intermodal.runner.inputs import Input, Invoker, cancelled_failure, iterate
+from intermodal.runner.inputs import Input, NoMoreInputs, cancelled_failure
+from intermodal.runner.invoker import Invoker, iterate
 from intermodal.runner.loading import Service
 from modal import _context
 from modal._protocol.messages.call import Status
-
-EXIT_CANCELLED = 72  # an input was cancelled: threads cannot be interrupted, so the container ends
+from modal._protocol.messages.worker import EXIT_CANCELLED
 
 
 class ThreadExecutor:
@@ -22,9 +22,9 @@ class ThreadExecutor:
         self._service = service
         self._invoker = invoker
         self._tasks: SimpleQueue[Input] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._lock = threading.Lock()
+        self._threads = 0
+        self._unfinished = 0  # inputs taken and not done
+        self._done = threading.Condition()
 
     def enter(self) -> None:
         for hook in self._service.enter_hooks:
@@ -35,37 +35,51 @@ class ThreadExecutor:
             hook()
 
     def run(self) -> None:
-        """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""
+        """Until NoMoreInputs (what runs is finished first), ConnectionLost or KeyboardInterrupt."""
         served, limit = 0, self._service.spec.max_inputs
-        while not limit or served < limit:
-            self._tasks.put(self._invoker.queue.take())
-            served += 1
-            with self._lock:
-                if self._idle:
-                    self._idle -= 1
-                    continue
-            if len(self._threads) < self._service.spec.concurrent_max:
-                thread = threading.Thread(target=self._work, name=f"input-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        for thread in self._threads:
-            thread.join()
+        try:
+            while not limit or served < limit:
+                item = self._invoker.queue.take()
+                served += len(item.members)
+                self._start(item)
+        except NoMoreInputs:
+            self._wait()
+            raise
+        self._wait()
+
+    def _start(self, item: Input) -> None:
+        with self._done:
+            self._unfinished += 1
+            busy = self._unfinished
+        self._tasks.put(item)
+        if busy > self._threads and self._threads < self._service.spec.concurrent_max:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"input-{self._threads}", daemon=True).start()
+
+    def _wait(self) -> None:
+        """Until all inputs are done."""
+        with self._done:
+            self._done.wait_for(lambda: self._unfinished == 0)
+        self._invoker.outbox.flush()
 
     def _work(self) -> None:
+        queue = self._invoker.queue
         while True:
             item = self._tasks.get()
-            if self._invoker.queue.begin(item, self._interrupt):
+            if queue.begin(item, self._interrupt):
                 _context.set_thread_input(item.input_id)
                 try:
                     self._run_one(item)
                 finally:
                     _context.set_thread_input(None)
-                    self._invoker.queue.finish(item)
+                    queue.finish(item)
             else:
-                self._invoker.outbox.put(item.token, Status.TERMINATED, cancelled_failure(), "", 0.0, item.input_id)
+                self._invoker.refuse(item)
             self._invoker.outbox.flush()
-            with self._lock:
-                self._idle += 1
+            with self._done:
+                self._unfinished -= 1
+                if not self._unfinished:
+                    self._done.notify_all()
 
     def _run_one(self, item: Input) -> None:
         invoker = self._invoker
@@ -74,7 +88,8 @@ class ThreadExecutor:
             args, kwargs = invoker.arguments(item)
             result = self._service.find(item.method)(*args, **kwargs)
             if self._service.is_generator(item.method):
-                iterate(item, result, invoker, started)
+                for _ in iterate(item, result, invoker, started):
+                    invoker.queue.wait_turn(item.token)
             else:
                 invoker.succeed(item, result, started)
         except BaseException as error:
@@ -82,8 +97,8 @@ class ThreadExecutor:
 
     def _interrupt(self) -> None:
         """A thread cannot be interrupted: the documented consequence is the end of the container."""
-        for token in self._invoker.queue.running():
-            if self._invoker.queue.is_cancelled(token):
-                self._invoker.outbox.put(token, Status.TERMINATED, cancelled_failure())
+        for item in self._invoker.queue.cancelled_running():
+            for one in item.members:
+                self._invoker.outbox.put(one.token, Status.TERMINATED, cancelled_failure(), "", 0.0, one.input_id)
         self._invoker.outbox.flush()
         os._exit(EXIT_CANCELLED)

@@ -401,6 +401,8 @@ class Dispatch:
         """The container is no more."""
         if self.containers.pop(container.id, None) is None:
             return
+        if container.link is not None:
+            container.link.end()  # the worker need not remember it
         self.scheduler.container_gone(container.id, time.monotonic())
         function = container.function
         held_inputs = list(container.tokens.values())

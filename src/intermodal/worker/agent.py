@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,10 @@ from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import BuildLog
-from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
-    ContainerExited,
     ContainerKill,
     ContainerLogs,
     ContainerMarks,
@@ -53,7 +53,8 @@ log = logging.getLogger("intermodal.worker")
 RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
-ADOPT_SECONDS = 5.0  # how long adopted containers' runners may take to come back
+ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
+HEARTBEAT_SECONDS = 300.0  # of silence after which a runner counts as stuck
 START = "/.intermodal/lib/intermodal/runner/start.py"
 
 
@@ -113,8 +114,12 @@ class Agent:
             self._connection.close()
 
     async def _end(self) -> None:
-        if not self._keep:
+        if self._keep:
+            for cell in self.cells.values():
+                cell.abandon()
+        else:
             for cell in list(self.cells.values()):
+                cell.released.set()
                 if cell.running is not None:
                     await cell.running.kill()
             waiting = [task for task in self._tasks if task.get_name().startswith("ta-")]
@@ -131,18 +136,20 @@ class Agent:
         connection = await aio.connect(self.server, self._credentials, self._handlers)
         self._connection = connection
         ended = asyncio.get_running_loop().create_future()
-        connection.on_close.append(lambda _error: ended.done() or ended.set_result(None))
+        connection.on_close.append(lambda _error: None if ended.done() else ended.set_result(None))
         try:
             await self._register(connection)
             await ended
         finally:
             self._connection = None
             connection.close()
-            for cell in self.cells.values():
+            for cell in list(self.cells.values()):
                 cell.detach()
+                if cell.running is None and cell.exit is None:
+                    cell.forsake()
 
     async def _register(self, connection: aio.Connection) -> None:
-        cells = [cell for cell in self.cells.values() if cell.running is not None]
+        cells = [cell for cell in self.cells.values() if not cell.forsaken]
         message = WorkerRegister(
             self.worker_id,
             socket.gethostname(),
@@ -159,6 +166,7 @@ class Agent:
         for cell in cells:
             if cell.container_id in lost:
                 cell.stop_reason = "disowned by the server"
+                cell.released.set()
                 if cell.running is not None:
                     await cell.running.kill()
             elif cell.container_id in self.cells:
@@ -203,10 +211,8 @@ class Agent:
             except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
                 log.warning("%s did not start: %s", spec.container_id, error)
                 await cell.close()
-                if cell.stream is not None:
-                    reason = "stopped" if cell.stop_reason else "start-failed"
-                    cell.stream.send_now(ContainerExited(spec.container_id, -1, reason, str(error)))
-                    cell.stream.end()
+                cell.not_started(str(error))
+                await cell.released.wait()
                 return
             cell.marks["container started"] = time.time()
             cell.marks.update({f"  {name}": at for name, at in _absolute(running.marks, cell.marks).items()})
@@ -221,12 +227,14 @@ class Agent:
             await running.kill()
         exit = await running.wait()
         await cell.finish(exit)
+        cell.running = None
         await cell.close()
         await running.close()
+        await cell.released.wait()
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
         cell.directory.mkdir(parents=True, exist_ok=True)
-        await cell.listen(self.server, self._credentials, lambda: _restriction(spec))
+        await cell.listen(self.server, self._credentials, partial(_restriction, cell))
         cell.remember()
         await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
@@ -340,16 +348,21 @@ class Agent:
             cell = Cell(
                 running.container_id, note["app_id"], note["function_id"], directory, self.home.values, self._emit_logs
             )
-            await cell.listen(self.server, self._credentials, lambda note=note: None)
+            cell.recall(note)
+            await cell.listen(self.server, self._credentials, partial(_restriction, cell))
             self.cells[cell.container_id] = cell
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
-            if running.exit is not None:
-                continue  # it ended while no worker was there: its runner will not come back
             waiting.append(asyncio.ensure_future(cell.resumed.wait()))
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=ADOPT_SECONDS)
             for task in late:
                 task.cancel()
+        for cell in list(self.cells.values()):
+            if not cell.resumed.is_set():
+                log.warning("%s: its runner did not come back", cell.container_id)
+                cell.forsake()
+                if cell.running is not None:
+                    await cell.running.kill()
         log.info("adopted %d containers", len(self.cells))
 
     async def _run_adopted(self, cell: Cell, running: Running) -> None:
@@ -379,6 +392,19 @@ class Agent:
                     if cell.running is not None
                 }
                 self._connection.note(WorkerStats(int(sum(part[1] for part in usage.values())), usage))
+            for cell in list(self.cells.values()):
+                if cell.running is not None and time.monotonic() - cell.last_heartbeat > HEARTBEAT_SECONDS:
+                    await self._end_stuck(cell, cell.running)
+
+    async def _end_stuck(self, cell: Cell, running: Running) -> None:
+        text = (
+            f"heartbeat timeout: the container has not been heard of for {HEARTBEAT_SECONDS:.0f} seconds "
+            "(native code that keeps the interpreter's lock, or an exit that hangs); it is ended\n"
+        )
+        log.warning("%s: %s", cell.container_id, text.rstrip())
+        self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, text)])
+        cell.last_heartbeat = time.monotonic()
+        await running.kill()
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
@@ -392,8 +418,8 @@ class Agent:
             log.error("a task of the worker failed", exc_info=task.exception())
 
 
-def _restriction(spec: ContainerSpec) -> Fault | None:
-    if not spec.restrict_modal_access:
+def _restriction(cell: Cell) -> Fault | None:
+    if not cell.restricted:
         return None
     return Fault(
         Code.AUTH, "this function is restricted (restrict_modal_access=True): its code may not use Modal's API"

@@ -36,7 +36,9 @@ from modal._protocol.messages.worker import (
     RunnerResumed,
     RunnerStart,
     RunOutputs,
+    RunPause,
     RunRecall,
+    RunResume,
 )
 
 log = logging.getLogger("intermodal.cell")
@@ -44,6 +46,7 @@ log = logging.getLogger("intermodal.cell")
 RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
+HELD_LOGS = 4 << 20  # bytes of output that are kept while the server is away; beyond that the container waits
 
 
 class Cell:
@@ -69,6 +72,10 @@ class Cell:
         self.ready = False
         self.resumed = asyncio.Event()  # an adopted container's runner is back
         self.stop_reason = ""
+        self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
+        self.released = asyncio.Event()  # the server knows all there is to know
+        self.restricted = False  # its code may not use the API
+        self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
         self._store = store
         self._emit_logs = emit_logs
@@ -77,13 +84,19 @@ class Cell:
         self._runner: RunnerConnection | None = None
         self._control: RunnerConnection | None = None
         self._early: list[Message] = []  # for the runner, before it is there
+        self._early_notes: list[Message] = []  # the same for its control connection
         self._inflight: dict[int, str] = {}  # token -> input id
+        self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
+        self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
         self._first_output = 0  # number of the first one in `_outputs`
         self._no_more_inputs = False
+        self._server_knows = False  # of the exit
         self._serial = True
         self._runner_gone = asyncio.Event()
         self._held = False  # logs wait for the connection
+        self._held_logs: list[LogEntry] = []  # read while the server was away
+        self._held_bytes = 0
         self._release: asyncio.Task[None] | None = None
         self.last_heartbeat = time.monotonic()
 
@@ -103,13 +116,27 @@ class Cell:
 
     def remember(self) -> None:
         """Write down what a later worker must know to adopt the container."""
-        note = {"app_id": self.app_id, "function_id": self.function_id}
+        if self.spec is not None:
+            function = self.spec.runner.function
+            self._serial = not function.is_async and function.concurrent_max <= 1
+            self.restricted = self.spec.restrict_modal_access
+        note = {
+            "app_id": self.app_id,
+            "function_id": self.function_id,
+            "serial": self._serial,
+            "restricted": self.restricted,
+        }
         (self.directory / "cell.json").write_text(json.dumps(note))
+
+    def recall(self, note: dict[str, object]) -> None:
+        """What an earlier worker has written down."""
+        self._serial = bool(note.get("serial", True))
+        self.restricted = bool(note.get("restricted", False))
 
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
         self.running = running
-        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._current_input)
+        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._attribute)
         self._pump.start()
 
     # -- from the server
@@ -118,9 +145,16 @@ class Cell:
         self.stream = stream
         stream.raw = self.from_server
         stream.on_end = self._server_ended
+        held, self._held_logs, self._held_bytes = self._held_logs, [], 0
+        if held:
+            self._emit_logs(self, held)
         for data, _inputs in self._outputs:
             _forward(stream, RunOutputs.TYPE, data)
-        if self._pump is not None:
+        if self._failure is not None:
+            stream.send_frame(RunnerFailed.TYPE, *self._failure)
+        if self.exit is not None:
+            self._tell_exit()
+        elif self._pump is not None:
             self._pump.start()
 
     def detach(self) -> None:
@@ -132,9 +166,9 @@ class Cell:
     def from_server(self, frame: Frame) -> None:
         if frame.type == RunInputs.TYPE:
             message = RunInputs.decode(frame.header, frame.body)
-            for blob in message.blobs:
+            for token, blob in zip(message.tokens, message.blobs, strict=False):
                 if blob:
-                    self._give(blob)
+                    self._give(token, blob)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
             if self._runner is not None:
                 self._runner.send(frame.kind, frame.type, frame.header, frame.body)
@@ -142,15 +176,35 @@ class Cell:
                 self._early.append(message)
         elif frame.type == RunRecall.TYPE:
             self.tell(RunRecall.decode(frame.header, frame.body))
+        elif frame.type == RunPause.TYPE:
+            self.tell(RunPause.decode(frame.header, frame.body))
+        elif frame.type == RunResume.TYPE:
+            self.tell(RunResume.decode(frame.header, frame.body))
 
-    def _give(self, blob: str) -> None:
+    def _give(self, token: int, blob: str) -> None:
+        self._given[token] = blob
         try:
             values.give(self._store, self.run_dir / "values", blob)
         except OSError as error:
             log.warning("%s: value %s is not there: %s", self.container_id, blob, error)
 
+    def _take_back(self, token: int) -> None:
+        """The input is over: its large argument is of no more use, whether the runner read it or not."""
+        blob = self._given.pop(token, "")
+        if blob:
+            (self.run_dir / "values" / blob).unlink(missing_ok=True)
+
+    def forsake(self) -> None:
+        """Nobody will ask for this container again."""
+        self.forsaken = True
+        self.stop_reason = "the server went away while it started"
+        self.released.set()
+
     def _server_ended(self, error: Exception | None) -> None:
-        if error is None:
+        if self.exit is not None and (error is None or isinstance(error, Fault)):
+            self._server_knows = True
+            self._release_if_known()
+        elif error is None:
             self.end_inputs()
         elif self.stream is not None:
             self.detach()
@@ -165,6 +219,8 @@ class Cell:
         """A note on the control connection."""
         if self._control is not None:
             self._control.send(Kind.NOTE, message.TYPE, *message.encode(), stream=0)
+        elif not isinstance(message, RunnerAck):  # the next one says it all
+            self._early_notes.append(message)
 
     def cancel(self, tokens: list[int]) -> None:
         self.tell(RunCancel(tokens))
@@ -175,6 +231,7 @@ class Cell:
             self._outputs.popleft()
             self._first_output += 1
         self.tell(RunnerAck(count))
+        self._release_if_known()
 
     def interrupt(self) -> None:
         """Ask the container to end: it gets SIGINT when it is busy."""
@@ -187,11 +244,13 @@ class Cell:
         """A runner has connected."""
         if hello.role == "runner-control":
             self._control = connection
+            notes, self._early_notes = self._early_notes, []
+            for note in notes:
+                self.tell(note)
             return
         self._runner = connection
         self._runner_gone.clear()
         if self.spec is not None and hello.software != "resume":
-            self._serial = not self.spec.runner.function.is_async and self.spec.runner.function.concurrent_max <= 1
             welcome: Message = RunnerStart(self.spec.runner, VALUES_DIR)
         else:
             welcome = Welcome(hello.version_max)
@@ -218,7 +277,9 @@ class Cell:
         elif frame.type == RunnerResumed.TYPE:
             self._resume(RunnerResumed.decode(frame.header, frame.body))
             return
-        elif frame.type != RunnerFailed.TYPE:
+        elif frame.type == RunnerFailed.TYPE:
+            self._failure = frame.header, frame.body
+        else:
             raise ProtocolError(f"a runner does not send messages of type {frame.type}")
         self._drain()
         if self.stream is not None:
@@ -234,6 +295,8 @@ class Cell:
         for token, status in zip(message.tokens, message.statuses, strict=False):
             if status == Status.YIELDED:
                 continue
+            if self._given:
+                self._take_back(token)
             input_id = self._inflight.pop(token, None)
             if input_id is not None:
                 inputs[token] = input_id
@@ -249,7 +312,10 @@ class Cell:
         self._first_output = message.first
         self._outputs.clear()
         self._inflight = dict(zip(message.tokens, message.input_ids, strict=False))
+        late = not self.resumed.is_set() and self.stream is not None
         self.resumed.set()
+        if late and self.ready and self.stream is not None:
+            self.stream.send_now(RunnerReady())
 
     def runner_lost(self, connection: RunnerConnection) -> None:
         if connection is self._control:
@@ -270,6 +336,7 @@ class Cell:
             list(held),
             list(held.values()),
             self._first_output,
+            self.exit is not None,
         )
 
     # -- logs
@@ -291,21 +358,28 @@ class Cell:
             self._pump.start()
 
     def _drain(self) -> None:
-        if self._pump is not None:
+        if self._pump is not None and self._held_bytes < HELD_LOGS:
             self._pump.drain()
 
     def _logs(self, entries: list[LogEntry]) -> None:
-        self._emit_logs(self, entries)
+        if self.stream is not None:
+            self._emit_logs(self, entries)
+        else:
+            self._held_logs += entries
+            self._held_bytes += sum(len(entry.text) for entry in entries)
 
-    def _current_input(self) -> str:
-        """Which input prints: certain for one at a time, and where only one is under way."""
+    def _attribute(self, mark: str | None) -> str:
+        """Which input has printed. The runner marks what Python code prints; for the rest it is certain where one
+        input runs at a time, or only one is under way."""
+        if mark is not None and (not mark or mark in self._inflight.values()):
+            return mark
         if self._inflight and (self._serial or len(self._inflight) == 1):
             return next(iter(self._inflight.values()))
         return ""
 
     # -- the end
     async def finish(self, exit: Exit) -> None:
-        """The process has ended: pass on its last words, then tell the server."""
+        """The process has ended: take in its last words, then tell the server."""
         if self._runner is not None:
             try:
                 await asyncio.wait_for(self._runner_gone.wait(), LAST_WORDS_SECONDS)
@@ -313,11 +387,28 @@ class Cell:
                 pass
         if self._pump is not None:
             self._pump.close()
+        reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
+        self._ended(ContainerExited(self.container_id, exit.code, reason, exit.detail or self.stop_reason, exit.signal))
+
+    def not_started(self, detail: str) -> None:
+        """There will be no process."""
+        self._ended(ContainerExited(self.container_id, -1, "stopped" if self.stop_reason else "start-failed", detail))
+
+    def _ended(self, message: ContainerExited) -> None:
+        self.exit = message
+        self.resumed.set()
         if self.stream is not None:
-            reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
-            detail = exit.detail or self.stop_reason
-            self.stream.send_now(ContainerExited(self.container_id, exit.code, reason, detail, exit.signal))
-            self.stream.end()
+            self._tell_exit()
+
+    def _tell_exit(self) -> None:
+        assert self.stream is not None
+        assert self.exit is not None
+        self.stream.send_now(self.exit)
+        self.stream.end()
+
+    def _release_if_known(self) -> None:
+        if self._server_knows and not self._outputs:
+            self.released.set()
 
     async def close(self) -> None:
         """Close the sockets; the process is the caller's."""
@@ -328,6 +419,16 @@ class Cell:
                 connection.transport.abort()
         if self._pump is not None:
             self._pump.close()
+
+    def abandon(self) -> None:
+        """As `close`, for a container that runs on: its output stays in the pipes for the next worker."""
+        if self._pump is not None:
+            self._pump.stop()
+        for server in self._servers:
+            server.close()
+        for connection in (self._runner, self._control):
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
 
 
 class RunnerConnection(asyncio.Protocol):
@@ -383,5 +484,5 @@ async def _listen(
             server = await loop.create_unix_server(factory, f"/proc/self/fd/{descriptor}/{path.name}", backlog=128)
         finally:
             os.close(descriptor)
-    os.chmod(path, 0o666)  # any user of the container; the directory is the container's own
+    os.chmod(path, 0o666)  # noqa: S103 - any user of the container; the directory is the container's own
     return server

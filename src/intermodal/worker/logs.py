@@ -8,24 +8,35 @@ import time
 from collections.abc import Callable
 
 from modal._protocol.messages.log import LogEntry, Stream
+from modal._protocol.messages.worker import OUTPUT_MARK
 
 READ_SIZE = 1 << 16  # bytes
 LINE_LIMIT = 1 << 16  # bytes; a longer line is passed on in parts
 PARTIAL_SECONDS = 0.2  # how long a part of a line waits for its end
 DRAIN_LIMIT = 1 << 22  # bytes that are read before one output at most
+MARK_LIMIT = 128  # bytes of a mark with its input's id, at most
 
 
 class LogPump:
-    """Reads both pipes of one container. `emit(entries)` takes them; `input_id()` says which input prints now."""
+    """Reads both pipes of one container. `emit(entries)` takes them.
+
+    `attribute(mark)` says which input a line belongs to that came behind this mark (None: behind none).
+    """
 
     def __init__(
-        self, stdout: int, stderr: int, emit: Callable[[list[LogEntry]], None], input_id: Callable[[], str]
+        self,
+        stdout: int,
+        stderr: int,
+        emit: Callable[[list[LogEntry]], None],
+        attribute: Callable[[str | None], str],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipes = {Stream.STDOUT: stdout, Stream.STDERR: stderr}
-        self._partial: dict[int, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}
+        self._partial: dict[int, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}  # unfinished lines
+        self._cut: dict[int, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}  # what may be the beginning of a mark
+        self._marks: dict[int, str | None] = {Stream.STDOUT: None, Stream.STDERR: None}
         self._emit = emit
-        self._input_id = input_id
+        self._attribute = attribute
         self._timer: asyncio.TimerHandle | None = None
         self._reading = False
         self._closed = False
@@ -69,9 +80,45 @@ class LogPump:
             return 0
         if data:
             self._take(stream, data)
+        else:  # nobody can write any more
+            self._loop.remove_reader(self._pipes[stream])
         return len(data)
 
     def _take(self, stream: int, data: bytes) -> None:
+        data = self._cut[stream] + data
+        self._cut[stream] = b""
+        while b"\x00" in data:
+            at = data.find(OUTPUT_MARK)
+            if at < 0:
+                keep = _mark_begins(data)
+                if keep:
+                    self._cut[stream] = data[-keep:]
+                    data = data[:-keep]
+                break
+            end = data.find(b"\x00", at + len(OUTPUT_MARK), at + MARK_LIMIT)
+            if end < 0 and len(data) - at < MARK_LIMIT:
+                self._cut[stream] = data[at:]
+                data = data[:at]
+                break
+            self._take_text(stream, data[:at])
+            self._finish_line(stream)
+            if end < 0:  # no mark of ours
+                data = data[at + len(OUTPUT_MARK) :]
+            else:
+                self._marks[stream] = data[at + len(OUTPUT_MARK) : end].decode("ascii", "replace")
+                data = data[end + 1 :]
+        self._take_text(stream, data)
+
+    def _finish_line(self, stream: int) -> None:
+        """Pass on what waits for its end of line."""
+        rest = self._partial[stream]
+        if rest:
+            self._partial[stream] = b""
+            self._emit([self._entry(stream, rest)])
+
+    def _take_text(self, stream: int, data: bytes) -> None:
+        if not data:
+            return
         data = self._partial[stream] + data
         end = data.rfind(b"\n") + 1
         if not end and len(data) >= LINE_LIMIT:
@@ -91,7 +138,7 @@ class LogPump:
                 self._emit([self._entry(stream, data[:end])])
 
     def _entry(self, stream: int, data: bytes) -> LogEntry:
-        return LogEntry(time.time(), stream, data.decode("utf-8", "replace"), self._input_id())
+        return LogEntry(time.time(), stream, data.decode("utf-8", "replace"), self._attribute(self._marks[stream]))
 
     def close(self) -> None:
         """Read what is left, pass on unfinished lines, and end."""
@@ -102,10 +149,17 @@ class LogPump:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for stream, data in self._partial.items():
-            if data:
-                self._emit([self._entry(stream, data)])
-        self._partial = {Stream.STDOUT: b"", Stream.STDERR: b""}
+        for stream, data in self._cut.items():
+            self._take_text(stream, data)
+            self._finish_line(stream)
+
+
+def _mark_begins(data: bytes) -> int:
+    """How many bytes at the end may be the beginning of a mark."""
+    for size in range(min(len(data), len(OUTPUT_MARK) - 1), 0, -1):
+        if OUTPUT_MARK.startswith(data[-size:]):
+            return size
+    return 0
 
 
 def _character_edge(data: bytes) -> int:

@@ -16,6 +16,14 @@ from modal._protocol.messages.function import FunctionSpec, Resources, VolumeMou
 from modal._protocol.messages.image import ImageConfig
 from modal._protocol.messages.log import LogEntry
 
+# Exit codes of a runner that ends by itself.
+EXIT_INIT_FAILED = 70  # the module or an enter hook raised; told to the server before
+EXIT_LOST = 71  # the worker ended the connection in the middle
+EXIT_CANCELLED = 72  # an input was cancelled: threads cannot be interrupted, so the container ends
+EXIT_ABANDONED = 73  # no worker came back
+
+# In a container's output, before what another input prints: MARK, the input's id (or nothing), NUL.
+OUTPUT_MARK = b"\x00\x1bintermodal:"
 
 class RunnerSpec(Record):
     """All that a runner needs to become ready. Reaches it in the worker's WELCOME (RunnerStart)."""
@@ -82,7 +90,8 @@ class ContainerReport(Record):
     ready: bool
     tokens: List[int] = []  # inputs it holds: assigned, without a final output
     input_ids: List[str] = []
-    outputs_sent: int = 0  # RunOutputs frames so far; unacknowledged ones follow on the stream
+    outputs_sent: int = 0  # RunOutputs frames that the server has acknowledged; the others follow on the stream
+    ended: bool = False  # its process is gone; its last outputs and ContainerExited follow on the stream
 
 
 class WorkerRegister(Message, type=123):
@@ -225,6 +234,7 @@ class RunOutputs(Message, type=154):
     values: List[bytes]
     blobs: List[str] = []
     durations: List[float] = []  # seconds of user code, for the scheduler
+    numbers: List[int] = []  # empty, or for each item of a generator its number within its input (else -1)
 
 
 class RunRecall(Message, type=155):
@@ -266,3 +276,16 @@ class RunnerAck(Message, type=160):
     """NOTE to the runner's control connection: RunOutputs frames up to this count are safe with the server."""
 
     count: int
+
+
+class RunPause(Message, type=161):
+    """ITEM on the container's stream, passed on as NOTE on the control connection: these generators' consumers
+    are behind; they shall yield nothing more until RunResume."""
+
+    tokens: List[int]
+
+
+class RunResume(Message, type=162):
+    """As RunPause: these generators may yield again."""
+
+    tokens: List[int]
