@@ -98,6 +98,8 @@ class Calls:
             call = Call(message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id)
             call.yields_skip = message.yields_seen if message.resume else 0
             self.calls[call.id] = call
+        elif call.kind == "adopted":
+            call.kind, call.parent_input_id = message.kind, message.parent_input_id
         call.stream_to(connection, stream)
         self._follow(connection, call)
         if message.resume and message.kind == "generator":
@@ -159,7 +161,7 @@ class Calls:
             return
         if status != Status.YIELDED:
             call.inputs.pop(held.index, None)
-            if call.kind == "map":
+            if call.kind != "unary":
                 call.done.add(held.index)
         call.unsent.append((held.index, status, value, blob))
         self._flush_due.add(call)
