@@ -42,6 +42,7 @@ log = logging.getLogger("intermodal.workers")
 
 ACK_SECONDS = 0.05  # how long outputs may stay unacknowledged
 LOST_SECONDS = 20.0  # how long a worker may be away before its containers count as lost
+BUILD_ATTEMPTS = 3  # of one image, when its worker ends in the middle
 RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
 
 
@@ -382,13 +383,13 @@ class Workers:
         raise Fault(Code.INTERNAL, "no worker is connected: see `intermodal status` and `intermodal logs`")
 
     async def available(self) -> WorkerLink:
-        """As `any`, but waits a moment for the first worker of a server that has just started."""
+        """As `any`, but waits a while for a worker that has just started, or is started again."""
         try:
             return self.any()
         except Fault:
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), 15.0)
+                await asyncio.wait_for(self._arrived.wait(), LOST_SECONDS)
             except TimeoutError:
                 pass
             return self.any()
@@ -401,28 +402,38 @@ class Workers:
         ignore_cache: bool,
         on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
     ) -> WorkerImageBuilt:
-        """Have an image built. Raises Fault with the step that failed."""
-        link = await self.available()
-        stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))
-        try:
-            async for message in stream:
-                if isinstance(message, BuildLog):
-                    waited = on_log(message)
-                    if waited is not None:
-                        await waited
-                elif isinstance(message, WorkerImageBuilt):
-                    return message
-        except WireError:
-            raise Fault(Code.INTERNAL, f"the worker went away while it built {image_id}: try again") from None
-        except asyncio.CancelledError:
-            stream.cancel()
-            raise
-        raise Fault(Code.INTERNAL, f"the worker did not say how the build of {image_id} ended")
+        """Have an image built; begun again when the worker is restarted meanwhile. Raises Fault with the failed step."""
+        for _attempt in range(BUILD_ATTEMPTS):
+            link = await self.available()
+            stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))
+            try:
+                return await _follow_build(stream, on_log, image_id)
+            except WireError as error:
+                log.warning("the worker went away while it built %s: %s", image_id, error)
+            except asyncio.CancelledError:
+                stream.cancel()
+                raise
+        raise Fault(Code.INTERNAL, f"the worker ended {BUILD_ATTEMPTS} times while it built {image_id}: see its log")
 
     async def stop_all(self, keep_containers: bool) -> None:
         """Have all workers end."""
         for link in list(self.links.values()):
             await _ask(link.connection, WorkerStop(keep_containers))
+
+
+async def _follow_build(
+    stream: Stream,
+    on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
+    image_id: str,
+) -> WorkerImageBuilt:
+    async for message in stream:
+        if isinstance(message, BuildLog):
+            waited = on_log(message)
+            if waited is not None:
+                await waited
+        elif isinstance(message, WorkerImageBuilt):
+            return message
+    raise Fault(Code.INTERNAL, f"the worker did not say how the build of {image_id} ended")
 
 
 async def _ask(connection: Connection, message: Message) -> None:
