@@ -64,7 +64,8 @@ def test_unserialisable_argument(platform: Platform, tmp_path: Path) -> None:
 
 def test_result_whose_type_the_client_lacks(platform: Platform, tmp_path: Path) -> None:
     text = (
-        "@app.function()\ndef f():\n    import types, sys\n    m = types.ModuleType('only_remote'); sys.modules['only_remote'] = m\n"
+        "@app.function()\ndef f():\n    import types, sys\n"
+        "    m = types.ModuleType('only_remote'); sys.modules['only_remote'] = m\n"
         "    exec('class Thing: pass', m.__dict__); m.Thing.__module__ = 'only_remote'\n    return m.Thing()\n"
     )
     ran = run(platform, tmp_path, text)
@@ -125,7 +126,8 @@ def test_the_container_is_isolated(platform: Platform, tmp_path: Path) -> None:
         "import os\n\n@app.function()\ndef f():\n"
         "    print('pids', sorted(int(p) for p in os.listdir('/proc') if p.isdigit())[:1], os.getpid())\n"
         f"    print('home', os.path.exists({str(platform.home)!r}), os.path.exists('/root/.ssh'))\n"
-        "    try:\n        open('/.intermodal/lib/modal/x', 'w')\n    except OSError as e: print('read-only', e.errno == 30)\n"
+        "    try:\n        open('/.intermodal/lib/modal/x', 'w')\n"
+        "    except OSError as e: print('read-only', e.errno == 30)\n"
     )
     ran = run(platform, tmp_path, text)
     assert ran.code == 0, ran.text

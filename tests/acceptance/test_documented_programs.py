@@ -136,7 +136,8 @@ def test_project_structure(platform: Platform, program: ProgramFinder, tmp_path:
     (package / "__init__.py").write_text("")
     for name in ("llm", "web"):
         (package / f"{name}.py").write_text(
-            f"import modal\n{name}_app = modal.App('{name}')\n\n@{name}_app.function()\ndef {name}_f(): return '{name}'\n"
+            f"import modal\n{name}_app = modal.App('{name}')\n\n"
+            f"@{name}_app.function()\ndef {name}_f(): return '{name}'\n"
         )
     program("guide/project-structure__1").rename(package / "deploy.py")
     deployed = platform.modal("deploy", "-m", "project.deploy", cwd=tmp_path)

@@ -319,7 +319,7 @@ def _followed(connection: Connection) -> _Followed:
     found = getattr(connection, "followed_calls", None)
     if found is None:
         found = connection.followed_calls = _Followed()  # type: ignore[attr-defined]
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _batches(outputs: list[tuple[int, int, bytes, str]]) -> Iterable[list[tuple[int, int, bytes, str]]]:

@@ -146,12 +146,12 @@ class Workers:
         dispatch, scheduler = self._dispatch, self._dispatch.scheduler
         now = time.monotonic()
         reported = {report.container_id for report in message.containers}
-        for container in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
-            if container.id not in reported and container.asked:
-                dispatch.exited(container, ContainerExited(container.id, -1, "lost", "its worker was restarted"))
+        for known in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
+            if known.id not in reported and known.asked:
+                dispatch.exited(known, ContainerExited(known.id, -1, "lost", "its worker was restarted"))
         call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
         spawned = await self._is_spawned(call_ids) if call_ids else set()
-        lost = []
+        lost: list[str] = []
         for report in message.containers:
             container = dispatch.containers.get(report.container_id)
             if container is None:
@@ -170,8 +170,8 @@ class Workers:
                     self._hold(container, token, input_id, spawned, now)
             else:
                 # What was sent while the worker was away never arrived.
-                known = set(report.tokens)
-                missing = [held for token, held in container.tokens.items() if token not in known]
+                arrived = set(report.tokens)
+                missing = [held for token, held in container.tokens.items() if token not in arrived]
                 self._adopted[container.id] = container
                 container.link = None
                 container.lost_inputs = missing if report.ready else []
@@ -402,7 +402,7 @@ class Workers:
         ignore_cache: bool,
         on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
     ) -> WorkerImageBuilt:
-        """Have an image built; begun again when the worker is restarted meanwhile. Raises Fault with the failed step."""
+        """Have an image built; again when the worker is restarted meanwhile. Raises Fault with the failed step."""
         for _attempt in range(BUILD_ATTEMPTS):
             link = await self.available()
             stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))

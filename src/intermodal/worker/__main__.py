@@ -27,7 +27,7 @@ def main() -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another worker serves {home.path}", file=sys.stderr)
+        sys.stderr.write(f"another worker serves {home.path}\n")
         return EXIT_BUSY
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())

@@ -238,8 +238,7 @@ class Agent:
         cell.remember()
         await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
-        for mount_id in spec.mount_ids:
-            layers.append(await self._mount(mount_id))
+        layers.extend([await self._mount(mount_id) for mount_id in spec.mount_ids])
         host_env, host_binds = host_environment()
         env = {**host_env, **spec.image.env, **spec.env}
         binds = [

@@ -186,7 +186,8 @@ class Rig:
         spec = container.function.spec
         runner = RunnerSpec(container.id, container.function.app_id, "app", container.function.function_id, spec)
         return ContainerSpec(
-            container.id, container.function.app_id, container.function.function_id, "im-1", ImageConfig([]), [], {}, [],
+            container.id, container.function.app_id, container.function.function_id, "im-1", ImageConfig([]), [], {},
+            [],
             Resources(), runner,
         )  # fmt: skip
 

@@ -127,7 +127,7 @@ class FunctionLookup(Message, type=41):
 
 
 class FunctionBind(Message, type=42):
-    """A variant of a function or class with its own pool: parameters and option overrides; answered with FunctionHandle.
+    """A variant of a function or class with its own pool: parameters, option overrides; answered with FunctionHandle.
 
     Equal requests give the same function id, from every client.
     """

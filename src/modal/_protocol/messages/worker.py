@@ -25,6 +25,7 @@ EXIT_ABANDONED = 73  # no worker came back
 # In a container's output, before what another input prints: MARK, the input's id (or nothing), NUL.
 OUTPUT_MARK = b"\x00\x1bintermodal:"
 
+
 class RunnerSpec(Record):
     """All that a runner needs to become ready. Reaches it in the worker's WELCOME (RunnerStart)."""
 
