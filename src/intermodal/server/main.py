@@ -14,6 +14,7 @@ from typing import Any
 from intermodal import logfile
 from intermodal.files import Files
 from intermodal.home import Home
+from intermodal.objects import Objects
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.invocation import Invocation
@@ -24,6 +25,7 @@ from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.volumes import VolumeHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
@@ -34,12 +36,15 @@ from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.volume_names import VolumeNames
+from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from modal._protocol.address import Address, parse
@@ -108,6 +113,7 @@ class Server:
             cleaning = keep_clean(self.store, self.logs, self.values, self._running_containers)
             self._tasks.append(asyncio.create_task(cleaning))
             self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._tasks.append(asyncio.create_task(self.volumes.keep_clean(self._environment_ids)))
             self._closing = undo.pop_all()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -163,6 +169,9 @@ class Server:
         self.tokens = Tokens(store.tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
         self.values = Values(home.values, store.calls)
+        network_files = NetworkFiles(home.network_files)
+        self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
+        self.volumes = Volumes(store.volumes, self.volume_names, Objects(home.volumes / "objects"))
         self.invocation = Invocation(
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
@@ -170,7 +179,7 @@ class Server:
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
         self.images = Images(store.images, self.secrets, workers, home.layers)
-        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
+        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
         self.workspace = user_name(os.geteuid())
         files = Files(home)
@@ -182,6 +191,14 @@ class Server:
             FunctionHandlers(self.functions),
             ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            VolumeHandlers(
+                self.volumes,
+                self.volume_names,
+                network_files,
+                self.environments,
+                workers.sync_volume,
+                workers.volume_changed,
+            ),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
             ContainerHandlers(
                 workers,
@@ -204,6 +221,9 @@ class Server:
 
     def _running_containers(self) -> list[str]:
         return [container.container_id for container in self.invocation.containers()]
+
+    def _environment_ids(self) -> list[str]:
+        return [environment.environment_id for environment in self.environments.all]
 
     def _is_ephemeral(self, app_id: str) -> bool:
         app = self.apps.live.get(app_id)

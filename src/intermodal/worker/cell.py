@@ -209,6 +209,11 @@ class Cell:
         elif self.stream is not None:
             self.detach()
 
+    @property
+    def executing(self) -> bool:
+        """Whether it runs inputs, or is still starting."""
+        return bool(self._inflight) or not self.ready
+
     def end_inputs(self) -> None:
         """No more inputs: the runner finishes what it has, runs exit handlers, and ends."""
         self._no_more_inputs = True

@@ -19,6 +19,7 @@ from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
 from modal._protocol.messages.image import ImageList, ImagePrune
 from modal._protocol.messages.secret import ServerStatusGet, ServerStop, TokenCreate, TokenList, TokenRevoke
+from modal._protocol.messages.volume import VolumeChanges, VolumeCheckout
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -32,7 +33,17 @@ from modal._protocol.messages.worker import (
 
 FROM_WORKERS: set[int] = {
     message.TYPE
-    for message in (WorkerRegister, ContainerAdopt, ContainerLogs, ContainerMarks, WorkerStats, FileGet, MountGet)
+    for message in (
+        WorkerRegister,
+        ContainerAdopt,
+        ContainerLogs,
+        ContainerMarks,
+        WorkerStats,
+        FileGet,
+        MountGet,
+        VolumeChanges,
+        VolumeCheckout,
+    )
 }
 FROM_OPERATORS: set[int] = {
     message.TYPE

@@ -18,6 +18,7 @@ from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
+from intermodal.server.store.volumes import VolumeStore
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Store:
         self.tokens = TokenStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
+        self.volumes = VolumeStore(database)
         self.server_id = ""
 
     @classmethod
