@@ -32,9 +32,6 @@ def test_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Non
 
 
 PLANNED = [
-    ["volume", "create", "v"],
-    ["volume", "put", "v", "a", "/b"],
-    ["nfs", "ls", "n"],
     ["dict", "get", "d", "k"],
     ["queue", "peek", "q", "3"],
     ["launch", "jupyter", "--gpu", "any"],

@@ -31,6 +31,7 @@ class Seen(NamedTuple):
     kind: int
     stamp: Stamp
     content: str = ""  # a file's SHA-256
+    fresh: bool = False  # it had just changed: equal stamps do not say that it has not changed again
 
 
 Memo = dict[str, Seen]
@@ -123,9 +124,10 @@ class Scan:
                 self.memo[path] = Seen(DIRECTORY, stamp)
                 self._moved(path)
                 return
-            if old is None or old.stamp != stamp:
+            seen = Seen(DIRECTORY, stamp)
+            if old is None or not _is_same(old, seen):
                 self._found.append(_entry(path, DIRECTORY, status))
-            self.memo[path] = Seen(DIRECTORY, stamp)
+            self.memo[path] = seen
             if not same and _attribute(below, "opaque") == b"y":
                 self._found.append(Entry(path, CLEARED))
                 anew = True
@@ -151,7 +153,7 @@ class Scan:
 
     # -- files
     def _file(self, fd: int, name: str, path: str, status: os.stat_result, old: Seen | None) -> None:
-        if old is not None and old.kind == FILE and old.stamp == stamp_of(status):
+        if old is not None and old.kind == FILE and old.stamp == stamp_of(status) and not old.fresh:
             self.memo[path] = old
             return
         file = os.open(name, _FILE, dir_fd=fd)
@@ -162,12 +164,14 @@ class Scan:
             now = time.time_ns()
             content, size = self._content(file, before, old)
             stamp = stamp_of(before)
-            if stamp_of(os.fstat(file)) != stamp or now - max(before.st_mtime_ns, before.st_ctime_ns) < FRESH:
-                stamp = UNKNOWN
+            if stamp_of(os.fstat(file)) != stamp:
+                stamp = UNKNOWN  # written to meanwhile
         finally:
             os.close(file)
-        self._found.append(_entry(path, FILE, before, size, content))  # the server knows whether that is new
-        self.memo[path] = Seen(FILE, stamp, content)
+        seen = Seen(FILE, stamp, content, now - max(before.st_mtime_ns, before.st_ctime_ns) < FRESH)
+        self.memo[path] = seen
+        if old is None or not _is_same(old, seen):
+            self._found.append(_entry(path, FILE, before, size, content))
 
     def _content(self, file: int, status: os.stat_result, old: Seen | None) -> tuple[str, int]:
         if old is not None and old.kind == FILE and old.content:
@@ -175,6 +179,13 @@ class Scan:
             if content == old.content:
                 return content, size
         return self._objects.ingest(file, status)
+
+
+def _is_same(one: Seen, other: Seen) -> bool:
+    """Whether nothing differs that a commit keeps: inode and time of the last change of state are of no account."""
+    if one.kind != other.kind or one.content != other.content or not one.stamp or not other.stamp:
+        return False
+    return (*one.stamp[1:3], *one.stamp[4:]) == (*other.stamp[1:3], *other.stamp[4:])
 
 
 def _entry(path: str, kind: int, status: os.stat_result, size: int = 0, content: str = "") -> Entry:
@@ -197,9 +208,9 @@ def memo_to_json(memo: Memo, pending: list[Entry]) -> Any:
     kept = {path: list(seen) for path, seen in memo.items()}
     for entry in pending:
         if entry.kind not in (REMOVED, CLEARED):
-            kept[entry.path] = [entry.kind, [], ""]
+            kept[entry.path] = [entry.kind, [], "", False]
     return kept
 
 
 def memo_from_json(values: Any) -> Memo:
-    return {path: Seen(kind, tuple(stamp), content) for path, (kind, stamp, content) in values.items()}
+    return {path: Seen(kind, tuple(stamp), *more) for path, (kind, stamp, *more) in values.items()}
