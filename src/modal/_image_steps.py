@@ -23,7 +23,6 @@ UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
         "micromamba_install",
         "pip_private_repos",
         "poetry",
-        "registry",
         "run_function",
     )
 )

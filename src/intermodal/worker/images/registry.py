@@ -122,11 +122,11 @@ class Registry:
         self, description: Description, transport: Transport, digest: str, directory: Path, log: Log
     ) -> list[Layer]:
         """Unpack what is not there, each layer as soon as it has arrived."""
-        missing = [blob for blob in description.blobs if self._layers.find_layer(_key(blob)) is None]
+        missing = [blob for blob in description.blobs if self._layers.find_layer(key_of(blob)) is None]
         if missing:
             fetch = _Fetch(description.blobs, missing, transport, digest, directory, log)
             await fetch.run(self._unpack)
-        layers = [self._layers.find_layer(_key(blob)) for blob in description.blobs]
+        layers = [self._layers.find_layer(key_of(blob)) for blob in description.blobs]
         return [layer for layer in layers if layer is not None]
 
     async def _unpack(self, blob: Blob, path: Path) -> None:
@@ -145,10 +145,10 @@ class Registry:
             if answer["digest"] != blob.diff_id:
                 path.unlink(missing_ok=True)
                 raise Corrupted(blob, f"its content is {answer['digest'][:19]}, not {blob.diff_id[:19]}")
-            key = _key(blob)
+            key = key_of(blob)
             return Layer(key=key, id=key, step=f"layer {blob.diff_id[:19]}", implied=list(answer["implied"]))
 
-        await self._layers.make_layer(_key(blob), False, fill)
+        await self._layers.make_layer(key_of(blob), False, fill)
         path.unlink(missing_ok=True)
 
     async def _settled(self, layers: list[Layer]) -> list[Layer]:
@@ -156,8 +156,10 @@ class Registry:
         done: list[Layer] = []
         for layer in layers:
             below = [self._layers.layer_path(one.id) for one in done]
-            if layer.implied and below and await asyncio.to_thread(needs_settling, layer.implied, below):
-                layer = await self._settle(layer, [one.id for one in done], below)
+            if layer.implied and below:
+                unlike = await asyncio.to_thread(needs_settling, list(layer.implied), below)
+                if unlike:
+                    layer = await self._settle(layer, [one.id for one in done], below)
             done.append(layer)
         return done
 
@@ -314,7 +316,8 @@ class _Fetch:
         }
 
 
-def _key(blob: Blob) -> str:
+def key_of(blob: Blob) -> str:
+    """The key of a layer: what is in it, however it was compressed."""
     return hashlib.sha256(f"registry {REVISION} {blob.diff_id}".encode()).hexdigest()[:40]
 
 

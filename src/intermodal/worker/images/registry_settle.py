@@ -11,6 +11,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.view import Node, View
 
@@ -56,6 +57,8 @@ def _make(upper: Path, relative: str, view: View) -> None:
     done = ""
     for part in relative.split("/"):
         done = f"{done}/{part}" if done else part
+        if (upper / done).is_symlink():
+            raise StepError(f"the image's layers disagree whether /{done} is a link: it cannot be unpacked")
         if not (upper / done).is_dir():
             (upper / done).mkdir()
             node = view.lookup(done)

@@ -170,8 +170,11 @@ def explained(said: str, reference: Reference, logged_in: bool) -> StepError:
             f"{host} cannot prove who it is ({last}). Have its certificate authority on the worker's machine, "
             f"or name it in {INSECURE_SETTING}"
         )
-    if has(r"no such host|connection refused|i/o timeout|server misbehaving|unreachable|deadline exceeded|TLS handshake"):
+    if has(
+        r"no such host|connection refused|i/o timeout|server misbehaving|unreachable|deadline exceeded|TLS handshake"
+    ):
         return StepError(
-            f"{host} cannot be reached ({last}): is the network there? {MIRRORS_SETTING} names mirrors, https_proxy a proxy"
+            f"{host} cannot be reached ({last}): is the network there? {MIRRORS_SETTING} names mirrors, "
+            "https_proxy a proxy"
         )
     return StepError(f"{reference} could not be fetched: {last}")

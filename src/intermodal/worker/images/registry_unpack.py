@@ -158,7 +158,8 @@ class Unpacking:
         try:
             os.link(self.path(f"{parent}/{last}" if parent else last), self.path(relative), follow_symlinks=False)
         except FileNotFoundError:
-            raise Refused(f"{member.name} is a hard link to {member.linkname}, which is not in the same layer") from None
+            why = f"{member.name} is a hard link to {member.linkname}, which is not in the same layer"
+            raise Refused(why) from None
 
     def _make_directory(self, relative: str, member: tarfile.TarInfo) -> None:
         path = self.path(relative)
@@ -348,8 +349,7 @@ def inflated(source: IO[bytes]) -> Iterator[bytes]:
                 yield member.decompress(data)
             except zlib.error as error:
                 raise Corrupt(f"the compressed data is damaged ({error})") from None
-            data = member.unused_data if member.eof else source.read(BLOCK)
-        data = data or source.read(BLOCK)
+            data = member.unused_data or source.read(BLOCK)
         if data and not data.strip(b"\0"):
             return
 
@@ -404,7 +404,7 @@ def unpack(blob: str, root: str) -> dict[str, Any]:
             with tarfile.open(fileobj=hashed, mode="r|", bufsize=BLOCK, errorlevel=2) as archive:  # type: ignore[call-overload]
                 for member in archive:
                     unpacking.entry(archive, member)
-                    archive.members = []  # type: ignore[attr-defined]
+                    archive.members = []  # else all entries stay in memory
         except (tarfile.TarError, EOFError) as error:
             raise Corrupt(str(error)) from None
         while hashed.read(BLOCK):

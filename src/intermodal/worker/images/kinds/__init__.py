@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from intermodal.worker.images.kinds import (
+    add_python,
     apt,
     copy,
     debian_slim,
     pip,
+    registry,
     run,
     settings,
 )
 from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 
 MODULES = (
+    add_python,
     apt,
     copy,
     debian_slim,
     pip,
+    registry,
     run,
     settings,
 )
