@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path, PurePosixPath
 
+    from modal._bucket import CloudBucketMount
     from modal._client import Client
     from modal._mounts import FileSet
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
+    from modal._network_file_system import NetworkFileSystem
+    from modal._volume import Volume
 
 _PYTHON_VERSION = re.compile(r"3\.(\d+)(?:\.\d+)?\Z")
 OLDEST_PYTHON = 9  # minor version
