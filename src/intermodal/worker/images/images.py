@@ -55,7 +55,6 @@ class Images:
         self._platform = Platform(home)
         self.workshop = Workshop(home, containers, self._mounts, self.host, self.platform)
         self._jobs = Jobs()
-        self.workshop = self._workshop
         self.registry = Registry(home.cache / "registry", self)
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()

@@ -155,8 +155,11 @@ class Unpacking:
         parent = self._directory(above, imply=False)
         if parent is None or not last:
             raise Refused(f"{member.name} is a hard link to {member.linkname}, which is not in the same layer")
+        source = f"{parent}/{last}" if parent else last
+        if source in self._made:
+            raise Refused(f"{member.name} is a hard link to the directory {member.linkname}")
         try:
-            os.link(self.path(f"{parent}/{last}" if parent else last), self.path(relative), follow_symlinks=False)
+            os.link(self.path(source), self.path(relative), follow_symlinks=False)
         except FileNotFoundError:
             why = f"{member.name} is a hard link to {member.linkname}, which is not in the same layer"
             raise Refused(why) from None
