@@ -15,19 +15,16 @@ if TYPE_CHECKING:
     from modal._mounts import FileSet
     from modal._secret import Secret
 
-BUILDABLE = frozenset(
+UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
     (
-        "debian_slim",
-        "pip_install",
-        "pip_requirements",
-        "apt_install",
-        "run",
-        "env",
-        "workdir",
-        "copy",
-        "entrypoint",
-        "cmd",
-        "shell",
+        "dockerfile",
+        "dockerfile_commands",
+        "micromamba",
+        "micromamba_install",
+        "pip_private_repos",
+        "poetry",
+        "registry",
+        "run_function",
     )
 )
 
@@ -58,11 +55,10 @@ class Step:
 
     def render(self, secret_ids: dict[int, str], mount_ids: dict[Any, list[str]]) -> list[dict[str, Any]]:
         """The step as it stands in a recipe. Secrets by `id()` of the object, mounts by the file set's key."""
-        if self.kind not in BUILDABLE:
+        if self.kind in UNBUILDABLE:
             raise NotImplementedYetError(
                 f"Image.{self.method} is not implemented yet. Images can be made from debian_slim with pip_install, "
-                "pip_install_from_requirements, pip_install_from_pyproject, apt_install, run_commands, env, workdir, "
-                "entrypoint, cmd, shell and add_local_file, add_local_dir, add_local_python_source."
+                "apt_install, run_commands and the other methods that install packages and add files."
             )
         common: dict[str, Any] = {}
         if self.secrets:
@@ -71,9 +67,11 @@ class Step:
             common["force"] = True
         if self.gpus:
             common["gpu"] = self.gpus
-        if self.files is not None:
+        if self.files is not None and self.kind == "copy":
             return [{"kind": "copy", "mount_id": mount_id, **common} for mount_id in mount_ids[self.files.key]]
         late = self.late() if self.late is not None else {}
+        if self.files is not None:
+            late["mount_ids"] = mount_ids[self.files.key]
         return [{"kind": self.kind, **self.fields, **late, **common}]
 
 
