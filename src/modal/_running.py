@@ -204,7 +204,7 @@ async def _specs(
     for one in definitions:
         own = one.source_files()
         mounts[one.tag] = ([own] if own is not None else []) + list(one.image(app)._mounted)
-    sets = [step.files for step in steps if step.files is not None]
+    sets = [files_of for step in steps for files_of in step.file_sets]
     await files.send(client, sets + [files_of for many in mounts.values() for files_of in many])
     built = await build_images(client, list(images.values()), secret_ids, files.mount_ids, app_id, environment)
     specs = []

@@ -18,6 +18,7 @@ from modal._protocol.messages.image import BuildLog, ImageBuilt, mounts_of
 
 LOG_LIMIT = 10_000  # lines of a build that are kept for those who join it late or read slowly
 MAX_STEPS = 500
+PASSING = ("force", "supplies")  # fields of a step that do not decide what comes of it
 
 
 class Build:
@@ -156,5 +157,5 @@ def check_recipe(recipe: list[dict[str, Any]]) -> None:
 
 
 def image_id_of(recipe: list[dict[str, Any]]) -> str:
-    """`im-` and a hash of the recipe; whether a step shall be run again is not part of what an image is."""
-    return content_id("im", canonical([{k: v for k, v in step.items() if k != "force"} for step in recipe]))
+    """`im-` and a hash of the recipe. What a step is carried out with is no part of what the image is."""
+    return content_id("im", canonical([{k: v for k, v in step.items() if k not in PASSING} for step in recipe]))

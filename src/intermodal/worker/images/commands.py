@@ -59,6 +59,8 @@ class Command:
     upper: Path  # receives what the command changes
     binds: list[Bind] = field(default_factory=list)
     hide: list[str] = field(default_factory=list)  # values that must not be printed
+    limits: Limits = field(default_factory=lambda: Limits(pids=0))
+    timeout: float = 0.0  # seconds; 0 = none
 
 
 class Lines:
@@ -124,7 +126,7 @@ async def _run(
         directory=directory,
         cwd=command.cwd,
         binds=command.binds,
-        limits=Limits(pids=0),
+        limits=command.limits,
         network="bridge",
         upper=command.upper,
         outlives_worker=False,
@@ -142,7 +144,10 @@ async def _run(
         os.set_blocking(pipe, False)
         loop.add_reader(pipe, _read, loop, pipe, lines)
     try:
-        exit = await running.wait()
+        try:
+            exit = await asyncio.wait_for(running.wait(), command.timeout or None)
+        except TimeoutError:
+            raise StepError(f"it took longer than its timeout of {command.timeout:g} s", list(lines.last)) from None
         for pipe in pipes:
             loop.remove_reader(pipe)
             while _read(loop, pipe, lines):

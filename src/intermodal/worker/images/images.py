@@ -50,7 +50,7 @@ class Images:
         self._layers = LayerStore(home)
         self._mounts = MountStore(home, self._files)
         self._platform = Platform(home)
-        self._workshop = Workshop(home, containers, self._mounts, self.host)
+        self.workshop = Workshop(home, containers, self._mounts, self.host, self.platform)
         self._jobs = Jobs()
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()
@@ -121,7 +121,7 @@ class Images:
                 making = Making(instruction, config, self.layer_paths(config), stage, {}, lambda _kind, _text: None)
                 bind = Bind(self._platform.path(), place, read_only=False)
                 try:
-                    await self._workshop.run(making, compile_command(config.python, place), [bind])
+                    await self.workshop.run(making, compile_command(config.python, place), [bind])
                 except StepError as error:
                     # Containers work without, each a little slower.
                     log.warning("could not compile the platform for Python %s: %s", minor, error)
@@ -199,7 +199,7 @@ class Images:
         async def make(shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
                 making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
-                made = await kind.make(self._workshop, making) or Made()
+                made = await kind.make(self.workshop, making) or Made()
                 return Layer(
                     key=key,
                     id=key,

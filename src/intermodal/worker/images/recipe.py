@@ -29,6 +29,7 @@ def parse(recipe: list[dict[str, Any]]) -> list[Instruction]:
                     secret_ids=[str(one) for one in step.get("secrets") or []],
                     force=bool(step.get("force")),
                     gpu=[str(one) for one in step.get("gpu") or []],
+                    supplies=dict(step.get("supplies") or {}),
                 )
             )
     return instructions

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intermodal.home import Home
-from intermodal.worker.containers.launch import Bind
+from intermodal.worker.containers.launch import Bind, Limits
 from intermodal.worker.images.commands import Command, ContainerStarter, run
 from intermodal.worker.images.host import HostSettings
 from intermodal.worker.images.mounts import MountStore
+from modal._protocol.messages.function import VolumeMount
 
 if TYPE_CHECKING:
     from intermodal.worker.images.kinds.kind import Making
@@ -19,16 +22,26 @@ if TYPE_CHECKING:
 TOOLS = "/.intermodal/build"  # what a build step sees of this machine
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 
+# Makes volumes ready for one container, as binds; at the end of a block that did not fail, what was written is kept.
+VolumeMounter = Callable[[list[VolumeMount]], AbstractAsyncContextManager[list[Bind]]]
+
 
 class Workshop:
     """Shared by all steps of a worker."""
 
     def __init__(
-        self, home: Home, containers: ContainerStarter, mounts: MountStore, host: Callable[[], HostSettings]
+        self,
+        home: Home,
+        containers: ContainerStarter,
+        mounts: MountStore,
+        host: Callable[[], HostSettings],
+        platform: Callable[[], list[Bind]],
     ) -> None:
         self.home = home
         self.mounts = mounts
         self.host = host
+        self.platform = platform  # what every function's container sees of us
+        self.volumes: VolumeMounter | None = None  # set by a worker that has volumes
         self._containers = containers
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -36,22 +49,37 @@ class Workshop:
         """The lock of something that one step at a time may use."""
         return self._locks[name]
 
-    async def run(self, making: Making, argv: list[str], binds: list[Bind], env: dict[str, str] | None = None) -> None:
+    async def run(
+        self,
+        making: Making,
+        argv: list[str],
+        binds: list[Bind],
+        env: dict[str, str] | None = None,
+        *,
+        upper: Path | None = None,
+        layers: list[Path] | None = None,
+        cwd: str = "",
+        limits: Limits | None = None,
+        timeout: float = 0.0,
+    ) -> None:
         """Run a command on the layers below; what it changes is the new layer. Raises StepError.
 
         `env` goes before this machine's settings ("" takes one away); the image's variables and the
-        secrets go before `env`.
+        secrets go before `env`. With an `upper` of its own, what it changes is no part of the layer.
+        `layers` are further ones, which it sees and the image does not get. `timeout` is in seconds.
         """
         host = self.host()
         given = {**self._environment(host), **(env or {})}
         command = Command(
             argv=argv,
             env={**{name: value for name, value in given.items() if value}, **making.config.env, **making.secrets},
-            cwd=making.config.workdir or "/",
-            layers=making.layers,
-            upper=making.upper,
+            cwd=cwd or making.config.workdir or "/",
+            layers=[*making.layers, *(layers or [])],
+            upper=upper or making.upper,
             binds=[*host.binds(), *binds],
             hide=list(making.secrets.values()),
+            limits=limits or Limits(pids=0),
+            timeout=timeout,
         )
         await run(self._containers, self.home, command, lambda text: making.log("output", text))
 

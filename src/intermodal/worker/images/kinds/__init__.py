@@ -7,8 +7,11 @@ from intermodal.worker.images.kinds import (
     copy,
     debian_slim,
     pip,
+    poetry,
     run,
+    run_function,
     settings,
+    uv,
 )
 from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 
@@ -17,8 +20,11 @@ MODULES = (
     copy,
     debian_slim,
     pip,
+    poetry,
     run,
+    run_function,
     settings,
+    uv,
 )
 KINDS: dict[str, Kind] = {kind.name: kind for module in MODULES for kind in module.KINDS}
 BASES = tuple(name for name, kind in KINDS.items() if kind.base)

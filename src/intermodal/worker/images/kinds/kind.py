@@ -31,6 +31,7 @@ class Instruction:
     secret_ids: list[str] = field(default_factory=list)
     force: bool = False
     gpu: list[str] = field(default_factory=list)
+    supplies: Fields = field(default_factory=dict)  # what it is carried out with; no part of what comes of it
 
     def instead(self, kind: str, fields: Fields) -> Instruction:
         """The same line, carried out by another kind: without secrets."""
