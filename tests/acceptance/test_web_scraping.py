@@ -129,9 +129,7 @@ def scraping(browser: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     usual = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
     bundle.write_bytes(Path(usual).read_bytes() + authority.cert_pem.bytes())
     variables = folder / "env"
-    variables.write_text(
-        "PLAYWRIGHT_DOWNLOAD_HOST=http://modal.com\nPLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS=1\n"
-    )
+    variables.write_text("PLAYWRIGHT_DOWNLOAD_HOST=http://modal.com\nPLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS=1\n")
     posted: list[str] = []
     handler = type("TheseSites", (Sites,), {"mirror": browser, "posted": posted})
     with serving(80, handler), serving(443, handler, tls), new_platform() as platform:
