@@ -11,7 +11,8 @@ import click
 
 from intermodal import lifecycle
 from intermodal.cli import running, tables
-from intermodal.cli.server import ask
+from intermodal.cli.asking import ask
+from intermodal.cli.proxy_tokens import proxy_token
 from intermodal.cli.volumes import volumes
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
@@ -211,6 +212,7 @@ def token_revoke(token_id: str) -> None:
 
 
 cli.add_command(volumes)
+cli.add_command(proxy_token)
 
 
 @cli.group()

@@ -7,7 +7,7 @@ import json
 import click
 
 from intermodal.cli import tables
-from intermodal.cli.server import ask
+from intermodal.cli.asking import ask
 from modal._protocol.messages.secret import EnvironmentList, Environments
 from modal._protocol.messages.volume import (
     VolumeGet,

@@ -25,6 +25,7 @@ from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.volumes import VolumeHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
@@ -37,6 +38,7 @@ from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean
 from intermodal.server.services.mounts import Mounts
 from intermodal.server.services.network_files import NetworkFiles
+from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.status import Status, software
@@ -101,6 +103,7 @@ class Server:
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
+            await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
             undo.callback(self.apps.sessions.close)
@@ -167,6 +170,7 @@ class Server:
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
+        self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
         self.values = Values(home.values, store.calls)
         network_files = NetworkFiles(home.network_files)
@@ -199,6 +203,7 @@ class Server:
                 workers.sync_volume,
                 workers.volume_changed,
             ),
+            ProxyTokenHandlers(self.proxy_tokens),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
             ContainerHandlers(
                 workers,
