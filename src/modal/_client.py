@@ -114,24 +114,37 @@ class Client:
         assert welcome is not None
         return welcome
 
-    async def request(self, message: Message, expect: Type[M], *, patience: float = PATIENCE) -> M:
+    async def request(
+        self,
+        message: Message,
+        expect: Type[M],
+        *,
+        patience: float = PATIENCE,
+        again: Optional[Callable[[], Message]] = None,
+        receipt: Optional[Callable[[bool], Message]] = None,
+    ) -> M:
         """Ask, and wait for the answer. Raises modal.exception's errors.
 
-        The request is sent again after a reconnect; `patience` is how many seconds the server may be away.
+        The request is sent again after a reconnect; `patience` is how many seconds the server may be away, `again`
+        makes the message that is sent then. `receipt(arrived)` makes the note that tells the server, on the same
+        connection, whether the answer has arrived.
         """
         waiting: Optional[Patience] = None
         while True:
             self._check_open()
             try:
                 if blocking():
-                    return self._request_blocking(message, expect)
+                    return self._request_blocking(message, expect, receipt)
                 connection = await self._loop_connection()
-                return await connection.request(message, expect)
+                if receipt is None:
+                    return await connection.request(message, expect)
+                return await _request_with_receipt(connection, message, expect, receipt)
             except Fault as fault:
                 raise error_of(fault.code, fault.text) from None
             except (ConnectionLost, Unreachable) as error:
                 waiting = waiting or Patience(self._endpoint, patience)
                 await self._wait(waiting, error)
+                message = message if again is None else again()
             except ProtocolError as error:
                 raise error_of("internal", f"{type(message).__name__}: {error}") from None
 
@@ -315,10 +328,14 @@ class Client:
 
             raise ClientClosed("This client was closed.")
 
-    def _request_blocking(self, message: Message, expect: Type[M]) -> M:
+    def _request_blocking(
+        self, message: Message, expect: Type[M], receipt: Optional[Callable[[bool], Message]] = None
+    ) -> M:
         connection = self._checkout()
         try:
             answer = connection.request(message, expect)
+            if receipt is not None:
+                _confirm(connection, receipt)
         except Fault:
             self._give_back(connection)
             raise
@@ -433,6 +450,27 @@ class _LoopConnection:
         connection = self.connection
         if connection is not None and not connection.loop.is_closed():
             connection.loop.call_soon_threadsafe(connection.close)
+
+
+async def _request_with_receipt(
+    connection: aio.Connection, message: Message, expect: Type[M], receipt: Callable[[bool], Message]
+) -> M:
+    try:
+        answer = await connection.request(message, expect)
+    except BaseException:  # cancelled, perhaps while the answer was coming in
+        if not connection.closed:
+            connection.note(receipt(False))
+        raise
+    connection.note(receipt(True))
+    return answer
+
+
+def _confirm(connection: wire.Connection, receipt: Callable[[bool], Message]) -> None:
+    """The answer is here: a connection that breaks now is no reason to ask for it again."""
+    try:
+        connection.note(receipt(True))
+    except ConnectionLost:
+        return
 
 
 def _is_usable(connection: wire.Connection) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from intermodal.server.principal import principal_of
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.environments import Environments
+from intermodal.server.services.objects import Objects
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.store.environments import Environment
@@ -37,12 +38,19 @@ from modal._protocol.messages.wire import Done
 
 class WorkspaceHandlers:
     def __init__(
-        self, environments: Environments, secrets: Secrets, tokens: Tokens, apps: Apps, workspace: str
+        self,
+        environments: Environments,
+        secrets: Secrets,
+        tokens: Tokens,
+        apps: Apps,
+        objects: Objects,
+        workspace: str,
     ) -> None:
         self._environments = environments
         self._secrets = secrets
         self._tokens = tokens
         self._apps = apps
+        self._objects = objects
         self._workspace = workspace
 
     def register(self, handlers: Handlers) -> None:
@@ -96,6 +104,7 @@ class WorkspaceHandlers:
         environment = self._environments.resolve(message.name)
         self._environments.check_deletable(environment)
         await self._apps.stop_environment(environment)
+        await self._objects.delete_environment(environment)
         await self._environments.delete(environment)
         return Done()
 
