@@ -10,7 +10,21 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Deque,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
@@ -29,9 +43,11 @@ if TYPE_CHECKING:
 else:
     M = TypeVar("M")
 
+RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
+Receipt = Callable[[Any], "Optional[Message]"]
 Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
 
 
@@ -46,6 +62,7 @@ class Client:
         self._idle: List[wire.Connection] = []
         self._loops: weakref.WeakKeyDictionary[Any, _LoopConnection] = weakref.WeakKeyDictionary()
         self._closed = False
+        self.receipts: Deque[bytes] = deque(maxlen=RECEIPTS)  # tokens of the latest items from queues
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
         _clients.add(self)
 
@@ -121,13 +138,13 @@ class Client:
         *,
         patience: float = PATIENCE,
         again: Optional[Callable[[], Message]] = None,
-        receipt: Optional[Callable[[bool], Message]] = None,
+        receipt: Optional[Receipt] = None,
     ) -> M:
         """Ask, and wait for the answer. Raises modal.exception's errors.
 
         The request is sent again after a reconnect; `patience` is how many seconds the server may be away, `again`
-        makes the message that is sent then. `receipt(arrived)` makes the note that tells the server, on the same
-        connection, whether the answer has arrived.
+        makes the message that is sent then. `receipt(answer)` makes the note, if there is to be one, that tells the
+        server on the same connection that the answer has arrived; with None, that it will not be taken.
         """
         waiting: Optional[Patience] = None
         while True:
@@ -328,14 +345,12 @@ class Client:
 
             raise ClientClosed("This client was closed.")
 
-    def _request_blocking(
-        self, message: Message, expect: Type[M], receipt: Optional[Callable[[bool], Message]] = None
-    ) -> M:
+    def _request_blocking(self, message: Message, expect: Type[M], receipt: Optional[Receipt] = None) -> M:
         connection = self._checkout()
         try:
             answer = connection.request(message, expect)
             if receipt is not None:
-                _confirm(connection, receipt)
+                _confirm(connection, receipt(answer))
         except Fault:
             self._give_back(connection)
             raise
@@ -452,23 +467,25 @@ class _LoopConnection:
             connection.loop.call_soon_threadsafe(connection.close)
 
 
-async def _request_with_receipt(
-    connection: aio.Connection, message: Message, expect: Type[M], receipt: Callable[[bool], Message]
-) -> M:
+async def _request_with_receipt(connection: aio.Connection, message: Message, expect: Type[M], receipt: Receipt) -> M:
     try:
         answer = await connection.request(message, expect)
     except BaseException:  # cancelled, perhaps while the answer was coming in
-        if not connection.closed:
-            connection.note(receipt(False))
+        note = receipt(None)
+        if note is not None and not connection.closed:
+            connection.note(note)
         raise
-    connection.note(receipt(True))
+    note = receipt(answer)
+    if note is not None:
+        connection.note(note)
     return answer
 
 
-def _confirm(connection: wire.Connection, receipt: Callable[[bool], Message]) -> None:
+def _confirm(connection: wire.Connection, note: Optional[Message]) -> None:
     """The answer is here: a connection that breaks now is no reason to ask for it again."""
     try:
-        connection.note(receipt(True))
+        if note is not None:
+            connection.note(note)
     except ConnectionLost:
         return
 

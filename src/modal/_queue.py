@@ -252,14 +252,23 @@ class Queue(Stored):
 
         def request(again: bool) -> QueueGet:
             left = max(0.0, deadline - time.monotonic()) if again and wait > 0 else wait
-            return QueueGet(self.object_id, key, token, count, left, again, peek, -1 if after is None else after)
+            place = -1 if after is None else after
+            return QueueGet(self.object_id, key, token, count, left, again, peek, place, list(client.receipts))
 
-        return await client.request(
+        def receipt(answer: Optional[QueueItems]) -> Optional[Received]:
+            if answer is None:
+                return Received("queue", [token], give_back=True)
+            return Received("queue", [token]) if answer.items else None
+
+        answer = await client.request(
             request(False),
             QueueItems,
             again=lambda: request(True),
-            receipt=None if peek else lambda arrived: Received("queue", [token], not arrived),
+            receipt=None if peek else receipt,
         )
+        if answer.items and not peek:
+            client.receipts.append(token)
+        return answer
 
     async def _put(
         self, items: List[bytes], block: bool, timeout: Optional[float], partition: Optional[str], ttl: float

@@ -9,7 +9,7 @@ from functools import partial
 from intermodal.server.queues.partition import Partition
 from intermodal.server.queues.writes import Writes
 from intermodal.server.store import queues as sql
-from intermodal.server.store.queues import PartitionRow, QueueStore, Ranges
+from intermodal.server.store.queues import PartitionRow, QueueStore
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.queue import MAX_PARTITIONS
 
@@ -29,14 +29,14 @@ class Queue:
 
 
 class Partitions:
-    """`adopt(partition, token, ranges)` is told of what was lent before the server began."""
+    """`adopt` is told of what was lent before the server began."""
 
     def __init__(
         self,
         store: QueueStore,
         writes: Writes,
         find: Callable[[str], Awaitable[int]],
-        adopt: Callable[[Partition, bytes, Ranges], None],
+        adopt: Callable[[Partition, PartitionRow], None],
         next_number: int,
     ) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class Partitions:
         store: QueueStore,
         writes: Writes,
         find: Callable[[str], Awaitable[int]],
-        adopt: Callable[[Partition, bytes, Ranges], None],
+        adopt: Callable[[Partition, PartitionRow], None],
     ) -> Partitions:
         return cls(store, writes, find, adopt, await store.last_partition() + 1)
 
@@ -127,8 +127,7 @@ class Partitions:
             partition.begin_at(row.places[-1] + 1 if row.places else 0)
             partition.give_back([(place, place) for place in row.places if place not in lent])
             partition.expires_at = partition.kept_until = row.expires_at
-            for token, ranges in row.taken.items():
-                self._adopt(partition, token, ranges)
+            self._adopt(partition, row)
         self._loaded[queue.object_id, key] = partition
         if len(self._loaded) > MAX_LOADED:
             self._unload()

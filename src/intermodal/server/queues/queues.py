@@ -29,7 +29,7 @@ from modal._protocol.messages.object import Received, Stored
 from modal._protocol.messages.queue import MAX_BODY, MAX_ITEMS, QueueGet, QueueItems, QueuePut
 
 MAX_WAITING = 256 << 20  # bytes that producers may hold here while they wait for room
-MAX_TOKENS = 20_000  # puts that are recognised when they are sent again
+MAX_TOKENS = 20_000  # puts, and confirmations, that are recognised when they are sent again
 UNCLAIMED_SECONDS = 30.0  # after a restart: how long a consumer has to ask for what it was lent, or to confirm it
 _PEER = "queue_peer"
 
@@ -45,6 +45,7 @@ class Queues:
         self._now = now
         self._getters: dict[bytes, Getter] = {}  # by token, until their items have arrived
         self._puts: OrderedDict[bytes, Putter | None] = OrderedDict()  # by token; None: done
+        self._confirmed: OrderedDict[bytes, None] = OrderedDict()  # tokens that need not be heard of again
         self._waiting_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -185,6 +186,8 @@ class Queues:
     # -- getting
     def _take_get(self, connection: Connection, stream_id: int, message: QueueGet) -> None:
         check_get(message)
+        if message.arrived:
+            self._hear_again(connection, message.arrived)
         partition = self._partitions.get(message.queue_id, message.partition)
         if partition is None:
             self._when_ready(connection, stream_id, message, self._get)
@@ -281,6 +284,7 @@ class Queues:
         """What was lent has arrived, or (`give_back`) will not."""
         unknown = []
         for token in message.tokens[:MAX_ITEMS]:
+            self._confirmed[token] = None
             getter = self._getters.get(token)
             if getter is None:
                 unknown.append(token)
@@ -292,7 +296,23 @@ class Queues:
                 partition = getter.partition
                 self._writes.confirm(partition.number, getter.ranges, token, partial(_free, partition))
         if unknown and not message.give_back:
-            self._writes.confirm_unknown(unknown)
+            self._background(self._find_lent(connection, unknown))
+        while len(self._confirmed) > MAX_TOKENS:
+            self._confirmed.popitem(last=False)
+
+    async def _find_lent(self, connection: Connection, tokens: list[bytes]) -> None:
+        """Of a server before this one: load where it is; then it is known."""
+        for object_id, key in await self._writes.run(lambda c: sql.whereabouts(c, tokens)):
+            await self._partitions.load(object_id, key)
+        known = [token for token in tokens if token in self._getters]
+        if known:
+            self.received(connection, Received("queue", known))
+
+    def _hear_again(self, connection: Connection, tokens: list[bytes]) -> None:
+        """Confirmations that came before, unless the server died with them."""
+        new = [token for token in tokens if token not in self._confirmed]
+        if new:
+            self.received(connection, Received("queue", new))
 
     def _give_up(self, getter: Getter) -> None:
         """Whoever asked does not want it any more."""
@@ -493,13 +513,16 @@ class Queues:
         task = self._background(answer())
         streams[stream_id] = task
 
-    def _adopt(self, partition: Partition, token: bytes, ranges: sql.Ranges) -> None:
+    def _adopt(self, partition: Partition, row: sql.PartitionRow) -> None:
         """Lent before the server began: its client asks again, confirms, or is gone."""
-        getter = Getter(partition, token, sum(last - first + 1 for first, last in ranges), None, 0)
-        getter.ranges, getter.state = ranges, LENT
-        partition.busy += 1
-        self._getters[token] = getter
-        getter.timer = self._loop.call_later(UNCLAIMED_SECONDS, self._take_back, getter)
+        for token, ranges in row.taken.items():
+            getter = Getter(partition, token, sum(last - first + 1 for first, last in ranges), None, 0)
+            getter.ranges, getter.state = ranges, LENT
+            partition.busy += 1
+            self._getters[token] = getter
+            getter.timer = self._loop.call_later(UNCLAIMED_SECONDS, self._take_back, getter)
+        for put in row.puts:  # its client may not have heard that it was done, and send it again
+            self._remember(put)
 
     def _check_alive(self, partition: Partition) -> None:
         if self._partitions.get(partition.queue.object_id, partition.key) is not partition:

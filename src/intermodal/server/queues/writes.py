@@ -31,7 +31,6 @@ class Writes:
         self._loop = asyncio.get_event_loop()
         self._jobs: list[tuple[Work, Done]] = []
         self._confirmed: list[Confirmed] = []
-        self._unknown: list[bytes] = []
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -61,11 +60,6 @@ class Writes:
         self._confirmed.append((partition, ranges, token, then))
         self._flush_later(CONFIRM_DELAY)
 
-    def confirm_unknown(self, tokens: list[bytes]) -> None:
-        """So has what was lent under these tokens before the server began."""
-        self._unknown += tokens
-        self._flush_later(CONFIRM_DELAY)
-
     def flush(self) -> None:
         """Send everything to the writer."""
         self._due = False
@@ -74,21 +68,17 @@ class Writes:
             self._timer = None
         jobs, self._jobs = self._jobs, []
         confirmed, self._confirmed = self._confirmed, []
-        unknown, self._unknown = self._unknown, []
-        if not (jobs or confirmed or unknown):
+        if not (jobs or confirmed):
             return
 
         def work(connection: sqlite3.Connection) -> list[Any]:
             for partition, ranges, token, _then in confirmed:
                 sql.confirm(connection, partition, ranges, token)
-            if unknown:
-                sql.confirm_unknown(connection, unknown)
             return [job(connection) for job, _done in jobs]
 
         def done(results: list[Any] | None, error: Exception | None) -> None:
             if error is not None:
                 self._confirmed += confirmed
-                self._unknown += unknown
                 self._flush_later(RETRY_DELAY)
             else:
                 for _partition, _ranges, _token, then in confirmed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database, Done, Work
@@ -15,12 +14,13 @@ _CHUNK = 2000  # rows that one transaction deletes
 
 
 class PartitionRow(NamedTuple):
-    """`places`: of all its items; `taken`: token -> those handed out and not confirmed."""
+    """`places`: of all its items; `taken`: token -> those handed out and not confirmed; `puts`: the latter's puts."""
 
     number: int
     expires_at: float
     places: list[int]
     taken: dict[bytes, Ranges]
+    puts: list[bytes]
 
 
 class QueueStore:
@@ -120,13 +120,19 @@ def read_partition(connection: sqlite3.Connection, queue: int, key: bytes) -> Pa
     places = connection.execute(
         "SELECT key - ? FROM queue_items WHERE key BETWEEN ? AND ? ORDER BY key", (base, base, base + PLACES - 1)
     ).fetchall()
-    taken = connection.execute("SELECT token, ranges FROM queue_taken WHERE partition = ?", (row[0],)).fetchall()
-    return PartitionRow(
-        row[0],
-        row[1],
-        [place for (place,) in places],
-        {token: [(first, last) for first, last in json.loads(ranges)] for token, ranges in taken},
-    )
+    taken = {
+        token: [(first, last) for first, last in json.loads(ranges)]
+        for token, ranges in connection.execute("SELECT token, ranges FROM queue_taken WHERE partition = ?", (row[0],))
+    }
+    puts = [
+        token
+        for ranges in taken.values()
+        for first, last in ranges
+        for (token,) in connection.execute(
+            "SELECT token FROM queue_items WHERE key BETWEEN ? AND ? AND token != x''", (base + first, base + last)
+        )
+    ]
+    return PartitionRow(row[0], row[1], [place for (place,) in places], taken, puts)
 
 
 def drop_empty(connection: sqlite3.Connection, queue: int, loaded: list[int]) -> int:
@@ -218,12 +224,13 @@ def confirm(connection: sqlite3.Connection, number: int, ranges: Ranges, token: 
     connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
 
 
-def confirm_unknown(connection: sqlite3.Connection, tokens: Iterable[bytes]) -> None:
-    """As `confirm`, of what was lent before a restart."""
-    for token in tokens:
-        row = connection.execute("SELECT partition, ranges FROM queue_taken WHERE token = ?", (token,)).fetchone()
-        if row is not None:
-            confirm(connection, row[0], json.loads(row[1]), token)
+def whereabouts(connection: sqlite3.Connection, tokens: list[bytes]) -> list[tuple[str, bytes]]:
+    """Queue (its id) and key of the partitions of what was lent under these tokens."""
+    return connection.execute(
+        f"SELECT DISTINCT object_id, key FROM queue_taken JOIN queue_partitions p ON p.number = partition "  # noqa: S608
+        f"JOIN objects ON objects.number = queue WHERE token IN ({','.join('?' * len(tokens))})",
+        tokens,
+    ).fetchall()
 
 
 def take_back(connection: sqlite3.Connection, token: bytes) -> None:

@@ -45,6 +45,7 @@ class QueueGet(Message, type=207):
     again: bool = False
     peek: bool = False
     after: int = -1
+    arrived: List[bytes] = []  # tokens under which the client got items lately: a new server may not have heard of it
 
 
 class QueueItems(Message, type=208):
