@@ -27,6 +27,7 @@ from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
 from intermodal.server.rpc.objects import ObjectHandlers
+from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
@@ -39,6 +40,7 @@ from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean, keep_objects_clean
 from intermodal.server.services.mounts import Mounts
 from intermodal.server.services.objects import Objects
+from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.status import Status, software
@@ -105,6 +107,7 @@ class Server:
             undo.push_async_callback(self.dicts.close)
             await self.queues.open()
             undo.callback(self.queues.close)
+            await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
             undo.callback(self.apps.sessions.close)
@@ -172,6 +175,7 @@ class Server:
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
+        self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
@@ -199,6 +203,7 @@ class Server:
             FileHandlers(files, Mounts(store.images, files), self.values),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
             ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),
+            ProxyTokenHandlers(self.proxy_tokens),
             ContainerHandlers(
                 workers,
                 store.fleet,

@@ -18,6 +18,7 @@ from intermodal.server.store.fleet import FleetStore
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
 from intermodal.server.store.objects import ObjectStore
+from intermodal.server.store.proxy_tokens import ProxyTokenStore
 from intermodal.server.store.queues import QueueStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
@@ -36,6 +37,7 @@ class Store:
         self.images = ImageStore(database)
         self.secrets = SecretStore(database)
         self.tokens = TokenStore(database)
+        self.proxy_tokens = ProxyTokenStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
         self.objects = ObjectStore(database)
