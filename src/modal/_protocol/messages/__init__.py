@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 NOUNS = (
-    "app", "call", "container", "dict", "file", "function", "image", "log", "object", "proxy", "queue", "secret", "wire",
-    "worker",
+    "app", "call", "container", "dict", "file", "function", "image", "log", "object", "proxy", "queue", "secret",
+    "wire", "worker",
 )  # fmt: skip
 
 
