@@ -103,6 +103,7 @@ class Server:
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
+            await self.secrets.open()
             await self.dicts.open()
             undo.push_async_callback(self.dicts.close)
             await self.queues.open()

@@ -10,6 +10,7 @@ from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.store.environments import Environment
 from modal._protocol.aio import Connection, Handlers
+from modal._protocol.messages.object import ObjectCount
 from modal._protocol.messages.secret import (
     EnvironmentCreate,
     EnvironmentDelete,
@@ -23,6 +24,7 @@ from modal._protocol.messages.secret import (
     SecretList,
     SecretLookup,
     SecretsKnown,
+    SecretsRotate,
     Token,
     TokenCreate,
     TokenInfo,
@@ -58,6 +60,7 @@ class WorkspaceHandlers:
         handlers.unary(SecretLookup)(self.lookup_secret)
         handlers.unary(SecretList)(self.list_secrets)
         handlers.unary(SecretDelete)(self.delete_secret)
+        handlers.unary(SecretsRotate)(self.rotate_key)
         handlers.unary(EnvironmentCreate)(self.create_environment)
         handlers.unary(EnvironmentList)(self.list_environments)
         handlers.unary(EnvironmentUpdate)(self.update_environment)
@@ -85,6 +88,9 @@ class WorkspaceHandlers:
     async def delete_secret(self, connection: Connection, message: SecretDelete) -> Done:
         await self._secrets.delete(self._environment(connection, message.environment), message.name)
         return Done()
+
+    async def rotate_key(self, connection: Connection, message: SecretsRotate) -> ObjectCount:
+        return ObjectCount(await self._secrets.rotate_key())
 
     async def create_environment(self, connection: Connection, message: EnvironmentCreate) -> Done:
         await self._environments.create(message.name)

@@ -132,4 +132,4 @@ class TokenRevoke(Message, type=98):
 
 
 class SecretsRotate(Message, type=206):
-    """Encrypt all secrets with a new key. From operators. Answered with Done."""
+    """Encrypt all secrets with a new key. From operators. Answered with ObjectCount."""
