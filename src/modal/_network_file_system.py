@@ -52,7 +52,7 @@ class NetworkFileSystem(_Stored):
 
     @synchronized_context_classmethod
     async def ephemeral(
-        cls: Type[NetworkFileSystem],  # noqa: N805 - it is a class method
+        cls: Type[NetworkFileSystem],
         client: Optional[Client] = None,
         environment_name: Optional[str] = None,
         _heartbeat_sleep: float = EPHEMERAL_OBJECT_HEARTBEAT_SLEEP,

@@ -185,7 +185,7 @@ class Volume(_Stored):
 
     @synchronized_context_classmethod
     async def ephemeral(
-        cls: Type[Volume],  # noqa: N805 - it is a class method
+        cls: Type[Volume],
         client: Optional[Client] = None,
         environment_name: Optional[str] = None,
         version: Optional[int] = None,

@@ -32,8 +32,6 @@ def test_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Non
 
 
 PLANNED = [
-    ["dict", "get", "d", "k"],
-    ["queue", "peek", "q", "3"],
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],

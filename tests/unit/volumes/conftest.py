@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.objects import Objects
+from intermodal.contents import Contents
 from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volumes import Volumes
@@ -29,8 +29,8 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    made = Objects(tmp_path / "objects")
+def objects(tmp_path: Path) -> Contents:
+    made = Contents(tmp_path / "objects")
     made.prepare()
     return made
 
@@ -41,5 +41,5 @@ def network_files(tmp_path: Path) -> NetworkFiles:
 
 
 @pytest.fixture
-def volumes(store: Store, objects: Objects, network_files: NetworkFiles) -> Volumes:
+def volumes(store: Store, objects: Contents, network_files: NetworkFiles) -> Volumes:
     return Volumes(store.volumes, VolumeNames(store.volumes, network_files.remove_all), objects)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.objects import Objects
+from intermodal.contents import Contents
 from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.volume_paths import check, check_entry, clean
 from intermodal.server.services.volumes import Volumes
@@ -54,7 +54,7 @@ def test_entries_are_checked(entry: Entry) -> None:
         check_entry(entry)
 
 
-def stored(objects: Objects, path: str, content: bytes, mode: int = 0o644) -> Entry:
+def stored(objects: Contents, path: str, content: bytes, mode: int = 0o644) -> Entry:
     digest = place_bytes(content, str(objects.directory), mode, 5)
     return Entry(path, FILE, mode, 0, 0, 5, len(content), digest)
 
@@ -67,7 +67,7 @@ async def read(volumes: Volumes, path: str) -> bytes:
     return b"".join([chunk async for chunk in volumes.read(VOLUME_ID, path)])
 
 
-async def test_upload_and_read(volumes: Volumes, objects: Objects) -> None:
+async def test_upload_and_read(volumes: Volumes, objects: Contents) -> None:
     entries = [stored(objects, "d/x", b"one"), Entry("l", SYMLINK, 0o777, content="d"), Entry("e", DIRECTORY, 0o755)]
     await volumes.upload(VOLUME_ID, entries, False)
     assert await paths(volumes) == ["d", "d/x", "e", "l"]
@@ -91,7 +91,7 @@ async def test_links_never_lead_out(volumes: Volumes, target: str) -> None:
     assert failed.value.code == Code.INVALID
 
 
-async def test_what_is_in_the_way_of_an_upload(volumes: Volumes, objects: Objects) -> None:
+async def test_what_is_in_the_way_of_an_upload(volumes: Volumes, objects: Contents) -> None:
     one, two = stored(objects, "d/x", b"one"), stored(objects, "d/x", b"two")
     await volumes.upload(VOLUME_ID, [one], False)
     for entries, force in [
@@ -114,7 +114,7 @@ async def test_contents_must_be_there(volumes: Volumes) -> None:
         await volumes.upload(VOLUME_ID, [Entry("x", FILE, content="0" * 64)], False)
 
 
-async def test_copying_is_as_cp_does(volumes: Volumes, objects: Objects) -> None:
+async def test_copying_is_as_cp_does(volumes: Volumes, objects: Contents) -> None:
     await volumes.upload(VOLUME_ID, [stored(objects, "d/x", b"one"), stored(objects, "y", b"two")], False)
     await volumes.copy(VOLUME_ID, ["d/x"], "z", False)
     await volumes.copy(VOLUME_ID, ["y"], "/d", False)
@@ -138,7 +138,7 @@ async def test_copying_is_as_cp_does(volumes: Volumes, objects: Objects) -> None
         await volumes.copy(VOLUME_ID, ["d"], "d", True)
 
 
-async def test_removing(volumes: Volumes, objects: Objects) -> None:
+async def test_removing(volumes: Volumes, objects: Contents) -> None:
     await volumes.upload(VOLUME_ID, [stored(objects, name, b"") for name in ("d/x", "d/e/y", "d0")], False)
     with pytest.raises(Fault, match="recursive"):
         await volumes.remove(VOLUME_ID, "d", False)
@@ -148,7 +148,7 @@ async def test_removing(volumes: Volumes, objects: Objects) -> None:
     assert await paths(volumes) == []
 
 
-async def test_only_what_no_version_needs_is_collected(volumes: Volumes, objects: Objects) -> None:
+async def test_only_what_no_version_needs_is_collected(volumes: Volumes, objects: Contents) -> None:
     needed, old, unused = (stored(objects, "x", content) for content in (b"needed", b"old", b"unused"))
     await volumes.upload(VOLUME_ID, [old], False)
     await volumes.upload(VOLUME_ID, [needed], True)

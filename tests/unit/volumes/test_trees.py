@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from intermodal.objects import Objects
+from intermodal.contents import Contents
 from intermodal.worker.volumes import scan
 from intermodal.worker.volumes.checkouts import Checkouts, Layer, _longest_chain, build_layer
 from intermodal.worker.volumes.scan import Memo, Scan, memo_from_json, memo_to_json
@@ -20,7 +20,7 @@ from modal._protocol.objects import hash_of, object_path, place, place_bytes
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="whiteouts and trusted attributes need root")
 
 
-def look(upper: Path, memo: Memo, objects: Objects) -> Scan:
+def look(upper: Path, memo: Memo, objects: Contents) -> Scan:
     def merged() -> str:
         raise AssertionError("nothing was renamed")
 
@@ -40,7 +40,7 @@ def upper(tmp_path: Path) -> Path:
     return made
 
 
-def test_first_scan_finds_all(upper: Path, objects: Objects) -> None:
+def test_first_scan_finds_all(upper: Path, objects: Contents) -> None:
     (upper / "d").mkdir()
     (upper / "d/x").write_text("content")
     (upper / "d/x").chmod(0o600)
@@ -55,7 +55,7 @@ def test_first_scan_finds_all(upper: Path, objects: Objects) -> None:
     assert found.changes[2].content == "/etc/passwd"
 
 
-def test_only_what_changed_is_found_again(upper: Path, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_changed_is_found_again(upper: Path, objects: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "FRESH", -1)
     (upper / "d").mkdir()
     for name in ("x", "y"):
@@ -71,7 +71,7 @@ def test_only_what_changed_is_found_again(upper: Path, objects: Objects, monkeyp
     assert kinds(look(upper, memo, objects)) == [("d", REMOVED)]
 
 
-def test_a_file_of_this_moment_is_looked_at_again(upper: Path, objects: Objects) -> None:
+def test_a_file_of_this_moment_is_looked_at_again(upper: Path, objects: Contents) -> None:
     (upper / "x").write_text("one")
     memo = look(upper, {}, objects).memo
     assert memo["x"].fresh
@@ -83,7 +83,7 @@ def test_a_file_of_this_moment_is_looked_at_again(upper: Path, objects: Objects)
     assert kinds(look(upper, memo, objects)) == [("x", FILE)]
 
 
-def test_what_was_not_acknowledged_is_found_after_a_restart(upper: Path, objects: Objects) -> None:
+def test_what_was_not_acknowledged_is_found_after_a_restart(upper: Path, objects: Contents) -> None:
     (upper / "x").write_text("one")
     (upper / "y").write_text("two")
     pending = look(upper, {}, objects)
@@ -93,7 +93,7 @@ def test_what_was_not_acknowledged_is_found_after_a_restart(upper: Path, objects
 
 
 @needs_root
-def test_marks_of_overlayfs(upper: Path, objects: Objects) -> None:
+def test_marks_of_overlayfs(upper: Path, objects: Contents) -> None:
     os.mknod(upper / "gone", stat.S_IFCHR, 0)
     (upper / "anew").mkdir()
     (upper / "anew/x").write_text("x")
@@ -105,7 +105,7 @@ def test_marks_of_overlayfs(upper: Path, objects: Objects) -> None:
     assert ("gone", REMOVED) not in kinds(again)
 
 
-def test_holes_stay_holes(tmp_path: Path, objects: Objects) -> None:
+def test_holes_stay_holes(tmp_path: Path, objects: Contents) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.seek(64 << 20)
@@ -120,12 +120,12 @@ def test_holes_stay_holes(tmp_path: Path, objects: Objects) -> None:
     assert stored.read_bytes() == path.read_bytes()
 
 
-def entry_of(objects: Objects, path: str, content: bytes, **attributes: Any) -> Entry:
+def entry_of(objects: Contents, path: str, content: bytes, **attributes: Any) -> Entry:
     digest = place_bytes(content, str(objects.directory), 0o644, 5)
     return Entry(path, FILE, size=len(content), content=digest, mtime=5)._replace(**attributes)
 
 
-def test_a_layer_has_content_and_attributes(tmp_path: Path, objects: Objects) -> None:
+def test_a_layer_has_content_and_attributes(tmp_path: Path, objects: Contents) -> None:
     entries = [
         Entry("d", DIRECTORY, 0o750, mtime=9_000_000_000),
         entry_of(objects, "d/x", b"one"),
@@ -145,7 +145,7 @@ def test_a_layer_has_content_and_attributes(tmp_path: Path, objects: Objects) ->
 
 
 @needs_root
-def test_removals_are_marked_where_there_is_something_to_hide(tmp_path: Path, objects: Objects) -> None:
+def test_removals_are_marked_where_there_is_something_to_hide(tmp_path: Path, objects: Contents) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     changes = [Entry("d", REMOVED), Entry("d/x", REMOVED), Entry("e", DIRECTORY, 0o755), Entry("e/x", REMOVED)]
@@ -163,7 +163,7 @@ def test_the_way_that_leads_furthest_is_taken() -> None:
 class Server:
     """A volume whose every version adds a file."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Contents) -> None:
         self.version = 0
         self.oldest = 0
         self.asked: list[int] = []
@@ -179,7 +179,7 @@ class Server:
         )
 
 
-async def test_layers_stay_few_and_unused_ones_go(tmp_path: Path, objects: Objects) -> None:
+async def test_layers_stay_few_and_unused_ones_go(tmp_path: Path, objects: Contents) -> None:
     server = Server(objects)
     with ThreadPoolExecutor(1) as executor:
         checkouts = Checkouts(tmp_path / "checkouts", objects, executor, server.changed)

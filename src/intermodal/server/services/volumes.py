@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
-from intermodal.objects import SPARED, Objects
+from intermodal.contents import SPARED, Contents
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volume_paths import clean, join
 from intermodal.server.store.volume_edit import VolumeEdit
@@ -22,7 +22,7 @@ log = logging.getLogger("intermodal.volumes")
 
 
 class Volumes:
-    def __init__(self, store: VolumeStore, names: VolumeNames, objects: Objects) -> None:
+    def __init__(self, store: VolumeStore, names: VolumeNames, objects: Contents) -> None:
         self.objects = objects
         self.names = names
         self._store = store

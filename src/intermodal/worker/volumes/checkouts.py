@@ -20,8 +20,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+from intermodal.contents import Contents, apply_attributes
 from intermodal.files import disk_fault
-from intermodal.objects import Objects, apply_attributes
 from intermodal.worker.containers.overlay import remove_tree
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FILE, REMOVED, SYMLINK, Entry
@@ -57,7 +57,7 @@ class Checkout(NamedTuple):
 class Checkouts:
     """All trees on this machine. `changed` asks the server what a newer version differs in."""
 
-    def __init__(self, directory: Path, objects: Objects, executor: Executor, changed: Changed) -> None:
+    def __init__(self, directory: Path, objects: Contents, executor: Executor, changed: Changed) -> None:
         self._directory = directory
         self._objects = objects
         self._executor = executor
@@ -214,7 +214,7 @@ class Checkouts:
             self._executor.submit(remove_tree, path)
 
 
-def build_layer(root: str, changes: list[Entry], objects: Objects, over_another: bool) -> None:
+def build_layer(root: str, changes: list[Entry], objects: Contents, over_another: bool) -> None:
     """Blocking: make a tree of these entries, parents first. Raises OSError, Fault (a content is missing)."""
     hidden = ""  # below this path nothing can be any more
     directories: list[tuple[str, Entry]] = []

@@ -17,8 +17,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
+from intermodal.contents import Contents
 from intermodal.files import disk_fault
-from intermodal.objects import Objects
 from intermodal.worker.containers import kernel
 from intermodal.worker.containers.launch import StartFailed
 from intermodal.worker.containers.overlay import Overlay, remove_tree
@@ -48,7 +48,7 @@ class Mounted:
         target: str,
         read_only: bool,
         checkouts: Checkouts,
-        objects: Objects,
+        objects: Contents,
         executor: Executor,
         commit: Commit,
         rootless: bool,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from intermodal.objects import Objects
+from intermodal.contents import Contents
 from modal._protocol.messages.volume import CLEARED, DIRECTORY, FILE, REMOVED, SYMLINK, Entry
 from modal._protocol.objects import hash_of
 
@@ -52,7 +52,7 @@ def stamp_of(status: os.stat_result) -> Stamp:
 class Scan:
     """`run()` once; then `changes` says what to commit, and `memo` what is committed once that has succeeded."""
 
-    def __init__(self, upper: str, memo: Memo, objects: Objects, merged: Callable[[], str]) -> None:
+    def __init__(self, upper: str, memo: Memo, objects: Contents, merged: Callable[[], str]) -> None:
         """`merged()` mounts the whole tree as the container sees it, read-only, and returns where: it is asked for
         when a directory of an older version was renamed."""
         self.changes: list[Entry] = []

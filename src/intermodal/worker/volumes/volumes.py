@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from intermodal.contents import Contents
 from intermodal.home import Home
-from intermodal.objects import Objects
 from intermodal.worker.containers.launch import Bind, StartFailed
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import in_user_namespace
@@ -44,7 +44,7 @@ class Volumes:
     def __init__(self, home: Home, connection: Callable[[], aio.Connection | None]) -> None:
         self._home = home
         self._connection = connection
-        self._objects = Objects(home.volumes / "objects")
+        self._objects = Contents(home.volumes / "objects")
         self._executor = ThreadPoolExecutor(8, "volumes")
         self._checkouts = Checkouts(home.volumes / "checkouts", self._objects, self._executor, self._changed)
         self._mounts = home.volumes / "mounts"

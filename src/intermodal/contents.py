@@ -24,7 +24,7 @@ MODE = 0o644  # of an object whose file's own mode or owner it cannot have
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Objects:
+class Contents:
     """The store below one directory. Any number of processes may use it at once."""
 
     def __init__(self, directory: Path) -> None:
