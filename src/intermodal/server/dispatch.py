@@ -16,6 +16,7 @@ from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
 from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.worker import (
+    EXIT_CANCELLED,
     ContainerExited,
     ContainerSpec,
     RunInputs,
@@ -28,6 +29,7 @@ log = logging.getLogger("intermodal.dispatch")
 
 CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
+NEVER = float("inf")
 UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 STOP_GRACE = 30.0  # seconds for exit handlers
 
@@ -54,6 +56,7 @@ class Container:
 
     __slots__ = (
         "asked",
+        "asked_to_cancel",
         "cancelled",
         "failure",
         "frames",
@@ -90,6 +93,7 @@ class Container:
         self.state = "starting"
         self.started_at = time.time()
         self.cancelled: dict[int, float] = {}  # token -> when the runner was told
+        self.asked_to_cancel = False  # it was told so at least once
         self.failure: CallFailure | None = None
         self.marks: dict[str, float] = {}
         self.stop_reason = ""
@@ -219,10 +223,15 @@ class Dispatch:
             self.kill_container(container, 0.0, "its input was cancelled")
         elif interrupt and container.link is not None:
             # The runner's answer frees the container; until then the input counts as running there.
-            container.cancelled[held.token] = time.monotonic()
-            container.link.cancel([held.token])
+            self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
         self.deliver(held, status, value, blob, -1)
+
+    def _cancel(self, container: Container, token: int) -> None:
+        container.cancelled[token] = time.monotonic()
+        container.asked_to_cancel = True
+        if container.link is not None:
+            container.link.cancel([token])
 
     # -- decisions
     def run(self) -> None:
@@ -242,14 +251,19 @@ class Dispatch:
                 elif type(decision) is GiveUp:
                     self._give_up(decision.inputs, decision.reason)
             decisions = self.scheduler.decisions
+        due = self.scheduler.due
+        if due != NEVER:
+            self._wake(due)
 
     def _assign(self, decision: Assign) -> None:
         container = self.containers[decision.container_id]
         tokens = container.tokens
+        now = time.monotonic()
+        deadline = now + (container.function.spec.timeout or NEVER)
         if not tokens:
-            container.running_since = time.monotonic()
-            if container.function.spec.timeout:
-                self._wake(container.running_since + container.function.spec.timeout)
+            container.running_since = now
+        if deadline != NEVER:
+            self._wake(deadline)
         batch: list[Held] = []
         size = 0
         together = len(decision.inputs) if decision.batch else 0
@@ -258,6 +272,7 @@ class Dispatch:
             container.next_token = token + 1
             held.token = token
             held.container = container
+            held.deadline = deadline
             tokens[token] = held
             if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
                 self._send(container, batch, together)
@@ -265,7 +280,6 @@ class Dispatch:
             batch.append(held)
             size += len(held.args)
         self._send(container, batch, together)
-        self._watch()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
@@ -376,8 +390,8 @@ class Dispatch:
             held.over = True
             self.deliver(held, status, value, blob, -1)
         now = time.monotonic()
-        container.running_since = now
         if final:
+            container.running_since = now
             seconds = sum(message.durations) / len(message.durations) if message.durations else None
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
@@ -427,7 +441,13 @@ class Dispatch:
         limit = max(1, function.spec.concurrent_max, batching_of(function.spec)[0])
         running, waiting = held_inputs[:limit], held_inputs[limit:]
         # A worker that went away is nobody's fault: what ran there runs again elsewhere.
-        stopped = container.state == "stopping" or message.reason in ("stopped", "lost")
+        stopped = (
+            container.state == "stopping"
+            or message.reason in ("stopped", "lost")
+            or (
+                message.exit_code == EXIT_CANCELLED and container.asked_to_cancel
+            )  # threads cannot be interrupted one by one
+        )
         back = [held for held in waiting if not held.over]
         if stopped:
             back = [held for held in running if not held.over] + back
@@ -486,10 +506,6 @@ class Dispatch:
                 self.deliver(held, Status.INIT_FAILURE, value, "", -1)
 
     # -- time
-    def _watch(self) -> None:
-        if self.scheduler._watched:
-            self._wake(time.monotonic() + 0.05)
-
     def _wake(self, at: float) -> None:
         """See that `tick` runs at `at` or before."""
         if self._timer is not None and self._timer_at <= at + 0.001:
@@ -517,11 +533,7 @@ class Dispatch:
         for container in list(self.containers.values()):
             timeout = container.function.spec.timeout
             if container.tokens and timeout and container.ready:
-                at = container.running_since + timeout
-                if at <= now:
-                    self._time_out(container)
-                else:
-                    due = min(due, at)
+                due = min(due, self._time_out(container, now))
             for told in container.cancelled.values():
                 if told + UNANSWERED_SECONDS <= now:
                     self.kill_container(container, 0.0, "it did not react to the cancellation of its input")
@@ -529,16 +541,18 @@ class Dispatch:
                 due = min(due, told + UNANSWERED_SECONDS)
         return due
 
-    def _time_out(self, container: Container) -> None:
+    def _time_out(self, container: Container, now: float) -> float:
+        """Cancel what has run for too long; when the next input of the container will have."""
         spec = container.function.spec
         limit = max(1, spec.concurrent_max, batching_of(spec)[0])
-        for token in list(container.tokens)[:limit]:
-            held = container.tokens[token]
+        for token, held in list(container.tokens.items())[:limit]:
             if held.over or token in container.cancelled:
                 continue
-            container.cancelled[token] = time.monotonic()
-            if container.link is not None:
-                container.link.cancel([token])
+            # Where one runs at a time, those behind it have not begun.
+            at = held.deadline if limit > 1 else max(held.deadline, container.running_since + spec.timeout)
+            if at > now:
+                return at
+            self._cancel(container, token)
             if spec.retry is not None and held.attempts < spec.retry.max_retries:
                 # The old attempt's answer is for nobody; the new one is an input of its own.
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
@@ -550,6 +564,7 @@ class Dispatch:
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
             held.over = True
             self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1)
+        return NEVER
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished is not known here, containers]."""
@@ -598,10 +613,12 @@ def rules_of(spec: FunctionSpec) -> Rules:
 
 def batching_of(spec: FunctionSpec) -> tuple[int, int]:
     """Inputs in one run, and milliseconds that the first one waits; 0, 0 where it is not batched."""
+    if spec.batch_size:
+        return spec.batch_size, spec.batch_wait_ms  # of a function, or by `with_batching`
     for method in spec.methods:
         if method.batch_size:
             return method.batch_size, method.batch_wait_ms  # a class with a batched method has no other
-    return spec.batch_size, spec.batch_wait_ms
+    return 0, 0
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]

@@ -58,20 +58,24 @@ class Queue:
     __slots__ = ("_items",)
 
     def __init__(self) -> None:
-        self._items: OrderedDict[Any, None] = OrderedDict()
+        self._items: OrderedDict[Any, float] = OrderedDict()  # input -> since when it waits
 
-    def extend(self, inputs: list[Any]) -> None:
+    def extend(self, inputs: list[Any], now: float) -> None:
         """Behind all others."""
         items = self._items
         for item in inputs:
-            items[item] = None
+            items[item] = now
 
-    def extend_front(self, inputs: list[Any]) -> None:
+    def extend_front(self, inputs: list[Any], now: float) -> None:
         """Before all others, in this order."""
         items = self._items
         for item in reversed(inputs):
-            items[item] = None
+            items[item] = now
             items.move_to_end(item, last=False)
+
+    def first_came(self) -> float:
+        """Since when the first one waits."""
+        return next(iter(self._items.values()))
 
     def take(self, count: int) -> list[Any]:
         """The first `count`, or as many as there are."""
