@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from intermodal.server.failures import CrashLoop, describe_exit
+from intermodal.server.failures import CrashLoop, crash_pause, describe_exit
 from intermodal.server.inputs import Call, Held
 from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
@@ -27,7 +27,8 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.dispatch")
 
-CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
+CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again after its container died under it
+CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
 UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
@@ -124,6 +125,7 @@ class Dispatch:
         self.containers: dict[str, Container] = {}
         self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
+        self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
         self.start_container: Callable[[Container], Awaitable[None]]
@@ -419,6 +421,10 @@ class Dispatch:
         assert retry is not None
         delay = min(retry.initial_delay * retry.backoff_coefficient**held.attempts, retry.max_delay)
         held.attempts += 1
+        self.retried(held)
+        self._requeue_later(held, delay)
+
+    def _requeue_later(self, held: Held, delay: float) -> None:
         held.container = None
 
         def again() -> None:
@@ -454,13 +460,26 @@ class Dispatch:
         elif container.failure is not None or not container.ready:
             self._start_failed(container, message)
         else:
-            back = self._crashed(container, message, running) + back
+            if waiting:
+                self._be_careful(function)
+            back = self._crashed(container, message, running, blame=not waiting) + back
         self.requeue(back)
         self.changed(function.app_id)
         self.settled()
 
-    def _crashed(self, container: Container, message: ContainerExited, running: list[Held]) -> list[Held]:
-        """It died under its inputs: they are tried again, but not for ever. Returns those."""
+    def _be_careful(self, function: Function) -> None:
+        """Short inputs' outputs leave together, so the one that killed the container need not be its first."""
+        pool = function.pool
+        if not pool.careful:
+            pool.careful = True
+            asyncio.get_running_loop().call_later(CAREFUL_SECONDS, setattr, pool, "careful", False)
+
+    def _crashed(self, container: Container, message: ContainerExited, running: list[Held], blame: bool) -> list[Held]:
+        """It died under its inputs. Returns those that are tried again at once.
+
+        In an ephemeral app they fail after some attempts. A deployed one tries for ever, ever more slowly: the pause
+        is the input's own, so that one that kills its containers does not hold up the others.
+        """
         text, hint = describe_exit(message, container.function.spec)
         if running or message.exit_code:
             self.system_log(container, text)
@@ -470,10 +489,14 @@ class Dispatch:
         for held in running:
             if held.over:
                 continue
-            held.crashes += 1
+            held.crashes += blame
             retries = function.spec.retry.max_retries if function.spec.retry else 0
-            if held.crashes <= CRASHES_ALLOWED + retries:
-                again.append(held)
+            if not function.ephemeral or held.crashes <= CRASHES_ALLOWED + retries:
+                pause = crash_pause(held.crashes) if not function.ephemeral else 0.0
+                if pause:
+                    self._requeue_later(held, pause)
+                else:
+                    again.append(held)
                 continue
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
             held.container = None

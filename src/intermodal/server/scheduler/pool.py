@@ -116,6 +116,7 @@ class Pool:
         "average",
         "backlog",
         "batch_due",
+        "careful",
         "due",
         "function_id",
         "idle",
@@ -148,6 +149,7 @@ class Pool:
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
+        self.careful = False  # a container died and nobody knows under which input: give them one at a time
         self.due = float("inf")  # its entry in the agenda
 
     def learn(self, seconds: float) -> None:
@@ -162,7 +164,7 @@ class Pool:
         rules = self.rules
         if rules.batch_size:
             return rules.batch_size
-        if not rules.prefetch or rules.max_inputs or self.average is None:
+        if not rules.prefetch or rules.max_inputs or self.average is None or self.careful:
             return rules.limit
         waiting = int(PREFETCH_SECONDS / max(self.average, 1e-6))
         return rules.limit + min(PREFETCH_INPUTS, waiting)
