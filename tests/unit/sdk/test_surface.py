@@ -94,8 +94,8 @@ def test_what_is_planned_says_so_in_both_faces() -> None:
 
 
 async def test_what_is_planned_says_so_in_asyncio() -> None:
-    with pytest.raises(exception.InvalidError, match=r"NetworkFileSystem\.listdir"):
-        await modal.NetworkFileSystem.from_name("n").listdir.aio("/")
+    with pytest.raises(exception.InvalidError, match=r"Sandbox\.create"):
+        await modal.Sandbox.create.aio("echo", "hi")
 
 
 def test_tunnel_addresses() -> None:
