@@ -99,7 +99,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
-        self._spawn(self.volumes.keep_committed(self._executing))
+        self._spawn(self.volumes.keep_committed(self._activity))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -317,9 +317,8 @@ class Agent:
             raise Fault(Code.INVALID, f"a volume cannot be asked to {message.action[:40]!r}")
         return Done()
 
-    def _executing(self) -> set[str]:
-        """Containers that run inputs, or are still starting."""
-        return {cell.container_id for cell in self.cells.values() if cell.executing}
+    def _activity(self) -> dict[str, tuple[bool, int]]:
+        return {cell.container_id: cell.activity() for cell in self.cells.values()}
 
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:

@@ -33,6 +33,7 @@ from modal._protocol.messages.volume import (
 log = logging.getLogger("intermodal.volumes")
 
 BACKGROUND_SECONDS = 5.0  # between commits while a function executes
+LOOK_SECONDS = 1.0  # between looks at what is due
 BACKGROUND_SHARE = 10.0  # and at least so many times what the last one took
 LAST_COMMIT_SECONDS = 30.0  # that the end of a container waits for the server; after that it is committed later
 RETRY_SECONDS = 30.0  # between attempts to commit what an ended container has left
@@ -51,7 +52,7 @@ class Volumes:
         self._by_container: dict[str, list[Mounted]] = {}
         self._left: list[Mounted] = []  # of ended containers, not committed yet
         self._rootless = in_user_namespace()
-        self._busy: set[str] = set()  # containers that were executing when last looked at
+        self._inputs: dict[str, int] = {}  # container id -> inputs it had been given when it was last committed
 
     def open(self) -> None:
         """Blocking: find what earlier workers have left."""
@@ -134,7 +135,7 @@ class Volumes:
                     f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
                     "they are kept, and it is tried again"
                 )
-        self._busy.discard(container_id)
+        self._inputs.pop(container_id, None)
         return problems
 
     async def _settle(self, one: Mounted) -> str:
@@ -194,23 +195,23 @@ class Volumes:
                     self._checkouts.forget(volume_id)
 
     # -- in the background
-    async def keep_committed(self, executing: Callable[[], set[str]]) -> None:
-        """Until cancelled: commit now and then what executing containers change, and what ended ones have left."""
+    async def keep_committed(self, activity: Callable[[], dict[str, tuple[bool, int]]]) -> None:
+        """Until cancelled: commit now and then what executing containers change, and what ended ones have left.
+
+        `activity` says of each container whether it executes, and how many inputs it has been given: one that has
+        executed since its last commit gets one more.
+        """
         retry = 0.0
         while True:
-            await asyncio.sleep(BACKGROUND_SECONDS / 5)
+            await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
-            busy = executing()
-            due = [
-                one
-                for container_id in busy | self._busy
-                for one in self._by_container.get(container_id, [])
-                if one.due <= now and not one.read_only
-            ]
-            if due:
-                self._busy = busy
-            for one in due:
-                await self._commit_in_background(one)
+            for container_id, (executes, inputs) in activity().items():
+                mounted = self._by_container.get(container_id, [])
+                due = [one for one in mounted if one.due <= now and not one.read_only]
+                if due and (executes or inputs != self._inputs.get(container_id)):
+                    self._inputs[container_id] = inputs if not executes else -1
+                    for one in due:
+                        await self._commit_in_background(one)
             if self._left and now >= retry and self._connection() is not None:
                 for one in list(self._left):
                     problem = await self._settle(one)
@@ -223,6 +224,8 @@ class Volumes:
             await one.commit()
         except (Fault, WireError) as error:
             log.warning("%s: the volume at %s was not committed: %s", one.container_id, one.target, error)
+        except Exception:  # the other containers' volumes are not to suffer
+            log.exception("%s: the volume at %s was not committed", one.container_id, one.target)
         one.due = time.monotonic() + max(BACKGROUND_SECONDS, BACKGROUND_SHARE * one.took)
 
     # -- the server
