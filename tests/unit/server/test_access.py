@@ -18,7 +18,8 @@ from modal._protocol.messages import app, call, container, file, function, image
 ANSWERS = {
     "AppCreated", "AppPublished", "AppEnded", "AppInfo", "Apps", "AppHistory", "Inputs", "Outputs", "FailureValue",
     "CallGraph", "CallStats", "BlobChunk", "Containers", "ContainerTimings", "MountKnown", "FunctionHandle",
-    "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
+    "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ImageLog",
+    "BuilderVersionKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
     "TokensKnown", "ServerStatus",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from intermodal.worker.images.kinds import (
     apt,
+    builder_packages,
     copy,
     debian_slim,
     pip,
@@ -17,6 +18,7 @@ from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 
 MODULES = (
     apt,
+    builder_packages,
     copy,
     debian_slim,
     pip,
