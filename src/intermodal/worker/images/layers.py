@@ -63,6 +63,7 @@ class Layer:
     settings: dict[str, Any] = field(default_factory=dict)  # other fields of ImageConfig that it sets
     shape: str = ""  # a hash of all names and properties: what can be checked without reading every file
     digest: str = ""  # a hash of the content too, once the disk has it
+    implied: list[str] = field(default_factory=list)  # directories that a registry's layer takes for granted
     boot: str = ""  # the boot that wrote it, until the disk has it for certain
 
 

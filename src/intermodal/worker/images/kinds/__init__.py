@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from intermodal.worker.images.kinds import (
+    add_python,
     apt,
     builder_packages,
     copy,
     debian_slim,
     pip,
     poetry,
+    registry,
     run,
     run_function,
     settings,
@@ -17,12 +19,14 @@ from intermodal.worker.images.kinds import (
 from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 
 MODULES = (
+    add_python,
     apt,
     builder_packages,
     copy,
     debian_slim,
     pip,
     poetry,
+    registry,
     run,
     run_function,
     settings,
