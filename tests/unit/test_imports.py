@@ -25,7 +25,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"intermodal.runner", "modal._protocol", "modal._context", "modal._serialization"},
         {"cloudpickle"},
     ),
-    ("intermodal.server", {"intermodal.server", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography"}),
+    (
+        "intermodal.server",
+        {"intermodal.server", "intermodal.", "modal._protocol"},
+        {"uvloop", "cryptography", "cronsim"},
+    ),
     ("intermodal.worker", {"intermodal.worker", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography", "uv"}),
     ("intermodal.cli", {"intermodal", "modal._protocol"}, {"click", "rich"}),
     ("intermodal.__main__", {"intermodal", "modal._protocol"}, {"click", "rich"}),

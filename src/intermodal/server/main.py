@@ -26,6 +26,7 @@ from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
+from intermodal.server.schedules.schedules import Schedules
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
 from intermodal.server.services.environments import Environments
@@ -44,6 +45,7 @@ from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
+from intermodal.server.tls.certificates import Certificates
 from modal._protocol.address import Address, parse
 from modal._protocol.aio import Connection, Handlers, serve
 from modal._protocol.errors import Code, Fault, ProtocolError
@@ -101,6 +103,7 @@ class Server:
             await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
+            await self.schedules.open()
             undo.callback(self.apps.sessions.close)
             undo.push_async_callback(self._end_tasks)
             undo.callback(self._hang_up)
@@ -111,6 +114,8 @@ class Server:
             cleaning = keep_clean(self.store, self.logs, self.values, self._running_containers)
             self._tasks.append(asyncio.create_task(cleaning))
             self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._tasks.append(asyncio.create_task(self.certificates.keep_fresh()))
+            self._tasks.append(asyncio.create_task(self.schedules.run()))
             self._closing = undo.pop_all()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -172,10 +177,15 @@ class Server:
         )
         calls = workers = self.invocation
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
+        self.schedules = Schedules(store.schedules, calls.spawns.start, calls.spawns.pending)
+        self.apps.schedules = self.schedules
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
         self.images = Images(store.images, self.secrets, workers, home.layers)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
-        self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
+        self.certificates = Certificates(home.path / "tls", self.options.tls_cert, self.options.tls_key)
+        self.status = Status(
+            home, store.server_id, self.apps, self.environments, workers, self.local_worker, self.certificates.describe
+        )
         self.workspace = user_name(os.geteuid())
         files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
@@ -249,12 +259,7 @@ class Server:
             raise Refused(
                 "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
             )
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self.options.tls_cert, self.options.tls_key or None)
-        except (OSError, ssl.SSLError) as error:
-            raise Refused(f"the certificate {self.options.tls_cert} cannot be used: {error}") from None
-        return context
+        return self.certificates.get([]).new_context()
 
     def _connected(self, connection: Connection) -> None:
         self._connections.add(connection)

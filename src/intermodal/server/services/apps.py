@@ -9,6 +9,7 @@ import time
 from intermodal.server.ids import looks_like, new_id
 from intermodal.server.ports import CallsPort
 from intermodal.server.principal import Principal
+from intermodal.server.schedules.schedules import Schedules
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.names import check_app_name
@@ -44,6 +45,7 @@ class Apps:
         self._calls = calls
         self._logs = logs
         self._publishing = asyncio.Lock()
+        self.schedules: Schedules | None = None  # told of what is published and stopped
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, asyncio.Event] = {}
         options = {} if grace is None else {"grace": grace}
@@ -69,6 +71,7 @@ class Apps:
         await check_references(
             message.functions, self._store.images.known, self._store.images.known_mounts, self._secrets.check
         )
+        Schedules.check(message.functions)
         async with self._publishing:
             app = await (self._deployment(message, principal) if message.deploy else self._running(message))
             version = app.version + 1 if message.deploy else app.version
@@ -87,6 +90,9 @@ class Apps:
                 self.sessions.forget(app.app_id)
             changed = [(row.function_id, row.spec) for row in planned.rows]
             self._calls.functions_changed(app.app_id, changed, planned.removed)
+            if self.schedules is not None:
+                live = message.deploy or message.schedules
+                await self.schedules.published(app.app_id, planned.rows, live)
         return AppPublished(app.app_id, planned.handles(app), "", app.version)
 
     async def detach(self, app_id: str) -> None:
@@ -212,6 +218,8 @@ class Apps:
         self.sessions.forget(app_id)
         await self._store.apps.set_state(app_id, AppState.STOPPING, reason=reason)
         self.live[app_id] = app._replace(state=AppState.STOPPING, stop_reason=reason)
+        if self.schedules is not None:
+            await self.schedules.stopped(app_id)
         await self._calls.stop_app(app_id, force)
         await self._store.apps.set_state(app_id, AppState.STOPPED, stopped_at=time.time(), reason=reason)
         self.live.pop(app_id, None)

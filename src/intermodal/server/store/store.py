@@ -17,8 +17,10 @@ from intermodal.server.store.fleet import FleetStore
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
 from intermodal.server.store.proxy_tokens import ProxyTokenStore
+from intermodal.server.store.schedules import ScheduleStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
+from intermodal.server.store.tunnels import TunnelStore
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ class Store:
         self.secrets = SecretStore(database)
         self.tokens = TokenStore(database)
         self.proxy_tokens = ProxyTokenStore(database)
+        self.tunnels = TunnelStore(database)
+        self.schedules = ScheduleStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
         self.server_id = ""

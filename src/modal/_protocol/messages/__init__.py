@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-NOUNS = ("app", "call", "container", "file", "function", "image", "log", "proxy", "secret", "wire", "worker")
+NOUNS = ("app", "call", "container", "file", "function", "image", "log", "proxy", "secret", "tunnel", "wire", "worker")
 
 
 def load_all() -> None:
