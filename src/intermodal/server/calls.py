@@ -155,6 +155,10 @@ class Calls:
     def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
         """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
         call = held.call
+        if call.direct is not None:
+            self.calls.pop(call.id, None)
+            call.direct.ended(status, value)
+            return
         if call.kind == "spawn":
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from modal._protocol.aio import Connection, Stream
 
 
+class Direct(Protocol):
+    """An input that reaches its container by another way than the container's stream (HTTP requests do)."""
+
+    def assigned(self, container: Any) -> None:
+        """It is that container's from now on: send it there. May come again, when that container is stopped."""
+
+    def interrupt(self) -> None:
+        """It shall end in its container."""
+
+    def ended(self, status: int, value: bytes) -> None:
+        """The platform has given it a final output."""
+
+
 class Call:
-    """A group of inputs under one id. `kind`: unary, map, generator or spawn."""
+    """A group of inputs under one id. `kind`: unary, map, generator, spawn or web."""
+
+    direct: ClassVar[Direct | None] = None  # an attribute of each call of kind web
 
     __slots__ = (
         "app_id",
