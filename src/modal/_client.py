@@ -30,6 +30,7 @@ else:
     M = TypeVar("M")
 
 MAX_IDLE = 8  # blocking connections kept for the next exchange
+MAX_UNTOLD = 64  # answers that have arrived and that the server is not told of yet
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
 Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
@@ -47,6 +48,7 @@ class Client:
         self._loops: weakref.WeakKeyDictionary[Any, _LoopConnection] = weakref.WeakKeyDictionary()
         self._closed = False
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
+        self.taken = Taken(self)
         _clients.add(self)
 
     # -- the public face
@@ -390,6 +392,34 @@ class Client:
             connection.close()
         self._loops = weakref.WeakKeyDictionary()
         self.attachments = {}
+        self.taken = Taken(self)
+
+
+class Taken:
+    """Calls whose answer has arrived, of which the server does not know that yet.
+
+    It keeps an answer until it is told, so that a lost one need not be computed again. The next call tells it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._calls: List[str] = []
+
+    def told(self) -> List[str]:
+        """What the call that is about to be sent shall tell."""
+        calls = self._calls
+        if not calls:
+            return []
+        self._calls = []
+        return calls
+
+    async def add(self, call_id: str) -> None:
+        self._calls.append(call_id)
+        if len(self._calls) >= MAX_UNTOLD:
+            from modal._protocol.messages.call import OutputsTaken
+
+            calls = self.told()
+            await self._client.note(OutputsTaken(calls, [1] * len(calls)))
 
 
 class _LoopConnection:

@@ -39,6 +39,7 @@ PARTS = {"runner", "server", "worker", "cli"}  # "intermodal." above means: modu
 LAZY = {  # third-party packages that may be imported only inside a function, and by whom
     "modal": {"tomli", "tomli_w", "dotenv", "rich", "typing_extensions", "IPython"},
     "intermodal.runner": {"fastapi"},  # the user's image's
+    "modal.cli": {"watchfiles"},
 }
 
 

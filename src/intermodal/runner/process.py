@@ -55,12 +55,15 @@ def _serve(
     control = Control(path, start.spec, queue, outbox)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         service = loading.load(start.spec)
         marks["imported"] = time.time()
         invoker = Invoker(service, queue, outbox, values, printed, control)
         executor = _executor(service, invoker)
         executor.enter()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # asked to end while it started
     except BaseException as error:
         _report_failure(outbox, error)
         return EXIT_INIT_FAILED

@@ -28,6 +28,7 @@ log = logging.getLogger("intermodal.dispatch")
 
 CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
+UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 STOP_GRACE = 30.0  # seconds for exit handlers
 
 
@@ -59,6 +60,7 @@ class Container:
         "function",
         "generation",
         "id",
+        "known_frames",
         "link",
         "lost_inputs",
         "marks",
@@ -70,6 +72,7 @@ class Container:
         "stop_reason",
         "tokens",
         "undurable",
+        "unsafe",
         "worker_id",
     )  # fmt: skip
 
@@ -91,8 +94,21 @@ class Container:
         self.marks: dict[str, float] = {}
         self.stop_reason = ""
         self.undurable: list[int] = []  # RunOutputs frames whose spawned outputs are not on disk yet
+        self.unsafe: dict[int, int] = {}  # RunOutputs frame -> its outputs that have not reached their clients
+        self.known_frames = 0  # RunOutputs frames that a worker sends again and that were taken in before
         self.generation = function.generation
         self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
+
+    def safe_frames(self) -> int:
+        """RunOutputs frames that nobody needs to keep: the outputs in them are on disk or with their clients.
+
+        A client that takes its time must not make the others' answers pile up: beyond a bound the server's own
+        memory has to do for it.
+        """
+        safe = self.frames
+        if self.unsafe:
+            safe = max(next(iter(self.unsafe)) - 1, safe - UNSAFE_FRAMES)
+        return min(safe, self.undurable[0] - 1) if self.undurable else safe
 
 
 class Dispatch:
@@ -102,7 +118,7 @@ class Dispatch:
         self.scheduler = scheduler
         self.functions: dict[str, Function] = {}
         self.containers: dict[str, Container] = {}
-        self.deliver: Callable[[Held, int, bytes, str], None] = lambda *_: None
+        self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
@@ -204,7 +220,7 @@ class Dispatch:
         elif interrupt and container.link is not None:
             # The runner's answer frees the container; until then the input counts as running there.
             self.cancel_running(held)
-        self.deliver(held, status, value, blob)
+        self.deliver(held, status, value, blob, -1)
 
     def cancel_running(self, held: Held) -> None:
         """Interrupt an input in its container, which ends if it does not obey."""
@@ -360,6 +376,7 @@ class Dispatch:
         final: list[Held] = []
         returned: list[Held] = []
         failed: list[tuple[Held, int, bytes]] = []
+        numbers = message.numbers
         position = 0
         retry = container.function.spec.retry
         for token, status, value in zip(message.tokens, message.statuses, message.values, strict=True):
@@ -370,7 +387,7 @@ class Dispatch:
                 continue
             if status == Status.YIELDED:
                 if not held.over:
-                    self.deliver(held, status, value, blob)
+                    self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
                 continue
             del tokens[token]
             container.cancelled.pop(token, None)
@@ -387,7 +404,7 @@ class Dispatch:
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
-            self.deliver(held, status, value, blob)
+            self.deliver(held, status, value, blob, -1)
         now = time.monotonic()
         container.running_since = now
         if final:
@@ -471,7 +488,7 @@ class Dispatch:
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
             held.container = None
             held.over = True
-            self.deliver(held, Status.FAILURE, pack_failure(failure), "")
+            self.deliver(held, Status.FAILURE, pack_failure(failure), "", -1)
         return again
 
     def _start_failed(self, container: Container, message: ContainerExited) -> None:
@@ -496,7 +513,7 @@ class Dispatch:
         for held in doomed:
             if not held.over:
                 held.over = True
-                self.deliver(held, Status.INIT_FAILURE, value, "")
+                self.deliver(held, Status.INIT_FAILURE, value, "", -1)
 
     # -- time
     def _watch(self) -> None:
@@ -562,7 +579,7 @@ class Dispatch:
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
             held.over = True
-            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "")
+            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1)
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished is not known here, containers]."""

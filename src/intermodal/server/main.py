@@ -28,6 +28,7 @@ from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
@@ -38,6 +39,7 @@ from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.status import Status, software
@@ -100,6 +102,7 @@ class Server:
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
+            await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
             undo.callback(self.apps.sessions.close)
@@ -166,6 +169,7 @@ class Server:
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
+        self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
         self.values = Values(home.values, store.calls)
         self.invocation = Invocation(
@@ -177,7 +181,9 @@ class Server:
         routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
-        self.gateway = Gateway(home, self.web_settings, routes, self.invocation.calls, self.functions.bind)
+        self.gateway = Gateway(
+            home, self.web_settings, routes, self.invocation.calls, self.functions.bind, self.proxy_tokens.refusal
+        )
         self.images = Images(store.images, self.secrets, workers, home.layers)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
@@ -190,6 +196,7 @@ class Server:
             FunctionHandlers(self.functions),
             ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            ProxyTokenHandlers(self.proxy_tokens),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
             ContainerHandlers(
                 workers,
@@ -226,8 +233,6 @@ class Server:
             await self._serve(parse(self.home.address), gate)
         finally:
             os.umask(before)
-        self.gateway.open()
-        await self._listen_web(gate)
         for text in self.options.listen:
             try:
                 where = parse(text)
@@ -243,6 +248,8 @@ class Server:
                 ) from None
             if where.scheme == "tcp" and where.host not in ("127.0.0.1", "::1", "localhost"):
                 _log.warning("%s is not encrypted: tokens and data can be read on the way; use tls:// instead", where)
+        self.gateway.open()
+        await self._listen_web(gate)
 
     async def _listen_web(self, gate: Gate) -> None:
         """One port of this machine for HTTP, and for frames; the same one after a restart, where that is possible."""

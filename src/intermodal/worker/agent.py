@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal.home import Home
+from intermodal.worker import entrypoint
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
@@ -27,7 +28,7 @@ from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
-from modal._protocol.messages.image import BuildLog
+from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.web import ContainerConnect
 from modal._protocol.messages.wire import Done, Hello
@@ -229,7 +230,12 @@ class Agent:
         cell.started(running)
         if cell.stop_reason:
             await running.kill()
+        words = list(cell.spec.image.entrypoint) if cell.spec is not None else []
+        watching = self._spawn(entrypoint.watch(cell, running, words)) if words else None
         exit = await running.wait()
+        if watching is not None:
+            watching.cancel()
+            exit = entrypoint.explained(cell, exit, words)
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -258,7 +264,7 @@ class Agent:
         return Launch(
             container_id=spec.container_id,
             layers=layers,
-            argv=[spec.image.python or "python3", START],
+            argv=entrypoint.command(spec.image, START),
             env=env,
             directory=cell.directory,
             cwd=spec.image.workdir or "/root",
@@ -335,9 +341,8 @@ class Agent:
         await stream.send(WorkerImageBuilt(message.image_id, config, cached, time.monotonic() - began))
 
     async def _fetch_mounts(self, recipe: list[dict[str, Any]]) -> None:
-        for step in recipe:
-            if step.get("kind") == "copy":
-                await self._mount(str(step["mount_id"]))
+        for mount_id in mounts_of(recipe):
+            await self._mount(mount_id)
 
     def _acknowledged(self, connection: aio.Connection, message: OutputsAck) -> None:
         for container_id, count in zip(message.container_ids, message.counts, strict=False):

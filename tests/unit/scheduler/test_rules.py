@@ -571,3 +571,22 @@ def test_rules_that_change_do_not_unbalance_what_is_reserved(world: World) -> No
     worker = world.scheduler.capacity.workers["wo-0"]
     taken = len(world.of())
     assert (worker.cpu_used, worker.memory_used) == (2.0 * taken, 5000 * taken)
+
+
+def test_inputs_that_wait_for_the_queue_are_no_short_ones(world: World) -> None:
+    """Recursion: what runs waits for what is queued, though inputs were short until now."""
+    world.function()
+    world.send()
+    world.ready()
+    world.finish(world.box(), seconds=0.001)
+    world.send()
+    (parent,) = world.of()
+    assert parent.inputs
+    children = world.send(2)
+    for _ in range(4):
+        world.pass_time(0.1)
+        world.give_back()
+        world.ready()
+    held = [item for box in world.of() if box is not parent for item in box.inputs]
+    assert held
+    assert set(held) <= set(children)

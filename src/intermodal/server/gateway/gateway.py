@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from intermodal.home import Home
@@ -37,7 +37,8 @@ log = logging.getLogger("intermodal.gateway")
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
 _BASE32 = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
-AuthCheck = Callable[[str, str], Awaitable[bool]]  # token id and secret of proxy auth
+UNAUTHORIZED = "This endpoint needs the headers Modal-Key and Modal-Secret of a valid proxy auth token."
+_CHALLENGE = ((b"proxy-authenticate", b"Basic"),)
 
 
 class Gateway:
@@ -50,12 +51,14 @@ class Gateway:
         routes: Routes,
         calls: Calls,
         bind: Callable[[FunctionBind], Awaitable[FunctionHandle]],
+        proxy_refusal: Callable[[Iterable[tuple[bytes, bytes]]], int],
     ) -> None:
+        """`proxy_refusal(headers)` is the status for a request without a valid proxy auth token, else 0."""
         self.settings = settings
         self.routes = routes
         self.connections: set[HttpConnection] = set()
-        self.check_auth: AuthCheck | None = None  # for requires_proxy_auth; None: nobody can pass
         self._home = home
+        self._proxy_refusal = proxy_refusal
         self._calls = calls
         self._dispatch: Dispatch = calls.dispatch
         self._parameters = Parameters(bind)
@@ -97,7 +100,8 @@ class Gateway:
         route = self._route(request)
         if request.content_length > self.settings.body_limit:
             raise Refusal(413, self.too_large(), close=True)
-        if route.web.requires_proxy_auth or route.parameters:
+        self._authorize(request, route)
+        if route.parameters:
             self._admit_later(connection, request, route)
             return
         self._begin(connection, request, route)
@@ -133,7 +137,6 @@ class Gateway:
 
         async def admit() -> None:
             try:
-                await self._authorize(request, route)
                 ready = await self._parameters.choose(route, request.query)
                 if connection.transport is not None:
                     self._begin(connection, request, ready)
@@ -147,16 +150,11 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _authorize(self, request: Request, route: Route) -> None:
-        if not route.web.requires_proxy_auth:
-            return
-        headers = dict(request.headers())
-        key = headers.get(b"modal-key", b"").decode("latin-1")
-        secret = headers.get(b"modal-secret", b"").decode("latin-1")
-        if not key or not secret:
-            raise Refusal(401, "This endpoint needs the headers Modal-Key and Modal-Secret of a proxy auth token.")
-        if self.check_auth is None or not await self.check_auth(key, secret):
-            raise Refusal(401, "The proxy auth token in Modal-Key and Modal-Secret is unknown, or was revoked.")
+    def _authorize(self, request: Request, route: Route) -> None:
+        if route.web.requires_proxy_auth:
+            status = self._proxy_refusal(request.headers())
+            if status:
+                raise Refusal(status, UNAUTHORIZED, headers=_CHALLENGE if status == 407 else ())
 
     def _note_client(self, connection: HttpConnection, request: Request) -> None:
         request.client, request.client_port = connection.peer

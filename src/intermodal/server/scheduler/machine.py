@@ -11,7 +11,7 @@ from typing import Any
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
 from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Start, Stop
-from intermodal.server.scheduler.pool import READY, STARTING, STOPPING, Pool, Slot
+from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
@@ -276,6 +276,9 @@ class Scheduler:
         if pool.starts_after and pool.starts_after <= now:
             pool.starts_after = 0.0
             self._scale_up(pool, now)
+        if pool.queue and pool.has_short_inputs():
+            pool.look_for_stalled(now)
+            self._scale_up(pool, now)
         self._scale_down(pool, now)
         for at in (pool.batch_due, pool.starts_after):
             if at > now:
@@ -461,6 +464,8 @@ class Scheduler:
             self._starts.want(pool, now)
         else:
             self._starts.forget(pool)
+        if pool.queue and pool.has_short_inputs():
+            self._agenda.add(pool, now + STALL_SECONDS)
 
     def start(self, pool: Pool, worker_id: str, now: float) -> None:
         """Decide to start one container (called by `Starts`)."""

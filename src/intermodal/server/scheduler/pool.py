@@ -13,6 +13,7 @@ STARTING, READY, STOPPING = "starting", "ready", "stopping"
 PREFETCH_SECONDS = 0.010  # work that may wait inside a container
 PREFETCH_INPUTS = 128  # inputs that may wait inside a container, at most
 DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time needs no more containers
+STALL_SECONDS = 0.05  # a container that has finished nothing for so long drains nothing: its input is no short one
 
 
 class Slot:
@@ -120,6 +121,7 @@ class Pool:
         "retired",
         "rules",
         "slots",
+        "stalled",
         "starting",
         "starts_after",
     )  # fmt: skip
@@ -136,6 +138,7 @@ class Pool:
         self.ready = 0
         self.assigned = 0  # inputs in containers
         self.average: float | None = None
+        self.stalled = 0  # containers whose input runs for long, as of the last look
         self.retired = False  # replaced or removed: finishes what it has, takes nothing new
         self.active_until = float("-inf")  # when it last had inputs
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
@@ -176,8 +179,18 @@ class Pool:
         if not inputs:
             return 0
         wanted = -(-inputs // per_container)
-        if self.average is not None and not rules.batch_size and self.average < DRAIN_SECONDS / 10:
-            # Short inputs: as many containers as drain the queue soon, not one for each input.
-            work = inputs * self.average / rules.limit
-            wanted = min(wanted, max(1, int(work / DRAIN_SECONDS) + 1))
+        if self.has_short_inputs():
+            # As many containers as drain the queue soon, not one for each input. Those that run a long one after
+            # all (perhaps it waits for one of the queue) do not count.
+            work = inputs * (self.average or 0.0) / rules.limit
+            wanted = min(wanted, self.stalled + max(1, int(work / DRAIN_SECONDS) + 1))
         return wanted
+
+    def has_short_inputs(self) -> bool:
+        """Whether inputs have taken so little time until now that a container each would be a waste."""
+        return self.average is not None and not self.rules.batch_size and self.average < DRAIN_SECONDS / 10
+
+    def look_for_stalled(self, now: float) -> None:
+        """Count the containers that have finished nothing for a while."""
+        at = now - STALL_SECONDS
+        self.stalled = sum(bool(slot.inputs) and slot.checked_at <= at for slot in self.slots.values())
