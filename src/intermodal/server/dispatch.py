@@ -220,10 +220,36 @@ class Dispatch:
             self.kill_container(container, 0.0, "its input was cancelled")
         elif interrupt and container.link is not None:
             # The runner's answer frees the container; until then the input counts as running there.
-            container.cancelled[held.token] = time.monotonic()
-            container.link.cancel([held.token])
-            self._wake(time.monotonic() + UNANSWERED_SECONDS)
+            self.cancel_running(held)
         self.deliver(held, status, value, blob, -1)
+
+    def cancel_running(self, held: Held) -> None:
+        """Interrupt an input in its container, which ends if it does not obey."""
+        container: Container = held.container
+        container.cancelled[held.token] = time.monotonic()
+        if held.call.direct is not None:
+            held.call.direct.interrupt()
+        elif container.link is not None:
+            container.link.cancel([held.token])
+        self._wake(time.monotonic() + UNANSWERED_SECONDS)
+
+    def completed(self, held: Held, seconds: float | None) -> None:
+        """An input that reached its container by another way (see Call.direct) is over there."""
+        held.over = True
+        container: Container | None = held.container
+        if container is None or container.tokens.get(held.token) is not held:
+            return
+        del container.tokens[held.token]
+        container.cancelled.pop(held.token, None)
+        now = time.monotonic()
+        container.running_since = now
+        container.function.crashes.reset()
+        self.scheduler.finished(container.id, [held], now, seconds)
+        if self.scheduler.decisions:
+            self.run()
+        pool = container.function.pool
+        if pool.idle and self._timer is None:
+            self._wake(now + pool.rules.scaledown_window + 0.01)
 
     # -- decisions
     def run(self) -> None:
@@ -260,12 +286,16 @@ class Dispatch:
             held.token = token
             held.container = container
             tokens[token] = held
+            if held.call.direct is not None:
+                held.call.direct.assigned(container)
+                continue
             if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
                 self._send(container, batch, together)
                 batch, size = [], 0
             batch.append(held)
             size += len(held.args)
-        self._send(container, batch, together)
+        if batch:
+            self._send(container, batch, together)
         self._watch()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
@@ -537,7 +567,7 @@ class Dispatch:
         limit = max(1, spec.concurrent_max, batching_of(spec)[0])
         for token in list(container.tokens)[:limit]:
             held = container.tokens[token]
-            if held.over or token in container.cancelled:
+            if held.over or token in container.cancelled or held.call.direct is not None:
                 continue
             container.cancelled[token] = time.monotonic()
             if container.link is not None:
@@ -594,9 +624,14 @@ def rules_of(spec: FunctionSpec) -> Rules:
         batch_size,
         batch_wait_ms / 1000,
         spec.max_inputs,
-        not spec.is_async and limit == 1 and not batch_size,
+        not spec.is_async and limit == 1 and not batch_size and not serves_web(spec),
         Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
     )
+
+
+def serves_web(spec: FunctionSpec) -> bool:
+    """Whether requests from outside come to its containers."""
+    return spec.web is not None or any(method.web is not None for method in spec.methods)
 
 
 def batching_of(spec: FunctionSpec) -> tuple[int, int]:
