@@ -68,10 +68,11 @@ class Client(Side):
     def __init__(self, clients: set[Client]) -> None:
         super().__init__()
         self._clients = clients
+        self._early: list[bytes] = []  # came before the container was there
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, connect: Connect) -> None:
-        """Nothing is read from the client before the container has answered."""
+        """Little is read from the client before the container has answered."""
         assert self.transport is not None
         self._clients.add(self)
         self.transport.pause_reading()
@@ -96,10 +97,21 @@ class Client(Side):
             self.close()
             return
         self.other = inner
-        if self.closed():
+        if self.closed() or inner.transport is None:
             inner.close()
-        elif self.transport is not None:
+            self.close()
+            return
+        for data in self._early:
+            inner.transport.write(data)
+        self._early.clear()
+        if self.transport is not None:
             self.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self._early.append(data)  # uvloop reads once although the transport was paused at its beginning
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clients.discard(self)

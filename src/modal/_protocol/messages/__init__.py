@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 NOUNS = (
-    "app", "call", "container", "file", "function", "image", "log", "proxy", "secret", "tunnel", "web", "wire", "worker",
+    "app", "call", "container", "file", "function", "image", "log", "proxy", "secret", "tunnel", "web", "wire",
+    "worker",
 )  # fmt: skip
 
 
