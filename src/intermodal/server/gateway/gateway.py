@@ -11,7 +11,8 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import parse_qs
 
 from intermodal.home import Home
 from intermodal.server.calls import PENDING_LIMIT, Calls
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("intermodal.gateway")
 
+DOMAIN_QUESTION = b"/_domain"
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
 _BASE32 = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
@@ -179,22 +181,34 @@ class Gateway:
         return any(parsed in network for network in self.settings.trusted)
 
     def _route(self, request: Request) -> Route:
-        if request.path.startswith(b"/_web/"):
-            name, slash, _rest = request.path[len(PATH_FORM) :].partition(b"/")
-            route = self.routes.named(name.decode("latin-1"))
-            if route is None:
-                raise Refusal(404, "No app is served at this address.")
-            request.root_path = PATH_FORM + name.decode("latin-1")
-            if not slash:
-                request.path += b"/"
-            return route
         host = request.host.decode("latin-1").lower()
-        name_, colon, port = host.rpartition(":")
-        host = name_ if colon and port.isdigit() else host
-        found = self.routes.find(host.rstrip("."))
-        if found is None:
+        name, colon, port = host.rpartition(":")
+        host = (name if colon and port.isdigit() else host).rstrip(".")
+        found = self.routes.find(host)
+        if found is not None:  # the whole of its origin is the app's: no other app answers there
+            return found
+        if request.path.startswith(b"/_web/"):
+            return self._path_form(request)
+        if request.path == DOMAIN_QUESTION:
+            self._answer_domain(request)
+        raise Refusal(404, "No app is served at this address.")
+
+    def _path_form(self, request: Request) -> Route:
+        name, slash, _rest = request.path[len(PATH_FORM) :].partition(b"/")
+        route = self.routes.named(name.decode("latin-1"))
+        if route is None:
             raise Refusal(404, "No app is served at this address.")
-        return found
+        request.root_path = PATH_FORM + name.decode("latin-1")
+        if not slash:
+            request.path += b"/"
+        return route
+
+    def _answer_domain(self, request: Request) -> NoReturn:
+        """For a proxy in front that is about to obtain a certificate: whether a name leads anywhere."""
+        asked = parse_qs(request.query.decode("latin-1")).get("domain", [""])[0].lower().rstrip(".")
+        if asked and (asked == self.settings.domain or self.routes.find(asked) is not None):
+            raise Refusal(200, "This name is in use.")
+        raise Refusal(404, "This name leads nowhere.")
 
     def too_large(self) -> str:
         """What to say of a body over the limit."""
