@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Optional
 
 from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
-from intermodal.runner.invoker import Invoker, iterate
+from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
 from modal import _context
@@ -165,8 +165,9 @@ class LoopExecutor:
             return
         _input_id.set(item.input_id)
         started = time.perf_counter()
+        run = item
         try:
-            args, kwargs = invoker.arguments(item)
+            run, args, kwargs = invoker.arguments(item, started)
             function = self._service.find(item.method)
             if self._web is not None and not inspect.iscoroutinefunction(function):
                 result = await self._loop.run_in_executor(  # requests must go on meanwhile
@@ -182,11 +183,13 @@ class LoopExecutor:
                 for _ in iterate(item, result, invoker, started):
                     await self._turn(item.token)
             else:
-                invoker.succeed(item, result, started)
+                invoker.succeed(run, result, started)
         except KeyboardInterrupt:
             raise
+        except NothingToRun:
+            pass
         except BaseException as error:
-            invoker.fail(item, error, started)
+            invoker.fail(run, error, started)
         finally:
             queue.finish(item)
 

@@ -26,9 +26,7 @@ from intermodal.server.gateway.request import Refusal, Request
 from intermodal.server.gateway.routes import PATH_FORM, Route, Routes
 from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.gateway.websocket import check_handshake
-from intermodal.server.inputs import Held
 from modal._protocol.errors import Fault
-from modal._protocol.messages.call import CallFailure, Status, pack_failure
 from modal._protocol.messages.web import WebHandover
 
 if TYPE_CHECKING:
@@ -284,22 +282,9 @@ class Gateway:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.look(now)
-        for exchange in list(self._exchanges):
-            self._look_at(exchange, now)
         for container_id in [known for known in self._waiting if known not in self._dispatch.containers]:
             del self._waiting[container_id]
         self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
-
-    def _look_at(self, exchange: Exchange, now: float) -> None:
-        timeout = exchange.spec.timeout
-        if timeout and exchange.running_since and now - exchange.running_since > timeout and not exchange.held.over:
-            self._time_out(exchange, timeout)
-
-    def _time_out(self, exchange: Exchange, timeout: int) -> None:
-        """The function's own time limit."""
-        failure = CallFailure("timeout", text=f"it ran longer than its timeout of {timeout} seconds")
-        held: Held = exchange.held
-        self._dispatch.finish(held, Status.TIMEOUT, pack_failure(failure), interrupt=True)
 
     # -- where it listens
     def remembered_port(self) -> int:
