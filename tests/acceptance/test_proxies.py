@@ -233,12 +233,12 @@ def test_events_are_not_held_back(front: Front) -> None:
             "curl", "-sSN", *options, "--max-time", "60", "--cacert", str(front.ca), "--resolve",
             f"{front.host}:{front.port}:127.0.0.1", f"https://{front.host}:{front.port}/events",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "data: first\n"
-        front.curl("/go")
-        assert "data: second" in process.stdout.read()
-        assert process.wait(60) == 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "data: first\n"
+            front.curl("/go")
+            assert "data: second" in process.stdout.read()
+            assert process.wait(60) == 0
 
 
 def test_large_bodies(front: Front, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def web():
                 await part(b"x" * 1_000_000)
             await part(b"", False)
         elif path == "/events":
+            go.clear()
             await begin("text/event-stream")
             await part(b"data: first\n\n")
             await go.wait()  # until another request says so: whoever holds the first event back waits for ever
