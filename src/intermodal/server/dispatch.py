@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from intermodal.server.failures import CrashLoop, crash_pause, describe_exit
+from intermodal.server.function_rules import batching_of, rules_of
 from intermodal.server.inputs import Call, Held
-from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
+from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -638,43 +639,6 @@ def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
         methods if any(methods) else [],
         together,
     )
-
-
-def rules_of(spec: FunctionSpec) -> Rules:
-    """The scheduler's view of a function."""
-    scaler = spec.autoscaler
-    limit = max(1, spec.concurrent_max)
-    gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
-    gpu_type, _, count = gpu.partition(":")
-    batch_size, batch_wait_ms = batching_of(spec)
-    return Rules(
-        scaler.min_containers,
-        scaler.max_containers,
-        scaler.buffer_containers,
-        float(scaler.scaledown_window),
-        limit,
-        max(1, min(spec.concurrent_target or limit, limit)),
-        batch_size,
-        batch_wait_ms / 1000,
-        spec.max_inputs,
-        not spec.is_async and limit == 1 and not batch_size and not serves_web(spec),
-        Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
-    )
-
-
-def serves_web(spec: FunctionSpec) -> bool:
-    """Whether requests from outside come to its containers."""
-    return spec.web is not None or any(method.web is not None for method in spec.methods)
-
-
-def batching_of(spec: FunctionSpec) -> tuple[int, int]:
-    """Inputs in one run, and milliseconds that the first one waits; 0, 0 where it is not batched."""
-    if spec.batch_size:
-        return spec.batch_size, spec.batch_wait_ms  # of a function, or by `with_batching`
-    for method in spec.methods:
-        if method.batch_size:
-            return method.batch_size, method.batch_wait_ms  # a class with a batched method has no other
-    return 0, 0
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]
