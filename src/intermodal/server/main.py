@@ -277,6 +277,7 @@ class Server:
     async def _listen(self) -> None:
         gate = Gate(self._welcome, self.tokens, self._find_container, tables(self.handlers), self._worker_seen)
         self.home.socket.unlink(missing_ok=True)
+        self.gateway.frames = partial(self._accept_frames, gate)
         before = os.umask(0o177)  # nobody but the owner may connect
         try:
             await self._serve(parse(self.home.address), gate)
@@ -339,6 +340,12 @@ class Server:
                 "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
             )
         return self.certificates.get([]).new_context()
+
+    def _accept_frames(self, gate: Gate) -> Connection:
+        """For a connection on which HTTP was spoken before."""
+        connection = Connection(Handlers(), accepting=True, greet=gate.greet, http=self.gateway.protocol)
+        connection.greeted.add_done_callback(lambda done: None if done.exception() else self._connected(connection))
+        return connection
 
     def _connected(self, connection: Connection) -> None:
         self._connections.add(connection)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("intermodal.gateway")
 
+FRAMES = b"/_frames"
 DOMAIN_QUESTION = b"/_domain"
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
@@ -58,6 +59,7 @@ class Gateway:
         self.settings = settings
         self.routes = routes
         self.connections: set[HttpConnection] = set()
+        self.frames: Callable[[], asyncio.Protocol] | None = None  # for a connection that is to carry frames
         self.ports = ContainerPorts(calls.dispatch)
         self._home = home
         self._proxy_refusal = proxy_refusal
@@ -98,6 +100,9 @@ class Gateway:
     # -- a request comes in
     def admit(self, connection: HttpConnection, request: Request) -> None:
         """Route it and make it an input. Raises Refusal."""
+        if request.upgrade.startswith(b"intermodal/") and request.path == FRAMES and self.frames is not None:
+            connection.be_frames(self.frames())
+            return
         self._note_client(connection, request)
         route = self._route(request)
         if request.content_length > self.settings.body_limit:
