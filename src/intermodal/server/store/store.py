@@ -24,6 +24,7 @@ from intermodal.server.store.schedules import ScheduleStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
 from intermodal.server.store.tunnels import TunnelStore
+from intermodal.server.store.volumes import VolumeStore
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ class Store:
         self.schedules = ScheduleStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
+        self.volumes = VolumeStore(database)
         self.objects = ObjectStore(database)
         self.dicts = DictStore(database)
         self.queues = QueueStore(database)
