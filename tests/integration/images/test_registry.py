@@ -7,7 +7,6 @@ import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +17,13 @@ from intermodal.worker.images.interpreters import interpreters
 from intermodal.worker.images.layers import remove_tree
 from modal._protocol.messages.image import ImageConfig
 from tests.oci import layouts
-from tests.oci.bases import SETTINGS, base_layer, lend_unpacked
+from tests.oci.bases import base_layer
 from tests.oci.layouts import Layout, archive, directory, file, link
 from tests.oci.registry_server import PASSWORD, USER, RegistryServer, why_no_registry
 
 from .conftest import Builder, run
 
 pytestmark = [pytest.mark.containers, pytest.mark.skipif(bool(why_no_registry()), reason=why_no_registry())]
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    server = RegistryServer(tmp_path_factory.mktemp("registry") / "open")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    server = RegistryServer(tmp_path_factory.mktemp("registry") / "private", private=True)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def debian(registry: RegistryServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base in the registry, as an image with Python; its name there."""
-    layout = Layout(tmp_path_factory.mktemp("debian") / "layout")
-    layout.image("base", [base_layer()], SETTINGS)
-    registry.push(layout.path, "base", "library/debian-python:3.11")
-    return f"{registry.host}/library/debian-python:3.11"
-
-
-@pytest.fixture
-def lent(builder: Builder) -> Builder:
-    """A builder that has the base's layer already."""
-    lend_unpacked(builder.home)
-    return builder
 
 
 def from_registry(tag: str, **more: Any) -> dict[str, Any]:
@@ -316,10 +283,14 @@ async def test_python_is_put_into_an_image_without(
         run("python -c 'import ssl, sqlite3, ctypes, sys; print(sys.version_info[:2])'; pip --version | cut -c-3"),
         {"kind": "pip_install", "packages": ["six"]},
         run("python -c 'import six; print(six.__name__)'"),
-        base=from_registry(f"{registry.host}/without-python:1", add_python=chosen.minor),
+        base=from_registry(
+            f"{registry.host}/without-python:1",
+            add_python=chosen.minor,
+            setup=["ENV SET_UP=1", 'SHELL ["/bin/bash", "-c"]', "RUN echo set up with ${BASH_VERSION:+bash} $SET_UP"],
+        ),
     )
     assert config.python_version == chosen.version
-    assert builder.printed.splitlines()[-3:] != []
+    assert "set up with bash 1\n" in builder.printed
     major, minor = chosen.minor.split(".")
     assert f"({major}, {minor})" in builder.printed
     assert builder.printed.endswith("six\n")

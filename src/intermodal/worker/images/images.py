@@ -171,7 +171,8 @@ class Images:
             def emit(kind: str, text: str, number: int = instruction.number) -> None:
                 log(BuildLog(kind, text, number, image_id))
 
-            emit("start", f"=> Step {instruction.number}: {instruction.title}")
+            if KINDS[instruction.kind].announced:
+                emit("start", f"=> Step {instruction.number}: {instruction.title}")
             if not recipes.makes_layer(instruction):
                 recipes.apply(config, instruction)
                 continue
