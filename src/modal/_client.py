@@ -10,7 +10,21 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Deque,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
@@ -29,10 +43,12 @@ if TYPE_CHECKING:
 else:
     M = TypeVar("M")
 
+RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
 MAX_UNTOLD = 64  # answers that have arrived and that the server is not told of yet
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
+Receipt = Callable[[Any], "Optional[Message]"]
 Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
 
 
@@ -47,6 +63,7 @@ class Client:
         self._idle: List[wire.Connection] = []
         self._loops: weakref.WeakKeyDictionary[Any, _LoopConnection] = weakref.WeakKeyDictionary()
         self._closed = False
+        self.receipts: Deque[bytes] = deque(maxlen=RECEIPTS)  # tokens of the latest items from queues
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
         self.taken = Taken(self)
         _clients.add(self)
@@ -116,24 +133,37 @@ class Client:
         assert welcome is not None
         return welcome
 
-    async def request(self, message: Message, expect: Type[M], *, patience: float = PATIENCE) -> M:
+    async def request(
+        self,
+        message: Message,
+        expect: Type[M],
+        *,
+        patience: float = PATIENCE,
+        again: Optional[Callable[[], Message]] = None,
+        receipt: Optional[Receipt] = None,
+    ) -> M:
         """Ask, and wait for the answer. Raises modal.exception's errors.
 
-        The request is sent again after a reconnect; `patience` is how many seconds the server may be away.
+        The request is sent again after a reconnect; `patience` is how many seconds the server may be away, `again`
+        makes the message that is sent then. `receipt(answer)` makes the note, if there is to be one, that tells the
+        server on the same connection that the answer has arrived; with None, that it will not be taken.
         """
         waiting: Optional[Patience] = None
         while True:
             self._check_open()
             try:
                 if blocking():
-                    return self._request_blocking(message, expect)
+                    return self._request_blocking(message, expect, receipt)
                 connection = await self._loop_connection()
-                return await connection.request(message, expect)
+                if receipt is None:
+                    return await connection.request(message, expect)
+                return await _request_with_receipt(connection, message, expect, receipt)
             except Fault as fault:
                 raise error_of(fault.code, fault.text) from None
             except (ConnectionLost, Unreachable) as error:
                 waiting = waiting or Patience(self._endpoint, patience)
                 await self._wait(waiting, error)
+                message = message if again is None else again()
             except ProtocolError as error:
                 raise error_of("internal", f"{type(message).__name__}: {error}") from None
 
@@ -148,8 +178,10 @@ class Client:
         try:
             if blocking():
                 connection = self._checkout()
-                connection.note(message)
-                self._give_back(connection)
+                try:
+                    connection.note(message)
+                finally:
+                    self._give_back(connection)  # which closes it where it is broken
             else:
                 (await self._loop_connection()).note(message)
         except WireError:
@@ -317,10 +349,12 @@ class Client:
 
             raise ClientClosed("This client was closed.")
 
-    def _request_blocking(self, message: Message, expect: Type[M]) -> M:
+    def _request_blocking(self, message: Message, expect: Type[M], receipt: Optional[Receipt] = None) -> M:
         connection = self._checkout()
         try:
             answer = connection.request(message, expect)
+            if receipt is not None:
+                _confirm(connection, receipt(answer))
         except Fault:
             self._give_back(connection)
             raise
@@ -463,6 +497,29 @@ class _LoopConnection:
         connection = self.connection
         if connection is not None and not connection.loop.is_closed():
             connection.loop.call_soon_threadsafe(connection.close)
+
+
+async def _request_with_receipt(connection: aio.Connection, message: Message, expect: Type[M], receipt: Receipt) -> M:
+    try:
+        answer = await connection.request(message, expect)
+    except BaseException:  # cancelled, perhaps while the answer was coming in
+        note = receipt(None)
+        if note is not None and not connection.closed:
+            connection.note(note)
+        raise
+    note = receipt(answer)
+    if note is not None:
+        connection.note(note)
+    return answer
+
+
+def _confirm(connection: wire.Connection, note: Optional[Message]) -> None:
+    """The answer is here: a connection that breaks now is no reason to ask for it again."""
+    try:
+        if note is not None:
+            connection.note(note)
+    except ConnectionLost:
+        return
 
 
 def _is_usable(connection: wire.Connection) -> bool:

@@ -206,6 +206,7 @@ class Workers:
         container.tokens[token] = held
         container.next_token = max(container.next_token, token + 1)
         container.running_since = now
+        held.deadline = now + (container.function.spec.timeout or float("inf"))
         self._dispatch.scheduler.hold(container.id, held, now)
 
     def pause_until_recovered(self, expected: bool) -> None:
