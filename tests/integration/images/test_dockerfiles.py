@@ -150,7 +150,7 @@ async def test_copy_and_add(project: Project) -> None:
     project.file("data.tar.gz", packed.getvalue())
     await project.build(
         r"""FROM BASE
-RUN echo 'user:x:55:77::/home/user:/bin/sh' >> /etc/passwd && echo 'team:x:77:' >> /etc/group
+RUN echo 'user:x:55:77::/srv/user:/bin/sh' >> /etc/passwd && echo 'team:x:77:' >> /etc/group
 WORKDIR /srv
 COPY app ./
 COPY app /all/app/
@@ -231,7 +231,7 @@ async def test_the_user_of_run_lines(project: Project) -> None:
 RUN echo 'app:x:1234:1234::/home/app:/bin/sh' >> /etc/passwd && echo 'app:x:1234:' >> /etc/group \
     && echo 'more:x:99:app' >> /etc/group && mkdir -p /home/app && chown app:app /home/app
 USER app
-WORKDIR /home/app/work
+WORKDIR /home/app/things
 RUN id -u && id -g && id -G && echo $HOME && touch mine && stat -c %U . && ! touch /etc/x 2>/dev/null && echo refused
 USER 4321:55
 RUN id -u && id -g

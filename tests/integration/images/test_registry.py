@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
+import http.server
+import json
 import os
 import socket
 import subprocess
 import tarfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from intermodal.worker.images import BuildFailed
 from intermodal.worker.images.interpreters import interpreters
 from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.registry_ecr import signed
 from modal._protocol.messages.image import ImageConfig
 from tests.oci import layouts
 from tests.oci.bases import base_layer
 from tests.oci.layouts import Layout, archive, directory, file, link
-from tests.oci.registry_server import PASSWORD, USER, RegistryServer, why_no_registry
+from tests.oci.registry_server import GOOGLE_KEY, PASSWORD, USER, RegistryServer, why_no_registry
 
 from .conftest import Builder, run
 
@@ -200,6 +205,65 @@ async def test_a_private_registry_and_its_credentials(lent: Builder, private: Re
     # What was pulled with a secret is not shown to somebody without.
     with pytest.raises(BuildFailed, match=r"private, or there is no such image"):
         await builder.build(base=from_registry(tag))
+
+
+class EcrStandIn(http.server.BaseHTTPRequestHandler):
+    """Answers GetAuthorizationToken as Amazon does, for one pair of keys; checks the signature."""
+
+    secret: ClassVar[dict[str, str]] = {
+        "AWS_ACCESS_KEY_ID": "AKIATEST",
+        "AWS_SECRET_ACCESS_KEY": "very-secret-key",
+        "AWS_REGION": "eu-west-1",
+    }
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        given = {name: self.headers[name] for name in ("Content-Type", "X-Amz-Target")}
+        now = datetime.datetime.strptime(self.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+        wanted = signed(f"http://{self.headers['Host']}", given, body, self.secret, "eu-west-1", now)
+        good = self.headers["Authorization"] == wanted["Authorization"]
+        token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        answer: dict[str, Any] = {"authorizationData": [{"authorizationToken": token}]}
+        if not good or not given["X-Amz-Target"].endswith(".GetAuthorizationToken"):
+            answer = {"__type": "x#UnrecognizedClientException", "message": "The security token is invalid."}
+        data = json.dumps(answer).encode()
+        self.send_response(200 if good else 400)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+async def test_amazons_and_googles_logins(
+    lent: Builder, private: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = lent
+    layout = Layout(tmp_path / "layout")
+    layout.image("v", [base_layer()], {})
+    private.push(layout.path, "v", "cloud/image:1")
+    tag = f"{private.host}/cloud/image:1"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), EcrStandIn)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", f"http://127.0.0.1:{server.server_port}")
+        builder.secrets["st-aws"] = dict(EcrStandIn.secret)
+        config = await builder.build(base=from_registry(tag, access="aws", secrets=["st-aws"]))
+        assert config.python
+        builder.secrets["st-bad"] = {**EcrStandIn.secret, "AWS_SECRET_ACCESS_KEY": "wrong"}
+        with pytest.raises(BuildFailed, match=r"Amazon refuses a token .*UnrecognizedClientException"):
+            await builder.build(base=from_registry(tag, access="aws", secrets=["st-bad"]))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    builder.secrets["st-google"] = {"SERVICE_ACCOUNT_JSON": GOOGLE_KEY}
+    assert (await builder.build(base=from_registry(tag, access="gcp", secrets=["st-google"]))).python
+    builder.secrets["st-other"] = {"SERVICE_ACCOUNT_JSON": GOOGLE_KEY.replace('"k"', '"other"')}
+    with pytest.raises(BuildFailed, match=r"does not let the given credentials read"):
+        await builder.build(base=from_registry(tag, access="gcp", secrets=["st-other"]))
 
 
 async def test_clear_words_for_what_is_not_there(
