@@ -228,10 +228,10 @@ RUN --network=none test -s /name && ls /sys/class/net
 async def test_the_user_of_run_lines(project: Project) -> None:
     await project.build(
         r"""FROM BASE
-RUN echo 'app:x:1234:1234::/home/app:/bin/sh' >> /etc/passwd && echo 'app:x:1234:' >> /etc/group \
-    && echo 'more:x:99:app' >> /etc/group && mkdir -p /home/app && chown app:app /home/app
+RUN echo 'app:x:1234:1234::/srv/app:/bin/sh' >> /etc/passwd && echo 'app:x:1234:' >> /etc/group \
+    && echo 'more:x:99:app' >> /etc/group && mkdir -p /srv/app && chown app:app /srv/app
 USER app
-WORKDIR /home/app/things
+WORKDIR /srv/app/things
 RUN id -u && id -g && id -G && echo $HOME && touch mine && stat -c %U . && ! touch /etc/x 2>/dev/null && echo refused
 USER 4321:55
 RUN id -u && id -g
@@ -240,7 +240,7 @@ RUN id -u
 """
     )
     assert project.builder.printed.split()[-10:] == [
-        *("1234", "1234", "1234", "99", "/home/app", "app", "refused", "4321", "55", "0"),
+        *("1234", "1234", "1234", "99", "/srv/app", "app", "refused", "4321", "55", "0"),
     ]
 
 
