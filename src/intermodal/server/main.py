@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from intermodal import logfile
 from intermodal.contents import Contents
@@ -18,6 +19,9 @@ from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
+from intermodal.server.gateway.gateway import Gateway
+from intermodal.server.gateway.routes import Routes
+from intermodal.server.gateway.settings import read_settings
 from intermodal.server.invocation import Invocation
 from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
@@ -122,6 +126,7 @@ class Server:
             undo.push_async_callback(self._end_tasks)
             undo.callback(self._hang_up)
             await self._listen()
+            undo.callback(self.gateway.close)
             if self.local_worker is not None:
                 self.local_worker.start()
                 undo.push_async_callback(self.local_worker.close)
@@ -198,13 +203,18 @@ class Server:
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
         calls = workers = self.invocation
-        self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
+        self.workspace = user_name(os.geteuid())
+        self.web_settings = read_settings()
+        routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
+        self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
+        self.gateway = Gateway(
+            home, self.web_settings, routes, self.invocation.calls, self.functions.bind, self.proxy_tokens.refusal
+        )
         build_logs, builder_version = BuildLogs(home.images), WorkspaceBuilderVersion(store)
         self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
-        self.workspace = user_name(os.geteuid())
         files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()
@@ -284,11 +294,41 @@ class Server:
                 ) from None
             if where.scheme == "tcp" and where.host not in ("127.0.0.1", "::1", "localhost"):
                 _log.warning("%s is not encrypted: tokens and data can be read on the way; use tls:// instead", where)
+        self.gateway.open()
+        await self._listen_web(gate)
 
-    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> None:
-        listener = await serve(where, gate.greet, Handlers(), ssl=context, connected=self._connected)
+    async def _listen_web(self, gate: Gate) -> None:
+        """One port of this machine for HTTP, and for frames; the same one after a restart, where that is possible."""
+        if self.web_settings.listen is None:
+            return
+        host, port = self.web_settings.listen
+        remembered = self.gateway.remembered_port()
+        choices = [port] if self.web_settings.fixed else [remembered or port, port, 0]
+        for choice in dict.fromkeys(choices):
+            try:
+                listener = await self._serve(Address("tcp", host, choice), gate)
+            except OSError as error:
+                if choice and not self.web_settings.fixed and error.errno == errno.EADDRINUSE:
+                    continue
+                raise Refused(
+                    f"the gateway cannot listen on {host}:{choice} ({error.strerror or error}): is the port in use? "
+                    "INTERMODAL_WEB_LISTEN=HOST:PORT chooses another, INTERMODAL_WEB_LISTEN=off none"
+                ) from None
+            self.gateway.remember_port(listener.sockets[0].getsockname()[1])
+            return
+
+    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> asyncio.Server:
+        listener = cast(
+            "asyncio.Server",
+            await serve(
+                where, gate.greet, Handlers(), ssl=context, connected=self._connected, http=self.gateway.protocol
+            ),
+        )
         self._listeners.append(listener)
+        if where.scheme != "unix":
+            where = Address(where.scheme, where.host, listener.sockets[0].getsockname()[1])
         self.status.addresses.append(str(where))
+        return listener
 
     def _tls(self) -> ssl.SSLContext:
         if not self.options.tls_cert:
