@@ -358,5 +358,5 @@ async def test_python_is_put_into_an_image_without(
     major, minor = chosen.minor.split(".")
     assert f"({major}, {minor})" in builder.printed
     assert builder.printed.endswith("six\n")
-    with pytest.raises(BuildFailed, match=r"no Python 3\.99 to put into images"):
+    with pytest.raises(BuildFailed, match=r"there is no Python 3\.99 for the image"):
         await builder.build(base=from_registry(f"{registry.host}/without-python:1", add_python="3.99"))

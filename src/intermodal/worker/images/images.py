@@ -200,6 +200,7 @@ class Images:
         self, instruction: Instruction, config: ImageConfig, secrets: dict[str, str], emit: Log, rebuild: bool
     ) -> None:
         """Put the layers of an instruction on the image. Raises StepError."""
+        await KINDS[instruction.kind].prepare(self.workshop, instruction, emit)
         for part in KINDS[instruction.kind].parts(instruction):
             layer = await self._layer(part, config, secrets, emit, rebuild)
             _put_on(config, layer)

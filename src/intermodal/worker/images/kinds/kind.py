@@ -105,6 +105,9 @@ class Kind:
         fields = self.fields(step)
         return [(fields, self.title(fields))]
 
+    async def prepare(self, workshop: Workshop, instruction: Instruction, log: Callable[[str, str], None]) -> None:
+        """Have what `parts` looks for on this machine. Raises StepError."""
+
     def parts(self, instruction: Instruction) -> list[Instruction]:
         """The layers that an instruction is made of, lowest first. Raises StepError."""
         return [instruction]
