@@ -53,9 +53,31 @@ def report(home: Home) -> list[Check]:
         _open_files(),
         _mmdebstrap(),
         _certificates(),
+        *_shown_certificates(home),
         _clock(),
     ]
     return checks
+
+
+def _shown_certificates(home: Home) -> list[Check]:
+    """What the server that runs shows to clients."""
+    from intermodal import lifecycle
+    from modal._protocol.errors import Fault, WireError
+
+    try:
+        found = lifecycle.status(home, disk=False)
+    except (Fault, WireError):
+        return []
+    return [
+        Check(
+            "TLS",
+            not shown["problem"],
+            shown["problem"] or f"{', '.join(shown['names'])}, from {shown['path']}",
+            "renew it; a changed file is taken over by itself",
+            required=False,
+        )
+        for shown in (found or {}).get("certificates", ())
+    ]
 
 
 def _find(name: str) -> str | None:
