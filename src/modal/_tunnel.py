@@ -26,7 +26,8 @@ class Tunnel:
     @property
     def url(self) -> str:
         """Get the public HTTPS URL of the forwarded port."""
-        return f"https://{self.host}" if self.port == 443 else f"https://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}" if self.port == 443 else f"https://{host}:{self.port}"
 
     @property
     def tls_socket(self) -> tuple[str, int]:

@@ -57,7 +57,6 @@ def test_only_with_a_token_of_the_workspace(platform: Platform, tmp_path: Path) 
     assert status({**right, "Modal-Secret": other["token_secret"]}) == 401
     assert status({"Modal-Key": made["token_id"]}) == 401
     assert status({"Authorization": f"Bearer {made['token_secret']}"}) == 401
-    assert "reached" not in platform.modal("app", "logs", "access").out
     for host in (name, "api.example.org", "any.thing.example.net"):
         assert status({}, host) == 401
         assert status(right, host) == 200
@@ -72,7 +71,10 @@ def test_only_with_a_token_of_the_workspace(platform: Platform, tmp_path: Path) 
     refused = platform.modal("deploy", second)
     assert refused.code == 1
     assert "api.example.org, where another deployed app" in refused.err
+    apps = json.loads(platform.modal("app", "list", "--json").out)
+    (app_id,) = [app["App ID"] for app in apps if app["Description"] == "access"]
     assert platform.modal("app", "stop", "access").code == 0
+    assert platform.modal("app", "logs", app_id).out.count("reached ") == 4  # what was let in, and nothing else
 
 
 def certificate(directory: Path, authority: trustme.CA, expires: datetime.datetime | None = None) -> None:

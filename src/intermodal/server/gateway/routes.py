@@ -138,7 +138,7 @@ class Routes:
 
     def address(self, handle: FunctionHandle, row: FunctionRow, app: AppRow) -> FunctionHandle:
         """Tell a client where the function is served."""
-        if not self.port:
+        if not (self.port or self._settings.public_port):
             return handle
         for method, shown, web in names.web_functions(row.spec):
             url = self._url(self._name(app, shown, web))
