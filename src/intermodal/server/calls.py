@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 ORPHAN_SECONDS = 60.0  # how long a call of a vanished client is kept for it to come back
 PENDING_LIMIT = 2000  # inputs of a function that wait for a container
 TOTAL_LIMIT = 25000  # inputs of a function that wait or run
-CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
 
 
 class Calls:

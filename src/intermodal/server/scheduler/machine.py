@@ -79,9 +79,9 @@ class Scheduler:
         """Inputs wait for a container. `front`: they have waited before (retries, returns)."""
         pool = self.pools[function_id]
         if front:
-            pool.queue.extend_front(list(inputs))
+            pool.queue.extend_front(list(inputs), now)
         else:
-            pool.queue.extend(list(inputs))
+            pool.queue.extend(list(inputs), now)
         self._feed(pool, now)
         if pool.queue or pool.rules.buffer_containers:
             self._scale_up(pool, now)
@@ -134,7 +134,7 @@ class Scheduler:
         if self.pools.get(pool.function_id) is not pool:
             self.decisions.append(GiveUp(pool.function_id, back, "the function was removed"))
             return
-        pool.queue.extend_front(back)
+        pool.queue.extend_front(back, now)
         if not slot.inputs:
             self._freed(slot, now)
         self._feed(pool, now)
@@ -316,7 +316,7 @@ class Scheduler:
             size = len(pool.queue)
             if size < rules.batch_size:
                 if not pool.batch_due:
-                    pool.batch_due = now + rules.batch_wait
+                    pool.batch_due = pool.queue.first_came() + rules.batch_wait
                 if now < pool.batch_due:
                     self._agenda.add(pool, pool.batch_due)
                     return

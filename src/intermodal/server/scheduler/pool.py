@@ -59,20 +59,24 @@ class Queue:
     __slots__ = ("_items",)
 
     def __init__(self) -> None:
-        self._items: OrderedDict[Any, None] = OrderedDict()
+        self._items: OrderedDict[Any, float] = OrderedDict()  # input -> since when it waits
 
-    def extend(self, inputs: list[Any]) -> None:
+    def extend(self, inputs: list[Any], now: float) -> None:
         """Behind all others."""
         items = self._items
         for item in inputs:
-            items[item] = None
+            items[item] = now
 
-    def extend_front(self, inputs: list[Any]) -> None:
+    def extend_front(self, inputs: list[Any], now: float) -> None:
         """Before all others, in this order."""
         items = self._items
         for item in reversed(inputs):
-            items[item] = None
+            items[item] = now
             items.move_to_end(item, last=False)
+
+    def first_came(self) -> float:
+        """Since when the first one waits."""
+        return next(iter(self._items.values()))
 
     def take(self, count: int) -> list[Any]:
         """The first `count`, or as many as there are."""
@@ -112,6 +116,7 @@ class Pool:
         "average",
         "backlog",
         "batch_due",
+        "careful",
         "due",
         "function_id",
         "idle",
@@ -144,6 +149,7 @@ class Pool:
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
+        self.careful = False  # a container died and nobody knows under which input: give them one at a time
         self.due = float("inf")  # its entry in the agenda
 
     def learn(self, seconds: float) -> None:
@@ -158,7 +164,7 @@ class Pool:
         rules = self.rules
         if rules.batch_size:
             return rules.batch_size
-        if not rules.prefetch or rules.max_inputs or self.average is None:
+        if not rules.prefetch or rules.max_inputs or self.average is None or self.careful:
             return rules.limit
         waiting = int(PREFETCH_SECONDS / max(self.average, 1e-6))
         return rules.limit + min(PREFETCH_INPUTS, waiting)
