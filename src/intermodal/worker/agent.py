@@ -20,6 +20,7 @@ from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
 from intermodal.worker.containers.running import Running
+from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
 from intermodal.worker.images.images import Images
@@ -32,6 +33,7 @@ from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
+from modal._protocol.messages.web import ContainerConnect
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -83,6 +85,7 @@ class Agent:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
         self.buckets = Buckets(self.home)
+        self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
 
     async def _close_parts(self) -> None:
@@ -187,6 +190,7 @@ class Agent:
         handlers.stream(ContainerStart)(self._start)
         handlers.unary(ContainerKill)(self._kill)
         handlers.stream(WorkerImageBuild)(self._build)
+        handlers.unary(ContainerConnect)(self._connect)
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
@@ -197,7 +201,7 @@ class Agent:
         spec = message.spec
         cell = Cell(
             spec.container_id, spec.app_id, spec.function_id,
-            self.home.containers / spec.container_id, self.home.values, self._emit_logs,
+            self.home.containers / spec.container_id, self.home.values, self._emit_logs, self.handover.send,
         )  # fmt: skip
         cell.spec = spec
         cell.marks["worker asked"] = time.time()
@@ -336,6 +340,20 @@ class Agent:
             exit_task.cancel()
             await cell.running.kill()
 
+    async def _connect(self, connection: aio.Connection, message: ContainerConnect) -> Done:
+        cell = self.cells.get(message.container_id)
+        if cell is None or cell.running is None:
+            raise Fault(Code.NOT_FOUND, f"container {message.container_id} does not run here")
+        try:
+            sock = await connect_port(cell.running, message.port)
+        except (OSError, TimeoutError) as error:
+            raise Fault(
+                Code.INTERNAL, f"port {message.port} of {message.container_id} cannot be reached: {error}"
+            ) from None
+        with sock:
+            self.handover.send(message.container_id, sock.fileno(), message.ticket)
+        return Done()
+
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
         asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
         return Done()
@@ -389,8 +407,9 @@ class Agent:
                 await running.close()
                 continue
             cell = Cell(
-                running.container_id, note["app_id"], note["function_id"], directory, self.home.values, self._emit_logs
-            )
+                running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
+                self._emit_logs, self.handover.send,
+            )  # fmt: skip
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell))
             self.cells[cell.container_id] = cell
