@@ -109,7 +109,7 @@ class HostRuntime:
         # By way of a file that is nobody else's to read: what stands on a command line is everybody's.
         script = places.directory / "environment"
         exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items() if name.isidentifier()]
-        _write_hidden(script, "\n".join([*exports, f"exec {shlex.join(argv)}", ""]).encode())
+        _write_hidden(script, "\n".join([*exports, f"exec env {shlex.join(argv)}", ""]).encode())
         assignments = f"env -i /bin/sh {shlex.quote(str(script))}"
         limits = _ulimits(launch) if "memory" not in cgroup.by_controller else ""
         inner = f'echo $$ >"$0" && cd {shlex.quote(str(cwd))} && {limits}exec {assignments}'
