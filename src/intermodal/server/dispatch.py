@@ -9,8 +9,21 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from intermodal.server.failures import CrashLoop, describe_exit
+from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held
-from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
+from intermodal.server.scheduler import (
+    Assign,
+    GiveUp,
+    Pool,
+    Recall,
+    Refuse,
+    Request,
+    Rules,
+    Scheduler,
+    Start,
+    Stop,
+    gpus,
+)
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -47,6 +60,16 @@ class Function:
         self.ever_ready = False
         self.generation = 0  # grows when the function is published again in another form
 
+    def another(self, spec: FunctionSpec) -> Function:
+        """The same function in another version, with a record of failures of its own."""
+        return Function(self.function_id, self.app_id, spec, self.pool, self.ephemeral)
+
+    def take_over(self, newer: Function) -> None:
+        """Become the newer version, which has been warmed up."""
+        self.spec, self.name, self.ephemeral = newer.spec, newer.name, newer.ephemeral
+        self.crashes, self.ever_ready = newer.crashes, newer.ever_ready
+        self.generation += 1
+
 
 class Container:
     """A container from the decision to start it until its end."""
@@ -54,6 +77,7 @@ class Container:
     __slots__ = (
         "asked",
         "cancelled",
+        "devices",
         "failure",
         "frames",
         "function",
@@ -77,6 +101,7 @@ class Container:
         self.id = id
         self.function = function
         self.worker_id = worker_id
+        self.devices: tuple[str, ...] = ()  # GPUs of the worker that are its own
         self.link: Any = None  # workers.ContainerLink, once the worker was asked
         self.tokens: dict[int, Held] = {}
         self.next_token = 1
@@ -102,6 +127,7 @@ class Dispatch:
         self.scheduler = scheduler
         self.functions: dict[str, Function] = {}
         self.containers: dict[str, Container] = {}
+        self.handovers = Handovers(self, rules_of)
         self.deliver: Callable[[Held, int, bytes, str], None] = lambda *_: None
         self.settled: Callable[[], None] = lambda: None
         self.refill: Callable[[str], None] = lambda _function_id: None
@@ -115,8 +141,16 @@ class Dispatch:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- functions
-    def put_function(self, function_id: str, app_id: str, spec: FunctionSpec, ephemeral: bool) -> Function:
-        """A function exists from now on, or has changed."""
+    def put_function(
+        self, function_id: str, app_id: str, spec: FunctionSpec, ephemeral: bool, again: bool = False
+    ) -> Function:
+        """A function exists from now on, or has changed. `again`: it was deployed anew, changed or not.
+
+        Where it has warm containers, they serve until those of the new version are warm.
+        """
+        known = self.functions.get(function_id)
+        if known is not None and (again or known.spec != spec) and self.handovers.begin(known, spec):
+            return known
         self.scheduler.put_function(function_id, app_id, rules_of(spec), time.monotonic())
         pool = self.scheduler.pools[function_id]
         function = self.functions.get(function_id)
@@ -159,12 +193,14 @@ class Dispatch:
 
     def remove_function(self, function_id: str, reason: str) -> None:
         """It and its containers end now."""
+        self.handovers.drop(function_id)
         if self.functions.pop(function_id, None) is not None:
             self.scheduler.remove_function(function_id, reason)
             self.run()
 
     def retire_function(self, function_id: str) -> None:
         """It finishes what it has."""
+        self.handovers.drop(function_id)
         self.scheduler.retire_function(function_id, time.monotonic())
         self.run()
 
@@ -225,6 +261,8 @@ class Dispatch:
                     self._recall(decision)
                 elif type(decision) is GiveUp:
                     self._give_up(decision.inputs, decision.reason)
+                elif type(decision) is Refuse:
+                    self._refuse(decision)
             decisions = self.scheduler.decisions
 
     def _assign(self, decision: Assign) -> None:
@@ -261,8 +299,9 @@ class Dispatch:
             container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
 
     def _start(self, decision: Start) -> None:
-        function = self.functions[decision.function_id]
+        function = self.handovers.candidates.get(decision.function_id) or self.functions[decision.function_id]
         container = Container(decision.container_id, function, decision.worker_id)
+        container.devices = decision.devices
         self.containers[container.id] = container
         self.keep_task(asyncio.get_running_loop().create_task(self._start_task(container)))
         self.changed(function.app_id)
@@ -300,6 +339,13 @@ class Dispatch:
             self.finish(held, Status.TERMINATED, failure)
         self.settled()
 
+    def _refuse(self, decision: Refuse) -> None:
+        """No machine can hold their containers."""
+        failure = pack_failure(CallFailure(Code.INVALID, "modal.exception.InvalidError", decision.reason))
+        for held in decision.inputs:
+            self.finish(held, Status.INIT_FAILURE, failure)
+        self.settled()
+
     # -- what containers say
     def take(self, container: Container, frame: Frame) -> None:
         """A frame from the runner (or the worker, for ContainerExited) on the container's stream."""
@@ -321,6 +367,7 @@ class Dispatch:
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
             self._wake(time.monotonic() + container.function.pool.rules.scaledown_window + 0.01)
+            self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 
     def _outputs(self, container: Container, message: RunOutputs) -> None:
@@ -429,6 +476,8 @@ class Dispatch:
             self.system_log(container, text)
         function = container.function
         function.crashes.add()
+        failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
+        self._back_off(container)
         again = []
         for held in running:
             if held.over:
@@ -438,10 +487,11 @@ class Dispatch:
             if held.crashes <= CRASHES_ALLOWED + retries:
                 again.append(held)
                 continue
-            failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
             held.container = None
             held.over = True
             self.deliver(held, Status.FAILURE, pack_failure(failure), "")
+        if function.ephemeral and function.crashes.hopeless:
+            self._fail_waiting(function, failure, Status.FAILURE)
         return again
 
     def _start_failed(self, container: Container, message: ContainerExited) -> None:
@@ -453,20 +503,30 @@ class Dispatch:
             text, hint = describe_exit(message, function.spec)
             self.system_log(container, text)
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        pool = function.pool
-        delay = function.crashes.delay()
-        if delay and function.function_id in self.scheduler.pools:
-            self.scheduler.hold_starts(function.function_id, time.monotonic() + delay)
-            self._wake(time.monotonic() + delay)
+        self._back_off(container)
         if function.ever_ready and function.crashes.count < 3:
             return
+        self._fail_waiting(function, failure, Status.INIT_FAILURE)
+
+    def _back_off(self, container: Container) -> None:
+        """After some failures in a row, containers start ever more slowly."""
+        function = container.function
+        pool_id, delay = function.pool.function_id, function.crashes.delay()
+        if not delay or pool_id not in self.scheduler.pools:
+            return
+        self.scheduler.hold_starts(pool_id, time.monotonic() + delay)
+        self._wake(time.monotonic() + delay)
+        self.system_log(container, function.crashes.describe(function.name, self.handovers.is_candidate(function)))
+
+    def _fail_waiting(self, function: Function, failure: CallFailure, status: int) -> None:
+        """What waits for the function hears why it will not run; of a deployed one, spawned inputs wait on."""
         value = pack_failure(failure)
-        doomed = [held for held in pool.queue if function.ephemeral or held.call.kind != "spawn"]
+        doomed = [held for held in function.pool.queue if function.ephemeral or held.call.kind != "spawn"]
         self.scheduler.withdraw(function.function_id, set(doomed))
         for held in doomed:
             if not held.over:
                 held.over = True
-                self.deliver(held, Status.INIT_FAILURE, value, "")
+                self.deliver(held, status, value, "")
 
     # -- time
     def _watch(self) -> None:
@@ -561,8 +621,6 @@ def rules_of(spec: FunctionSpec) -> Rules:
     """The scheduler's view of a function."""
     scaler = spec.autoscaler
     limit = max(1, spec.concurrent_max)
-    gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
-    gpu_type, _, count = gpu.partition(":")
     batch_size, batch_wait_ms = batching_of(spec)
     return Rules(
         scaler.min_containers,
@@ -575,8 +633,14 @@ def rules_of(spec: FunctionSpec) -> Rules:
         batch_wait_ms / 1000,
         spec.max_inputs,
         not spec.is_async and limit == 1 and not batch_size,
-        Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
+        request_of(spec),
     )
+
+
+def request_of(spec: FunctionSpec) -> Request:
+    """What one of its containers reserves. Raises ValueError for a GPU request that is none."""
+    wants = spec.resources
+    return Request(wants.cpu_request, wants.memory_request, tuple(gpus.parse(text) for text in wants.gpu))
 
 
 def batching_of(spec: FunctionSpec) -> tuple[int, int]:
@@ -587,4 +651,4 @@ def batching_of(spec: FunctionSpec) -> tuple[int, int]:
     return spec.batch_size, spec.batch_wait_ms
 
 
-__all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]
+__all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "request_of", "rules_of", "unpack_failure"]

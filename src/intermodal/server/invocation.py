@@ -9,13 +9,14 @@ from typing import Any
 
 from intermodal.server.call_graph import CallGraphs
 from intermodal.server.calls import Calls
-from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.dispatch import Container, Dispatch, request_of
 from intermodal.server.ids import new_id
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
 from intermodal.server.workers import Workers
 from modal._protocol.aio import Connection, Handlers
+from modal._protocol.errors import Code, Fault
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.container import ContainerInfo
 from modal._protocol.messages.function import Autoscaler, FunctionSpec
@@ -75,10 +76,27 @@ class Invocation:
         """See ports.CallsPort."""
         ephemeral = self._ephemeral(app_id)
         for function_id, spec in functions:
-            self.dispatch.put_function(function_id, app_id, spec, ephemeral)
+            self.dispatch.put_function(function_id, app_id, spec, ephemeral, again=not ephemeral)
             self.spawns.function_added(function_id)
         for function_id in removed:
             self.dispatch.retire_function(function_id)
+
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """See ports.CallsPort."""
+        capacity = self.dispatch.scheduler.capacity
+        if not capacity.workers and any(spec.resources.gpu for spec in specs):
+            await self.workers.available()
+        for spec in specs:
+            problem = capacity.problem(request_of(spec))
+            if not problem:
+                continue
+            if spec.resources.gpu:
+                problem += (
+                    ". Leave gpu= out, ask for what there is, or let the worker pretend: set "
+                    f'INTERMODAL_SIMULATED_GPUS="{spec.resources.gpu[0]}" and start it again, and containers get no '
+                    "device but run"
+                )
+            raise Fault(Code.INVALID, f"{spec.name}: {problem}")
 
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         """See ports.CallsPort."""

@@ -17,6 +17,9 @@ class CallsPort(Protocol):
     def functions_changed(self, app_id: str, functions: list[tuple[str, FunctionSpec]], removed: list[str]) -> None:
         """These functions of the app exist from now on in this form; those in `removed` take no new inputs."""
 
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """Fault(invalid) where one asks for what no machine can hold, with what was asked for and what there is."""
+
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         """Return when nothing of the app runs any more. Unfinished inputs fail."""
 

@@ -571,3 +571,21 @@ def test_rules_that_change_do_not_unbalance_what_is_reserved(world: World) -> No
     worker = world.scheduler.capacity.workers["wo-0"]
     taken = len(world.of())
     assert (worker.cpu_used, worker.memory_used) == (2.0 * taken, 5000 * taken)
+
+
+def test_a_lower_limit_holds_at_once(world: World) -> None:
+    world.function()
+    world.send(4)
+    world.ready()
+    assert len(world.of()) == 4
+    world.finish(world.of()[3])
+    world.send(1)
+    world.function(max_containers=2)
+    busy = [box for box in world.of() if box.inputs]
+    for box in busy:
+        world.finish(box)
+    assert len(world.of()) == 2
+    assert {reason for _id, reason in world.stopped} == {"replaced or asked to end"}
+    world.function(max_containers=1)
+    assert len(world.of()) == 1
+    assert world.stopped[-1][1] == "more than its function may have"

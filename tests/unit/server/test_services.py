@@ -55,6 +55,9 @@ class RecordingCalls:
         self.functions.update(functions)
         self.removed += removed
 
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """Everything fits."""
+
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         self.stopped.append(app_id)
 

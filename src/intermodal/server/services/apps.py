@@ -69,6 +69,7 @@ class Apps:
         await check_references(
             message.functions, self._store.images.known, self._store.images.known_mounts, self._secrets.check
         )
+        await self._calls.check_room(message.functions)
         async with self._publishing:
             app = await (self._deployment(message, principal) if message.deploy else self._running(message))
             version = app.version + 1 if message.deploy else app.version

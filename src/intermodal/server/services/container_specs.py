@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from intermodal.server.dispatch import Container
+from intermodal.server.handover import form_of
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.secrets import Secrets
@@ -75,6 +76,9 @@ class ContainerSpecs:
             runner,
             spec.block_network,
             spec.restrict_modal_access,
+            "",
+            list(container.devices),
+            form_of(spec),
         )
 
     def forget_images(self, image_ids: list[str]) -> None:
