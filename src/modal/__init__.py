@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOME = {
     "App": "_app",
     "Client": "_client",
-    "CloudBucketMount": "_storage",
+    "CloudBucketMount": "_bucket",
     "Cls": "_cls",
     "Cron": "schedule",
     "Dict": "_collections",
@@ -23,7 +23,7 @@ _HOME = {
     "Function": "_function",
     "FunctionCall": "_call",
     "Image": "_image",
-    "NetworkFileSystem": "_storage",
+    "NetworkFileSystem": "_network_file_system",
     "Period": "schedule",
     "Proxy": "_proxy",
     "Queue": "_collections",
@@ -33,7 +33,7 @@ _HOME = {
     "SchedulerPlacement": "_scheduler_placement",
     "Secret": "_secret",
     "Tunnel": "_tunnel",
-    "Volume": "_storage",
+    "Volume": "_volume",
     "asgi_app": "_web",
     "batched": "_partial",
     "build": "_partial",
@@ -122,6 +122,7 @@ _GONE = {
 
 if TYPE_CHECKING:
     from modal._app import App
+    from modal._bucket import CloudBucketMount
     from modal._call import FunctionCall
     from modal._client import Client
     from modal._cls import Cls
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
     from modal._function import Function
     from modal._image import Image
     from modal._interactive import interact
+    from modal._network_file_system import NetworkFileSystem
     from modal._output import enable_output
     from modal._parameter import parameter
     from modal._partial import batched, concurrent, enter, exit, method
@@ -137,8 +139,8 @@ if TYPE_CHECKING:
     from modal._retries import Retries
     from modal._sandbox import Sandbox, SandboxSnapshot
     from modal._secret import Secret
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
     from modal._tunnel import Tunnel, forward
+    from modal._volume import Volume
     from modal._web import asgi_app, fastapi_endpoint, web_endpoint, web_server, wsgi_app
     from modal.exception import Error
     from modal.file_pattern_matcher import FilePatternMatcher

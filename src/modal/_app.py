@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from modal._bucket import CloudBucketMount
     from modal._client import Client
     from modal._cls import Cls
     from modal._function import Function
+    from modal._network_file_system import NetworkFileSystem
     from modal._proxy import Proxy
     from modal._retries import Retries
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
+    from modal._volume import Volume
     from modal.gpu import GPU_T
     from modal.schedule import Schedule
 

@@ -174,6 +174,8 @@ async def build_images(
     key_of: dict[int, str] = {}
     names: dict[str, str] = {}
     for image in images:
+        for step in image._steps():
+            await step.prepare(client)
         recipe = recipe_of(image, secret_ids, mount_ids)
         key = json.dumps(recipe, sort_keys=True)
         key_of[id(image)] = key
@@ -260,6 +262,6 @@ async def build_one(client: Client, image: Image) -> str:
     steps = image._steps()
     files = LocalFiles()
     secret_ids = await secrets_of(client, [secret for step in steps for secret in step.secrets], "", environment)
-    await files.send(client, [step.files for step in steps if step.files is not None])
+    await files.send(client, [files_of for step in steps for files_of in step.file_sets])
     built = await build_images(client, [image], secret_ids, files.mount_ids, "", environment)
     return built[id(image)].image_id

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modal._protocol.messages.function import FunctionHandle, MethodSpec
     from modal._retries import Retries
     from modal._secret import Secret
-    from modal._storage import Volume
+    from modal._volume import Volume
     from modal.gpu import GPU_T
 
 

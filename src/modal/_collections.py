@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional
 
+from modal._named import _Named
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._planned import not_yet, planned
-from modal._storage import _Named
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path, PurePosixPath
 
+    from modal._bucket import CloudBucketMount
     from modal._client import Client
     from modal._mounts import FileSet
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
+    from modal._network_file_system import NetworkFileSystem
+    from modal._volume import Volume
 
 _PYTHON_VERSION = re.compile(r"3\.(\d+)(?:\.\d+)?\Z")
 OLDEST_PYTHON = 9  # minor version
@@ -325,11 +327,33 @@ class Image(PythonPackages, Object):
 
         After it finishes execution, a snapshot of the resulting container file system is saved as an image.
         """
-        if isinstance(raw_f, Object):
-            raise InvalidError("Image.run_function: give the plain function, without @app.function().")
-        if not callable(raw_f):
-            raise InvalidError(f"Image.run_function: {raw_f!r} is no function.")
-        return self._then(step_of("run_function", {}, secrets, gpu, force_build))
+        from modal._build_function import FunctionStep, check_function
+        from modal._options import check_mounts, check_timeout, resources_of
+
+        check_function(raw_f)
+        if include_source is not None and not isinstance(include_source, bool):
+            raise InvalidError(f"Image.run_function: include_source must be True or False, not {include_source!r}.")
+        for what, value in (("cpu", cpu), ("memory", memory)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise InvalidError(f"Image.run_function: {what} must be a number, not {value!r}.")
+        resources = resources_of(cpu, memory, gpu, None)
+        settings = {
+            "cpu": resources.cpu_request,
+            "memory": resources.memory_request,
+            "timeout": check_timeout(timeout),
+        }
+        step = FunctionStep(
+            raw_f,
+            args,
+            kwargs,
+            mounts=check_mounts(volumes, network_file_systems),
+            settings={name: value for name, value in settings.items() if value},
+            include_source=include_source is not False,
+            secrets=check_secrets(secrets, "Image.run_function"),
+            gpus=parse_gpus(gpu),
+            force=force_build,
+        )
+        return self._then(step)
 
     # -- settings
     def env(self, vars: dict[str, str]) -> Image:

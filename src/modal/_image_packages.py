@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
-from modal._image_steps import Step, flatten, pyproject_dependencies, read_text
+from modal._image_projects import poetry_project, pyproject_dependencies, read_text, uv_project
+from modal._image_steps import Step, flatten
 from modal._secret import Secret, check_secrets
 from modal.exception import InvalidError
 from modal.gpu import GPU_T, parse_gpus
@@ -46,6 +47,23 @@ def step_of(
     return Step(kind, fields, secrets=checked, gpus=parse_gpus(gpu), force=force, method=name)
 
 
+def check_packages(packages: Sequence[str], method: str) -> None:
+    """Raises InvalidError for what cannot be the name of a package."""
+    for package in packages:
+        if package.lstrip().startswith("-"):
+            raise InvalidError(
+                f"Image.{method}: {package!r} is an option, not a package. Use extra_options={package!r}."
+            )
+        if not package.strip():
+            raise InvalidError(f"Image.{method}: a package name is empty.")
+
+
+def version_of(text: Any, method: str) -> str:
+    if not isinstance(text, str) or not text[:1].isdigit():
+        raise InvalidError(f"Image.{method}: uv_version must be a version such as '0.5.0', not {text!r}.")
+    return text
+
+
 class PythonPackages:
     """A part of `Image`."""
 
@@ -76,13 +94,7 @@ class PythonPackages:
         wanted = flatten(packages, "pip_install", "packages")
         if not wanted:
             return self._unchanged()
-        for package in wanted:
-            if package.lstrip().startswith("-"):
-                raise InvalidError(
-                    f"Image.pip_install: {package!r} is an option, not a package. Use extra_options={package!r}."
-                )
-            if not package.strip():
-                raise InvalidError("Image.pip_install: a package name is empty.")
+        check_packages(wanted, "pip_install")
         fields = {
             "packages": wanted,
             **_index_options(find_links, index_url, extra_index_url, pre, extra_options),
@@ -192,17 +204,87 @@ class PythonPackages:
         If not provided as argument the path to the lockfile is inferred. However, the file has to exist,
         unless `ignore_lockfile` is set to `True`. The root project itself is not installed.
         """
-        method = "poetry_install_from_file"
+        method, path = "poetry_install_from_file", str(poetry_pyproject_toml)
+        groups = {"with": with_, "without": without, "only": only}
+        fields: dict[str, Any] = {name: texts_of(value, method) for name, value in groups.items() if value}
+        if old_installer:
+            fields["old_installer"] = True
+        step = step_of("poetry", fields, secrets, gpu, force_build, method)
+        lock = None if ignore_lockfile else poetry_lockfile
+        step.late = lambda: poetry_project(path, lock, ignore_lockfile)
+        return self._then(step)
+
+    def uv_pip_install(
+        self,
+        *packages: Union[str, list[str]],  # A list of Python packages, eg. ["numpy", "matplotlib>=3.5.0"]
+        requirements: Optional[list[str]] = None,  # Paths of requirements.txt files, passed with `-r`
+        find_links: Optional[str] = None,  # Passes --find-links to uv pip install
+        index_url: Optional[str] = None,  # Passes --default-index to uv pip install
+        extra_index_url: Optional[str] = None,  # Passes --index to uv pip install
+        pre: bool = False,  # Allow pre-releases
+        extra_options: str = "",  # Additional options to pass to uv pip install, e.g. "--no-build-isolation"
+        uv_version: Optional[str] = None,  # uv version to use
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Install a list of Python packages using uv pip install.
+
+        ```python
+        image = modal.Image.debian_slim().uv_pip_install("torch==2.7.1", "numpy")
+        ```
+        """
+        method = "uv_pip_install"
+        wanted = flatten(packages, method, "packages")
+        paths = flatten([requirements] if requirements else [], method, "requirements")
+        if not wanted and not paths:
+            return self._unchanged()
+        check_packages(wanted, method)
         fields = {
-            "pyproject": str(poetry_pyproject_toml),
-            "lockfile": poetry_lockfile or "",
-            "ignore_lockfile": ignore_lockfile,
-            "old_installer": old_installer,
-            "with": texts_of(with_, method),
-            "without": texts_of(without, method),
-            "only": texts_of(only, method),
+            "packages": wanted,
+            **_index_options(find_links, index_url, extra_index_url, pre, extra_options),
         }
-        return self._then(step_of("poetry", fields, secrets, gpu, force_build, method))
+        if uv_version is not None:
+            fields["uv_version"] = version_of(uv_version, method)
+        step = step_of(method, fields, secrets, gpu, force_build)
+        if paths:
+            step.late = lambda: {"requirements": [read_text(path, method) for path in paths]}
+        return self._then(step)
+
+    def uv_sync(
+        self,
+        uv_project_dir: str = "./",  # Path to local uv managed project
+        *,
+        force_build: bool = False,  # Ignore cached builds, similar to 'docker build --no-cache'
+        groups: Optional[list[str]] = None,  # Dependency groups to install
+        extras: Optional[list[str]] = None,  # Optional dependencies to install
+        frozen: bool = True,  # If True, then we run `uv sync --frozen` when a uv.lock file is present
+        extra_options: str = "",  # Extra options to pass to `uv sync`
+        uv_version: Optional[str] = None,  # uv version to use
+        secrets: Sequence[Secret] = [],
+        gpu: GPU_T = None,
+    ) -> Image:
+        """Creates a virtual environment with the dependencies of a uv managed project, with `uv sync`.
+
+        The project's `pyproject.toml` and `uv.lock` count, relative to the current working directory. The project
+        itself is not installed: add its source with `add_local_python_source` or the like afterwards.
+
+        ```python
+        image = modal.Image.debian_slim().uv_sync()
+        ```
+        """
+        method, place = "uv_sync", str(uv_project_dir)
+        fields: dict[str, Any] = {}
+        for name, value in (("groups", groups), ("extras", extras)):
+            if value:
+                fields[name] = texts_of(value, method)
+        if extra_options:
+            fields["extra_options"] = extra_options
+        if uv_version is not None:
+            fields["uv_version"] = version_of(uv_version, method)
+        step = step_of(method, fields, secrets, gpu, force_build)
+        step.late = lambda: uv_project(place, frozen)
+        return self._then(step)
 
     def micromamba_install(
         self,

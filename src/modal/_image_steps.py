@@ -6,28 +6,22 @@ local files read, so that a program can be imported where they are not.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
 
 from modal.exception import InvalidError, NotImplementedYetError
 
 if TYPE_CHECKING:
+    from modal._client import Client
     from modal._mounts import FileSet
     from modal._secret import Secret
 
-BUILDABLE = frozenset(
+UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
     (
-        "debian_slim",
-        "pip_install",
-        "pip_requirements",
-        "apt_install",
-        "run",
-        "env",
-        "workdir",
-        "copy",
-        "entrypoint",
-        "cmd",
-        "shell",
+        "dockerfile",
+        "dockerfile_commands",
+        "micromamba",
+        "micromamba_install",
+        "registry",
     )
 )
 
@@ -56,13 +50,20 @@ class Step:
         self.files = files
         self.method = method or kind  # the name that the user knows
 
+    @property
+    def file_sets(self) -> list[FileSet]:
+        """The local files that must be on the server before the step can be built."""
+        return [] if self.files is None else [self.files]
+
+    async def prepare(self, client: Client) -> None:
+        """Look up what of the server's the step refers to, before it is rendered."""
+
     def render(self, secret_ids: dict[int, str], mount_ids: dict[Any, list[str]]) -> list[dict[str, Any]]:
         """The step as it stands in a recipe. Secrets by `id()` of the object, mounts by the file set's key."""
-        if self.kind not in BUILDABLE:
+        if self.kind in UNBUILDABLE:
             raise NotImplementedYetError(
                 f"Image.{self.method} is not implemented yet. Images can be made from debian_slim with pip_install, "
-                "pip_install_from_requirements, pip_install_from_pyproject, apt_install, run_commands, env, workdir, "
-                "entrypoint, cmd, shell and add_local_file, add_local_dir, add_local_python_source."
+                "apt_install, run_commands and the other methods that install packages and add files."
             )
         common: dict[str, Any] = {}
         if self.secrets:
@@ -71,42 +72,16 @@ class Step:
             common["force"] = True
         if self.gpus:
             common["gpu"] = self.gpus
-        if self.files is not None:
+        if self.files is not None and self.kind == "copy":
             return [{"kind": "copy", "mount_id": mount_id, **common} for mount_id in mount_ids[self.files.key]]
+        return [{"kind": self.kind, **self._own(mount_ids), **common}]
+
+    def _own(self, mount_ids: dict[Any, list[str]]) -> dict[str, Any]:
+        """The fields that are the kind's own."""
         late = self.late() if self.late is not None else {}
-        return [{"kind": self.kind, **self.fields, **late, **common}]
-
-
-def read_text(path: str, method: str) -> str:
-    """A local file that an image method was given. Raises InvalidError."""
-    full = os.path.expanduser(path)
-    try:
-        with open(full, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise InvalidError(f"Image.{method}: there is no file {full} (looked from {os.getcwd()}).") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"Image.{method}: {full} cannot be read: {error}.") from None
-
-
-def pyproject_dependencies(path: str, extras: Sequence[str]) -> list[str]:
-    """`[project] dependencies` of a pyproject.toml, and those of its named extras. Raises InvalidError."""
-    from modal.config import parse_toml
-
-    method = "pip_install_from_pyproject"
-    project = parse_toml(read_text(path, method), path).get("project", {})
-    if "dependencies" not in project and not extras:
-        raise InvalidError(
-            f"Image.{method}: {path} has no [project] dependencies. For a Poetry project use poetry_install_from_file."
-        )
-    packages = list(project.get("dependencies", []))
-    groups = project.get("optional-dependencies", {})
-    for extra in extras:
-        if extra not in groups:
-            known = ", ".join(groups) or "none"
-            raise InvalidError(f"Image.{method}: {path} has no optional dependencies {extra!r} (it has: {known}).")
-        packages.extend(groups[extra])
-    return packages
+        if self.files is not None:
+            late["mount_ids"] = mount_ids[self.files.key]
+        return {**self.fields, **late}
 
 
 def flatten(arguments: Sequence[Any], method: str, what: str) -> list[str]:

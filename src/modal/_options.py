@@ -134,7 +134,9 @@ def check_timeout(timeout: Any) -> int:
 
 def check_mounts(volumes: Any, network_file_systems: Any = None) -> dict[str, Any]:
     """Paths to what is mounted there. Raises InvalidError."""
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
+    from modal._bucket import CloudBucketMount
+    from modal._network_file_system import NetworkFileSystem
+    from modal._volume import Volume
 
     mounts: dict[str, Any] = {}
     for name, given, kinds in (

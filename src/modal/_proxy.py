@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from modal._storage import _Named
+from modal._named import _Named
 
 
 class Proxy(_Named):

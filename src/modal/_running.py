@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from modal import _events
 from modal._building import LocalFiles, build_images, secrets_of
@@ -100,18 +100,34 @@ class Run:
             _forget(self._app)
 
     async def _stop(self) -> None:
-        sink = _events.sink()
-        ended = self._listener.ended if self._listener is not None else None
-        if ended is None:
-            sink.app_stopping(self._app_id)
-            try:
-                await self._client.request(AppStop(self._app_id), Done)
-                if self._attachment is not None:
-                    await call_blocking(self._attachment.wait_ended, config.get("logs_timeout"))
-            except Error as error:
-                sink.notice(f"The app {self._app_id} could not be stopped: {error}")
-            ended = self._listener.ended if self._listener is not None else None
-        sink.app_stopped(self._app_id, self._url, ended.reason if ended is not None else "")
+        listener = self._listener
+        await stop_app(
+            self._client,
+            self._app_id,
+            self._attachment,
+            lambda: listener.ended.reason if listener is not None and listener.ended is not None else None,
+            self._url,
+        )
+
+
+async def stop_app(
+    client: Client,
+    app_id: str,
+    attachment: Optional[Attachment],
+    ended: Callable[[], Optional[str]],
+    url: str = "",
+) -> None:
+    """Stop an ephemeral app, unless it has ended (`ended` says why, None while it lives), and show its last logs."""
+    sink = _events.sink()
+    if ended() is None:
+        sink.app_stopping(app_id)
+        try:
+            await client.request(AppStop(app_id), Done)
+            if attachment is not None:
+                await call_blocking(attachment.wait_ended, config.get("logs_timeout"))
+        except Error as error:
+            sink.notice(f"The app {app_id} could not be stopped: {error}")
+    sink.app_stopped(app_id, url, ended() or "")
 
 
 def _forget(app: App) -> None:
@@ -145,8 +161,12 @@ async def publish(
     deploy: bool = False,
     tag: str = "",
     commit: Optional[dict[str, Any]] = None,
+    before: Callable[[], None] = lambda: None,
 ) -> AppPublished:
-    """Make everything that the app refers to, then all of its functions in one step; they are hydrated afterwards."""
+    """Make everything that the app refers to, then all of its functions in one step; they are hydrated afterwards.
+
+    `before` is called when all is ready for that step, and may take its time or raise.
+    """
     started = time.monotonic()
     sink = _events.sink()
     definitions = app._definitions()
@@ -157,6 +177,7 @@ async def publish(
         sink.object_creating(f"function:{spec.name}", f"Creating {_kind(spec)} {spec.name}...")
     software = getattr(sys.modules["modal"], "__version__", "")
     request = AppPublish(app_id, name, environment, specs, deploy, tag, commit or {}, software)
+    before()
     published = await client.request(request, AppPublished)
     _hydrate(app, client, published)
     for spec in specs:
@@ -183,7 +204,7 @@ async def _specs(
     for one in definitions:
         own = one.source_files()
         mounts[one.tag] = ([own] if own is not None else []) + list(one.image(app)._mounted)
-    sets = [step.files for step in steps if step.files is not None]
+    sets = [files_of for step in steps for files_of in step.file_sets]
     await files.send(client, sets + [files_of for many in mounts.values() for files_of in many])
     built = await build_images(client, list(images.values()), secret_ids, files.mount_ids, app_id, environment)
     specs = []

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     import builtins
 
     from modal._app import App
+    from modal._bucket import CloudBucketMount
     from modal._client import Client
     from modal._image import Image
+    from modal._network_file_system import NetworkFileSystem
     from modal._proxy import Proxy
     from modal._secret import Secret
-    from modal._storage import CloudBucketMount, NetworkFileSystem, Volume
     from modal._tunnel import Tunnel
+    from modal._volume import Volume
     from modal.container_process import ContainerProcess
     from modal.file_io import FileIO, FileWatchEvent, FileWatchEventType
     from modal.gpu import GPU_T

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from modal._storage import Volume
+from modal._volume import Volume
 
 
 class FileEntryType(IntEnum):

@@ -34,6 +34,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
 PARTS = {"runner", "server", "worker", "cli"}  # "intermodal." above means: modules shared by these, not these
 LAZY = {  # third-party packages that may be imported only inside a function, and by whom
     "modal": {"tomli", "tomli_w", "dotenv", "rich", "typing_extensions", "IPython"},
+    "modal.cli": {"watchfiles"},
 }
 
 

@@ -11,9 +11,10 @@ import click
 
 from intermodal import lifecycle
 from intermodal.cli import running, tables
+from intermodal.cli.asking import ask
+from intermodal.cli.proxy_tokens import proxy_token
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
-from modal._protocol.message import Message
 
 NOT_RUNNING = 3  # exit code of `status` where no server answers
 
@@ -181,7 +182,7 @@ def token_new(note: str, for_worker: bool, as_json: bool) -> None:
     """Make a token. Its secret is shown this once."""
     from modal._protocol.messages.secret import Token, TokenCreate
 
-    made = _request(TokenCreate(note, "worker" if for_worker else "client"), Token)
+    made = ask(TokenCreate(note, "worker" if for_worker else "client"), Token)
     if as_json:
         click.echo(json.dumps({"token_id": made.token_id, "token_secret": made.token_secret}))
         return
@@ -195,7 +196,7 @@ def token_list(as_json: bool) -> None:
     """List tokens."""
     from modal._protocol.messages.secret import TokenList, TokensKnown
 
-    tables.tokens(_request(TokenList(), TokensKnown).tokens, as_json)
+    tables.tokens(ask(TokenList(), TokensKnown).tokens, as_json)
 
 
 @token.command("revoke")
@@ -205,8 +206,11 @@ def token_revoke(token_id: str) -> None:
     from modal._protocol.messages.secret import TokenRevoke
     from modal._protocol.messages.wire import Done
 
-    _request(TokenRevoke(token_id), Done)
+    ask(TokenRevoke(token_id), Done)
     click.echo(f"Revoked {token_id}.")
+
+
+cli.add_command(proxy_token)
 
 
 @cli.group()
@@ -220,7 +224,7 @@ def images_list(as_json: bool) -> None:
     """List images, most recently used first."""
     from modal._protocol.messages.image import ImageList, ImagesKnown
 
-    tables.images(_request(ImageList(), ImagesKnown).images, as_json)
+    tables.images(ask(ImageList(), ImagesKnown).images, as_json)
 
 
 @images.command("prune")
@@ -239,20 +243,8 @@ def images_prune(unused_for: float, yes: bool) -> None:
 
     if not yes:
         click.confirm("Delete all images that no app uses?", abort=True)
-    gone = _request(ImagePrune(unused_for * 86400.0), ImagesKnown)
+    gone = ask(ImagePrune(unused_for * 86400.0), ImagesKnown)
     click.echo(f"Deleted {len(gone.images)} images and freed {tables.size(gone.freed)}.")
-
-
-def _request(message: Message, expect: type[Any]) -> Any:
-    """Ask the server of this machine. Raises Failed where none runs."""
-    home = Home()
-    connection = lifecycle.connect(home)
-    if connection is None:
-        raise lifecycle.Failed(f"no server runs in {home.path}: start it with `intermodal up`")
-    try:
-        return connection.request(message, expect, timeout=600.0)
-    finally:
-        connection.close()
 
 
 def _show(found: dict[str, Any]) -> None:

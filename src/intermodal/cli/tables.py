@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from intermodal.doctor import Check
     from modal._protocol.messages.image import ImageInfo
+    from modal._protocol.messages.proxy import ProxyTokenInfo
     from modal._protocol.messages.secret import TokenInfo
 
 
@@ -82,6 +83,15 @@ def tokens(found: list[TokenInfo], as_json: bool) -> None:
         return
     rows = [[one.token_id, one.role, one.note, moment(one.created_at), moment(one.last_used_at)] for one in found]
     table(["Token", "For a", "Note", "Created", "Last used"], rows)
+
+
+def proxy_tokens(found: list[ProxyTokenInfo], as_json: bool) -> None:
+    if as_json:
+        fields = ("token_id", "note", "created_at", "last_used_at")
+        click.echo(json.dumps([{name: getattr(token, name) for name in fields} for token in found], indent=2))
+        return
+    rows = [[one.token_id, one.note, moment(one.created_at), moment(one.last_used_at)] for one in found]
+    table(["Token", "Note", "Created", "Last used"], rows)
 
 
 def images(found: list[ImageInfo], as_json: bool) -> None:

@@ -58,13 +58,21 @@ class Service:
 def load(spec: RunnerSpec) -> Service:
     """Import or unpickle what the spec names. Whatever the user's code raises comes out as it is."""
     function = spec.function
-    target = _unpickle(function) if function.source == "serialized" else _resolve(function)
     service = Service(function)
     if function.is_class:
-        _load_class(service, target, spec.parameters)
+        _load_class(service, _target(function), spec.parameters)
     else:
-        service.offer("", _raw(target))
+        service.offer("", load_function(function))
     return service
+
+
+def load_function(function: FunctionSpec) -> Callable[..., Any]:
+    """The user's callable. Raises LoadError, and whatever importing it raises."""
+    return _raw(_target(function))
+
+
+def _target(function: FunctionSpec) -> Any:
+    return _unpickle(function) if function.source == "serialized" else _resolve(function)
 
 
 def _unpickle(function: FunctionSpec) -> Any:

@@ -126,6 +126,7 @@ class Dispatch:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.functions: dict[str, Function] = {}
+        self.of_app: dict[str, dict[str, Function]] = {}  # the same by app
         self.containers: dict[str, Container] = {}
         self.handovers = Handovers(self, rules_of)
         self.deliver: Callable[[Held, int, bytes, str], None] = lambda *_: None
@@ -156,6 +157,7 @@ class Dispatch:
         function = self.functions.get(function_id)
         if function is None:
             function = self.functions[function_id] = Function(function_id, app_id, spec, pool, ephemeral)
+            self.of_app.setdefault(app_id, {})[function_id] = function
         else:
             if function.spec != spec:
                 self._replace_containers(function)
@@ -187,6 +189,9 @@ class Dispatch:
     def function(self, function_id: str) -> Function:
         """Raises Fault where it does not exist or its app was stopped."""
         function = self.functions.get(function_id)
+        if function is not None and function_id not in self.scheduler.pools:  # a later deployment left it out
+            self._forget_function(function_id)
+            function = None
         if function is None:
             raise Fault(Code.NOT_FOUND, f"function {function_id} does not exist, or its app was stopped")
         return function
@@ -194,9 +199,20 @@ class Dispatch:
     def remove_function(self, function_id: str, reason: str) -> None:
         """It and its containers end now."""
         self.handovers.drop(function_id)
-        if self.functions.pop(function_id, None) is not None:
+        if self._forget_function(function_id):
             self.scheduler.remove_function(function_id, reason)
             self.run()
+
+    def _forget_function(self, function_id: str) -> bool:
+        """Whether it was known."""
+        function = self.functions.pop(function_id, None)
+        if function is None:
+            return False
+        siblings = self.of_app.get(function.app_id, {})
+        siblings.pop(function_id, None)
+        if not siblings:
+            self.of_app.pop(function.app_id, None)
+        return True
 
     def retire_function(self, function_id: str) -> None:
         """It finishes what it has."""
@@ -596,12 +612,28 @@ class Dispatch:
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished is not known here, containers]."""
-        result = {}
-        for function in self.functions.values():
-            if function.app_id == app_id:
-                pool = function.pool
-                result[function.name] = [len(pool.queue) + pool.backlog, pool.assigned, 0, pool.ready + pool.starting]
+        result: dict[str, list[int]] = {}
+        for function in self.of_app.get(app_id, {}).values():
+            pool = function.pool
+            numbers = [len(pool.queue) + pool.backlog, pool.assigned, 0, pool.ready + pool.starting]
+            known = result.get(function.name)  # variants of a class have its name
+            result[function.name] = [sum(both) for both in zip(known, numbers, strict=True)] if known else numbers
         return result
+
+    def notices(self, app_id: str) -> list[str]:
+        """What people should know of an app's functions: which wait for room, and which are crash-looping."""
+        functions = list(self.of_app.get(app_id, {}).values())
+        functions += [one for one in self.handovers.candidates.values() if one.app_id == app_id]
+        now = time.monotonic()
+        found: list[str] = []
+        for function in functions:
+            lack = self.scheduler.lack(function.pool, now)
+            if lack:
+                found.append(f"{function.name} waits for {lack}")
+            trouble = function.crashes.describe(function.name, self.handovers.is_candidate(function))
+            if trouble:
+                found.append(trouble)
+        return found
 
 
 def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:

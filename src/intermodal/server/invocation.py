@@ -100,7 +100,7 @@ class Invocation:
 
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         """See ports.CallsPort."""
-        ids = [function.function_id for function in self.dispatch.functions.values() if function.app_id == app_id]
+        ids = list(self.dispatch.of_app.get(app_id, {}))
         self.calls.drop_app(app_id)
         await self.spawns.fail_functions(ids, "the app was stopped")
         for function_id in ids:
@@ -118,13 +118,16 @@ class Invocation:
         """See ports.CallsPort."""
         return self.dispatch.stats(app_id)
 
+    def notices(self, app_id: str) -> list[str]:
+        """See ports.CallsPort."""
+        return self.dispatch.notices(app_id)
+
     def app_idle(self, app_id: str) -> bool:
         """See ports.CallsPort."""
-        for function in self.dispatch.functions.values():
-            if function.app_id == app_id:
-                pool = function.pool
-                if pool.queue or pool.assigned or pool.backlog or self.spawns.pending(function.function_id):
-                    return False
+        for function in self.dispatch.of_app.get(app_id, {}).values():
+            pool = function.pool
+            if pool.queue or pool.assigned or pool.backlog or self.spawns.pending(function.function_id):
+                return False
         return True
 
     def function_stats(self, function_id: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
@@ -34,6 +35,7 @@ from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.status import Status, software
@@ -96,6 +98,7 @@ class Server:
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
+            await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
             undo.callback(self.apps.sessions.close)
@@ -161,6 +164,7 @@ class Server:
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
+        self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
         self.values = Values(home.values, store.calls)
         self.invocation = Invocation(
@@ -182,6 +186,7 @@ class Server:
             FunctionHandlers(self.functions),
             ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            ProxyTokenHandlers(self.proxy_tokens),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
             ContainerHandlers(
                 workers,

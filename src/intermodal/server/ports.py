@@ -26,6 +26,9 @@ class CallsPort(Protocol):
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished, containers]."""
 
+    def notices(self, app_id: str) -> list[str]:
+        """What people should know of the app's functions: which wait for room, and which are crash-looping."""
+
     def app_idle(self, app_id: str) -> bool:
         """No input of the app waits or runs, spawned ones included."""
 

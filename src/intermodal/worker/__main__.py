@@ -13,6 +13,7 @@ import sys
 from intermodal.home import Home
 
 EXIT_BUSY = 75  # another worker serves this state directory
+EXIT_SETTINGS = 78  # a setting of the operator is wrong; stderr says which
 
 
 def main() -> int:
@@ -36,6 +37,13 @@ def main() -> int:
     from intermodal.worker.containers.private_mounts import enter_private_mounts
 
     enter_private_mounts()
+    from intermodal.worker import site
+
+    try:
+        site.check()
+    except site.SiteError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_SETTINGS
     import uvloop
 
     uvloop.run(_clean(home) if options.clean else _serve(home, options.server or home.address))

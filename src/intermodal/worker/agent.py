@@ -29,7 +29,7 @@ from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.function import Resources
-from modal._protocol.messages.image import BuildLog
+from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
@@ -333,9 +333,8 @@ class Agent:
         await stream.send(WorkerImageBuilt(message.image_id, config, cached, time.monotonic() - began))
 
     async def _fetch_mounts(self, recipe: list[dict[str, Any]]) -> None:
-        for step in recipe:
-            if step.get("kind") == "copy":
-                await self._mount(str(step["mount_id"]))
+        for mount_id in mounts_of(recipe):
+            await self._mount(mount_id)
 
     def _acknowledged(self, connection: aio.Connection, message: OutputsAck) -> None:
         for container_id, count in zip(message.container_ids, message.counts, strict=False):

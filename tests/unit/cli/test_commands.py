@@ -39,7 +39,6 @@ PLANNED = [
     ["queue", "peek", "q", "3"],
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
-    ["serve", "x.py"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],
     ["app", "rollback", "my-app", "v3"],
 ]
@@ -53,7 +52,7 @@ def test_what_is_planned_says_so_in_one_line(args: list[str], capsys: pytest.Cap
     assert err.count("\n") == 1
     assert err.startswith("Error: ")
     assert "is not implemented yet" in err
-    assert f"modal {' '.join(args[: 2 if args[0] not in ('shell', 'serve') else 1])}`" in err
+    assert f"modal {' '.join(args[: 2 if args[0] != 'shell' else 1])}`" in err
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.worker.images import images, interpreters
+from intermodal.worker.images import interpreters
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.interpreters import SETTING
+from intermodal.worker.images.kinds import KINDS
 from intermodal.worker.images.recipe import parse
 
 
@@ -71,4 +72,4 @@ def test_it_is_copied_without_its_packages(tmp_path: Path, environ: dict[str, st
 )
 def test_a_python_that_cannot_be_had_names_the_choices(version: str, words: str) -> None:
     with pytest.raises(StepError, match=f"(?s){words}"):
-        images._parts(parse([{"kind": "debian_slim", "python_version": version}])[0])
+        KINDS["debian_slim"].parts(parse([{"kind": "debian_slim", "python_version": version}])[0])

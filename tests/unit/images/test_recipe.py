@@ -66,7 +66,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(steps: list[dict[str, Any]], wo
 def keys(*steps: dict[str, Any], secret_names: list[str] | None = None) -> list[str]:
     config, found, parent = ImageConfig(layers=[]), [], ""
     for one in recipe.parse([BASE, *steps]):
-        if one.makes_layer:
+        if recipe.makes_layer(one):
             parent = recipe.key(parent, config, one, secret_names or [])
             found.append(parent)
         else:

@@ -115,11 +115,6 @@ PLANNED = [
     lambda: Image.micromamba(),
     lambda: Image.debian_slim().micromamba_install("x", channels=["c"]),
     lambda: Image.debian_slim().dockerfile_commands("RUN x"),
-    lambda: Image.debian_slim().poetry_install_from_file("pyproject.toml"),
-    lambda: Image.debian_slim().run_function(lambda: None),
-    lambda: Image.debian_slim().pip_install_private_repos(
-        "github.com/a/b@1", git_user="u", secrets=[modal.Secret.from_dict({})]
-    ),
 ]
 
 

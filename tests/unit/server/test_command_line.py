@@ -44,7 +44,14 @@ def test_status_where_nothing_runs(intermodal_home: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["token", "new"], ["token", "list"], ["token", "revoke", "ak-1"], ["images", "list"], ["images", "prune", "-y"]],
+    [
+        ["token", "new"],
+        ["token", "list"],
+        ["token", "revoke", "ak-1"],
+        ["proxy-token", "new"],
+        ["images", "list"],
+        ["images", "prune", "-y"],
+    ],
 )
 def test_what_needs_a_server_says_so(intermodal_home: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, arguments)

@@ -55,6 +55,9 @@ class RecordingCalls:
         self.functions.update(functions)
         self.removed += removed
 
+    def notices(self, app_id: str) -> list[str]:
+        return []
+
     async def check_room(self, specs: list[FunctionSpec]) -> None:
         """Everything fits."""
 

@@ -18,6 +18,7 @@ from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
 from modal._protocol.messages.image import ImageList, ImagePrune
+from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
 from modal._protocol.messages.secret import ServerStatusGet, ServerStop, TokenCreate, TokenList, TokenRevoke
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
@@ -36,7 +37,18 @@ FROM_WORKERS: set[int] = {
 }
 FROM_OPERATORS: set[int] = {
     message.TYPE
-    for message in (ServerStop, ServerStatusGet, TokenCreate, TokenList, TokenRevoke, ImageList, ImagePrune)
+    for message in (
+        ServerStop,
+        ServerStatusGet,
+        TokenCreate,
+        TokenList,
+        TokenRevoke,
+        ImageList,
+        ImagePrune,
+        ProxyTokenCreate,
+        ProxyTokenList,
+        ProxyTokenRevoke,
+    )
 }
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 

@@ -105,6 +105,16 @@ class Capacity:
             return f"memory={request.memory} (MiB) was asked for, and {self._has(f'{memory} MiB')}"
         return ""
 
+    def lack(self, request: Request) -> str:
+        """What there is too little of now, for people."""
+        there = [worker for worker in self.workers.values() if not worker.away]
+        if not there:
+            return "a worker: none is connected"
+        if all(choose(request.gpus, worker.free) is None for worker in there):
+            asked = " or ".join(str(option) for option in request.gpus)
+            return f"gpu={asked!r}: {', '.join(self._gpus())} in all, taken by other containers"
+        return "room: other containers have reserved the CPU and memory of the machine"
+
     def _has(self, what: str) -> str:
         return f"this machine has {what}" if len(self.workers) == 1 else f"the machines have at most {what} each"
 

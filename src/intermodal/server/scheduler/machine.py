@@ -20,6 +20,7 @@ from intermodal.server.scheduler.starts import Starts
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
 OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
 OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
+WAITS_AFTER = 1.0  # seconds without room before people are told
 DRAINED = "replaced or asked to end"
 
 
@@ -490,6 +491,12 @@ class Scheduler:
         """Decide to start one container (called by `Starts`)."""
         slot = self._add_slot(self._new_container_id(), pool, worker_id, now)
         self.decisions.append(Start(slot.id, pool.function_id, worker_id, slot.taken.devices))
+
+    def lack(self, pool: Pool, now: float) -> str:
+        """What the function has waited for, for a moment at least, in words; "" where it waits for nothing."""
+        if now - pool.waits_since < WAITS_AFTER or not (pool.queue or pool.backlog or pool.replaces):
+            return ""
+        return self.capacity.lack(pool.rules.request)
 
     def longest_idle(self) -> dict[str, Slot]:
         """Idle containers of all functions (for `Starts`, which may reorder them)."""

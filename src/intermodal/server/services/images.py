@@ -14,10 +14,11 @@ from intermodal.server.ports import WorkersPort
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.store.images import ImageRow, ImageStore
 from modal._protocol.errors import Code, Fault
-from modal._protocol.messages.image import BuildLog, ImageBuilt
+from modal._protocol.messages.image import BuildLog, ImageBuilt, mounts_of
 
 LOG_LIMIT = 10_000  # lines of a build that are kept for those who join it late or read slowly
 MAX_STEPS = 500
+PASSING = ("force", "supplies")  # fields of a step that do not decide what comes of it
 
 
 class Build:
@@ -115,7 +116,7 @@ class Images:
     async def _run(
         self, image_id: str, recipe: list[dict[str, Any]], ignore_cache: bool, force: bool, build: Build
     ) -> ImageBuilt:
-        mounts = {str(step["mount_id"]) for step in recipe if step.get("mount_id")}
+        mounts = set(mounts_of(recipe))
         missing = mounts - await self._store.known_mounts(mounts) if mounts else set()
         if missing:
             raise Fault(Code.NOT_FOUND, f"there is no mount {min(missing)}: upload it first")
@@ -156,5 +157,5 @@ def check_recipe(recipe: list[dict[str, Any]]) -> None:
 
 
 def image_id_of(recipe: list[dict[str, Any]]) -> str:
-    """`im-` and a hash of the recipe; whether a step shall be run again is not part of what an image is."""
-    return content_id("im", canonical([{k: v for k, v in step.items() if k != "force"} for step in recipe]))
+    """`im-` and a hash of the recipe. What a step is carried out with is no part of what the image is."""
+    return content_id("im", canonical([{k: v for k, v in step.items() if k not in PASSING} for step in recipe]))

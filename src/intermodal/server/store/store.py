@@ -16,6 +16,7 @@ from intermodal.server.store.environments import EnvironmentStore
 from intermodal.server.store.fleet import FleetStore
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
+from intermodal.server.store.proxy_tokens import ProxyTokenStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
 
@@ -33,6 +34,7 @@ class Store:
         self.images = ImageStore(database)
         self.secrets = SecretStore(database)
         self.tokens = TokenStore(database)
+        self.proxy_tokens = ProxyTokenStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
         self.server_id = ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from intermodal.worker import site
 from intermodal.worker.containers.disks import Disks, unmount
 from intermodal.worker.containers.launch import Launch
 from intermodal.worker.containers.overlay import Overlay
@@ -101,7 +102,9 @@ def _write_names(launch: Launch, places: Places, address: str, bridge: Bridge | 
     else:
         resolv = _read_or_empty(HOST_RESOLV_CONF)
     (places.files / "resolv.conf").write_text(resolv)
-    (places.files / "hosts").write_text(hosts_text(launch.hostname, address, gateway))
+    (places.files / "hosts").write_text(
+        hosts_text(launch.hostname, address, gateway) + site.hosts_lines(site.own_hosts(), gateway)
+    )
     (places.files / "hostname").write_text(f"{launch.hostname}\n")
 
 

@@ -17,6 +17,8 @@ from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind, ContainersError, Exit, Launch, Limits
 from intermodal.worker.images.failures import LAST_LINES, StepError
 from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.merge import is_opaque
+from intermodal.worker.images.view import View
 
 READ_SIZE = 1 << 16  # bytes
 LONGEST_LINE = 1 << 16  # characters; longer ones are cut into several
@@ -57,6 +59,8 @@ class Command:
     upper: Path  # receives what the command changes
     binds: list[Bind] = field(default_factory=list)
     hide: list[str] = field(default_factory=list)  # values that must not be printed
+    limits: Limits = field(default_factory=lambda: Limits(pids=0))
+    timeout: float = 0.0  # seconds; 0 = none
 
 
 class Lines:
@@ -122,7 +126,7 @@ async def _run(
         directory=directory,
         cwd=command.cwd,
         binds=command.binds,
-        limits=Limits(pids=0),
+        limits=command.limits,
         network="bridge",
         upper=command.upper,
         outlives_worker=False,
@@ -140,7 +144,10 @@ async def _run(
         os.set_blocking(pipe, False)
         loop.add_reader(pipe, _read, loop, pipe, lines)
     try:
-        exit = await running.wait()
+        try:
+            exit = await asyncio.wait_for(running.wait(), command.timeout or None)
+        except TimeoutError:
+            raise StepError(f"it took longer than its timeout of {command.timeout:g} s", list(lines.last)) from None
         for pipe in pipes:
             loop.remove_reader(pipe)
             while _read(loop, pipe, lines):
@@ -180,28 +187,34 @@ def _describe(exit: Exit) -> str:
 def _remove_mount_points(command: Command) -> None:
     """Take away the empty files and directories that mounts into the container left in the new layer."""
     remove_tree(command.upper / ".intermodal")
+    below = View(command.layers)
     for target in [*(bind.target for bind in command.binds), *MOUNT_POINTS]:
         relative = Path(target.lstrip("/"))
         for part in (relative, *relative.parents[:-1]):
-            if not _remove_if_new_and_empty(command.upper, part, command.layers):
+            if not _remove_if_meaningless(command.upper, part, below):
                 break
 
 
-def _remove_if_new_and_empty(upper: Path, relative: Path, layers: list[Path]) -> bool:
-    """Remove an empty file or directory that no lower layer has. Whether it went."""
-    if any(os.path.lexists(layer / relative) for layer in layers):
-        return False  # what is in the upper directory says something about the one below it
+def _remove_if_meaningless(upper: Path, relative: Path, below: View) -> bool:
+    """Remove an empty file or directory that the layers below lack, or have just as it is. Whether it went."""
     if any((upper / parent).is_symlink() for parent in relative.parents):
         return False  # a link made in the container leads anywhere
     path = upper / relative
+    node = below.lookup(str(relative))
     try:
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode):
+            if node is not None and (is_opaque(path) or _access(found) != _access(node.found)):
+                return False
             path.rmdir()
-        elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
+        elif stat.S_ISREG(found.st_mode) and found.st_size == 0 and node is None:
             path.unlink()
         else:
             return False
     except OSError:
         return False  # not there, or something is in it
     return True
+
+
+def _access(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_mode, found.st_uid, found.st_gid

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from intermodal.worker import site
 from intermodal.worker.containers.launch import Bind
 
 INSIDE = "/.intermodal/host"  # where files of this machine appear in containers
@@ -78,6 +79,7 @@ class HostSettings:
     certificates: dict[str, Path] = field(default_factory=dict)  # variable -> bundle on this machine
     anchors: list[Path] = field(default_factory=list)  # the operator's own CA certificates
     files: list[Path] = field(default_factory=list)  # directories and files that pip's settings name
+    added: dict[str, str] = field(default_factory=dict)  # what the operator wants every container to have
 
     def environment(self) -> dict[str, str]:
         """The variables for a container. What the image and the user set goes before them."""
@@ -90,6 +92,7 @@ class HostSettings:
         env.update(self._uv_environment())
         inside = self._certificate_paths()
         env.update({name: inside[bundle] for name, bundle in self.certificates.items()})
+        env.update(self.added)
         return env
 
     def binds(self) -> list[Bind]:
@@ -146,6 +149,7 @@ def host_settings(environ: Mapping[str, str] | None = None, configs: list[Path] 
     found.anchors = [path for root in ANCHORS for path in sorted(Path(root).glob("**/*.crt"))]
     found.certificates = _certificates(environ, found)
     found.files = _local_files(found)
+    found.added = site.variables(environ)
     return found
 
 

@@ -16,19 +16,17 @@ from typing import Any
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
-from intermodal.worker.images import debian
 from intermodal.worker.images import recipe as recipes
 from intermodal.worker.images.commands import ContainerStarter
 from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
 from intermodal.worker.images.host import HostSettings, own_settings
-from intermodal.worker.images.interpreters import OLDEST, SETTING, find, interpreters
 from intermodal.worker.images.jobs import Jobs, Log
+from intermodal.worker.images.kinds import KINDS, Instruction, Made, Making
 from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
-from intermodal.worker.images.recipe import Instruction
-from intermodal.worker.images.steps import TOOLS, Making, Steps
+from intermodal.worker.images.workshop import TOOLS, Workshop
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.file import FileEntry
@@ -39,7 +37,6 @@ MERGED_AT_ONCE = 40
 LITTLE_SPACE = 4 << 20  # bytes; a step that fails with less left failed for want of space
 
 _IMAGE_ID = re.compile(r"im-[A-Za-z0-9]{1,80}\Z")
-_PYTHON = re.compile(r"(3\.\d{1,2})(\.\d+)?\Z")
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +50,7 @@ class Images:
         self._layers = LayerStore(home)
         self._mounts = MountStore(home, self._files)
         self._platform = Platform(home)
-        self._steps = Steps(home, containers, self._mounts, self.host)
+        self.workshop = Workshop(home, containers, self._mounts, self.host, self.platform)
         self._jobs = Jobs()
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()
@@ -124,7 +121,7 @@ class Images:
                 making = Making(instruction, config, self.layer_paths(config), stage, {}, lambda _kind, _text: None)
                 bind = Bind(self._platform.path(), place, read_only=False)
                 try:
-                    await self._steps.run(making, compile_command(config.python, place), [bind])
+                    await self.workshop.run(making, compile_command(config.python, place), [bind])
                 except StepError as error:
                     # Containers work without, each a little slower.
                     log.warning("could not compile the platform for Python %s: %s", minor, error)
@@ -171,12 +168,12 @@ class Images:
                 log(BuildLog(kind, text, number, image_id))
 
             emit("start", f"=> Step {instruction.number}: {instruction.title}")
-            if not instruction.makes_layer:
+            if not recipes.makes_layer(instruction):
                 recipes.apply(config, instruction)
                 continue
             values = _secret_values(instruction, secrets)
             try:
-                for part in _parts(instruction):
+                for part in KINDS[instruction.kind].parts(instruction):
                     layer = await self._layer(part, config, values, emit, rebuild)
                     _put_on(config, layer)
                 if len(config.layers) > MOST_LAYERS:
@@ -190,9 +187,8 @@ class Images:
     ) -> Layer:
         """The layer of one instruction: found, or built once however many ask for it."""
         parent = config.layers[-1] if config.layers else ""
-        inputs = ""
-        if instruction.kind == "debian_slim":
-            inputs = debian.identity(instruction.fields["python_version"], self.host())
+        kind = KINDS[instruction.kind]
+        inputs = kind.inputs(instruction, self.host())
         key = recipes.key(parent, config, instruction, list(secrets), inputs)
         if not rebuild:
             found = self._layers.find(key)
@@ -203,7 +199,7 @@ class Images:
         async def make(shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
                 making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
-                made = await self._steps.make(making)
+                made = await kind.make(self.workshop, making) or Made()
                 return Layer(
                     key=key,
                     id=key,
@@ -212,6 +208,7 @@ class Images:
                     env=made.env,
                     python=made.python,
                     python_version=made.python_version,
+                    settings=made.settings,
                 )
 
             return await self._make_layer(key, rebuild, fill)
@@ -278,47 +275,14 @@ class Images:
         return self._home.images / f"{image_id}.json"
 
 
-def _parts(instruction: Instruction) -> list[Instruction]:
-    """A base whose Python no Debian release has is made of two layers; anything else is one."""
-    if instruction.kind != "debian_slim":
-        return [instruction]
-    wanted = instruction.fields["python_version"]
-    match = _PYTHON.match(wanted)
-    if not match:
-        raise StepError(f"python_version must be like '3.11', not {wanted!r}")
-    minor = match[1]
-    if int(minor.partition(".")[2]) < OLDEST:
-        raise StepError(f"Python {minor} is too old: images need 3.{OLDEST} or newer")
-    base = minor if minor in debian.RELEASES else debian.FOR_OTHERS
-    parts = [_instead(instruction, "debian_slim", {"python_version": base})]
-    if minor not in debian.RELEASES:
-        interpreter = find(minor)
-        if interpreter is None:
-            raise StepError(_no_python(minor))
-        parts.append(_instead(instruction, "interpreter", {"version": interpreter.version}))
-    return parts
-
-
-def _instead(instruction: Instruction, kind: str, fields: dict[str, Any]) -> Instruction:
-    return Instruction(instruction.number, kind, instruction.title, fields, [], instruction.force)
-
-
-def _no_python(minor: str) -> str:
-    here = {one.minor for one in interpreters()} | set(debian.RELEASES)
-    known = ", ".join(sorted(here, key=lambda one: int(one.split(".")[1])))
-    return (
-        f"no Debian release has Python {minor} and this worker's machine has no build of it. "
-        f"It can make images with {known}. To add one: `uv python install {minor}` or `pyenv install {minor}` on the "
-        f"worker's machine, or name a directory that holds it (bin/python{minor}, lib, include) in {SETTING}"
-    )
-
-
 def _put_on(config: ImageConfig, layer: Layer) -> None:
     config.layers = [*config.layers, layer.id]
+    config.env = {**config.env, **layer.env}
     if layer.python:
-        config.env = {**layer.env, **config.env} if not config.env else {**config.env, **layer.env}
         config.python = layer.python
         config.python_version = layer.python_version
+    for name, value in layer.settings.items():
+        setattr(config, name, value)
 
 
 def _copy(config: ImageConfig) -> ImageConfig:

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from intermodal.files import process_lives
 from intermodal.home import Home
@@ -57,6 +58,7 @@ class Layer:
     env: dict[str, str] = field(default_factory=dict)  # of a base: variables that its containers get
     python: str = ""  # of a base: path of the interpreter
     python_version: str = ""  # of a base: "3.11.2"
+    settings: dict[str, Any] = field(default_factory=dict)  # other fields of ImageConfig that it sets
     boot: str = ""  # the boot that wrote it, until the disk has it for certain
 
 

@@ -2,14 +2,15 @@
 
 Numbers: 1–19 wire, 20–39 calls, 40–59 functions and apps, 60–79 images and files,
 80–99 secrets, environments, tokens, 100–119 logs and containers as users see them,
-120–149 server and worker, 150–169 worker and runner. A number is never given twice.
+120–149 server and worker, 150–169 worker and runner,
+240–259 proxy auth tokens and tunnels. A number is never given twice.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-NOUNS = ("app", "call", "container", "file", "function", "image", "log", "secret", "wire", "worker")
+NOUNS = ("app", "call", "container", "file", "function", "image", "log", "proxy", "secret", "wire", "worker")
 
 
 def load_all() -> None:

@@ -80,3 +80,16 @@ class ImagePrune(Message, type=71):
     those that are gone. Fault: execution (containers run, or an image is being built)."""
 
     unused_for: float = 0.0  # seconds
+
+
+def mounts_of(recipe: List[Dict[str, Any]]) -> List[str]:
+    """The sets of local files that a recipe needs: `mount_id` and `mount_ids` of its steps, each once."""
+    found: Dict[str, None] = {}
+    for step in recipe:
+        supplies = step.get("supplies")
+        for place in (step, supplies if isinstance(supplies, dict) else {}):
+            ids = place.get("mount_ids")
+            for mount_id in (place.get("mount_id"), *(ids if isinstance(ids, list) else ())):
+                if mount_id:
+                    found[str(mount_id)] = None
+    return list(found)

@@ -1,0 +1,32 @@
+"""The kinds of recipe steps, by name. A new kind is a module here and a line in `MODULES`."""
+
+from __future__ import annotations
+
+from intermodal.worker.images.kinds import (
+    apt,
+    copy,
+    debian_slim,
+    pip,
+    poetry,
+    run,
+    run_function,
+    settings,
+    uv,
+)
+from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
+
+MODULES = (
+    apt,
+    copy,
+    debian_slim,
+    pip,
+    poetry,
+    run,
+    run_function,
+    settings,
+    uv,
+)
+KINDS: dict[str, Kind] = {kind.name: kind for module in MODULES for kind in module.KINDS}
+BASES = tuple(name for name, kind in KINDS.items() if kind.base)
+
+__all__ = ["BASES", "KINDS", "Instruction", "Kind", "Made", "Making"]

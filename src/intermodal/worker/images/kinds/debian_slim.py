@@ -1,0 +1,96 @@
+"""`debian_slim`: a Debian release with its Python, or with an interpreter of this machine on top."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+
+from intermodal.worker.images import debian
+from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.host import HostSettings
+from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find, interpreters
+from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
+from intermodal.worker.images.workshop import Workshop
+
+PYTHON = "/usr/local/bin/python"
+_VERSION = re.compile(r"(3\.\d{1,2})(\.\d+)?\Z")
+_CHECK_PYTHON = (
+    "import ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, sysconfig, platform; print(platform.python_version())"
+)
+
+
+class DebianSlim(Kind):
+    name = "debian_slim"
+    base = True
+    settings_matter = False
+    required = {"python_version": str}
+
+    def title(self, fields: Fields) -> str:
+        return "FROM base"
+
+    def parts(self, instruction: Instruction) -> list[Instruction]:
+        """A base whose Python no Debian release has is made of two layers."""
+        wanted = instruction.fields["python_version"]
+        match = _VERSION.match(wanted)
+        if not match:
+            raise StepError(f"python_version must be like '3.11', not {wanted!r}")
+        minor = match[1]
+        if int(minor.partition(".")[2]) < OLDEST:
+            raise StepError(f"Python {minor} is too old: images need 3.{OLDEST} or newer")
+        base = minor if minor in debian.RELEASES else debian.FOR_OTHERS
+        parts = [instruction.instead(self.name, {"python_version": base})]
+        if minor not in debian.RELEASES:
+            interpreter = find(minor)
+            if interpreter is None:
+                raise StepError(_no_python(minor))
+            parts.append(instruction.instead("interpreter", {"version": interpreter.version}))
+        return parts
+
+    def inputs(self, instruction: Instruction, host: HostSettings) -> str:
+        return debian.identity(instruction.fields["python_version"], host)
+
+    async def make(self, workshop: Workshop, making: Making) -> Made | None:
+        minor = making.fields["python_version"]
+        version = await debian.build(minor, making.stage, workshop.host(), making.log)
+        return Made(debian.variables(version), PYTHON, version)
+
+
+class InterpreterOfHost(Kind):
+    """A Python of this machine, on top of a Debian release that lacks this version."""
+
+    name = "interpreter"
+    internal = True
+    required = {"version": str}
+
+    async def make(self, workshop: Workshop, making: Making) -> Made | None:
+        version = str(making.fields["version"])
+        interpreter = find(version.rpartition(".")[0])
+        if interpreter is None or interpreter.version != version:
+            raise StepError(f"Python {version} is no longer on this machine")
+        making.log("output", f"using Python {version} of {interpreter.prefix}\n")
+        await asyncio.to_thread(copy_into, interpreter, making.upper)
+        script = f"ldconfig && exec {PYTHON} -m ensurepip --upgrade --default-pip"
+        try:
+            await workshop.run(making, ["/bin/sh", "-ec", script], [], {"PIP_CONFIG_FILE": os.devnull})
+            await workshop.run(making, [PYTHON, "-Wignore", "-c", _CHECK_PYTHON], [])
+        except StepError as error:
+            raise StepError(
+                f"Python {version} of {interpreter.prefix} does not run on Debian "
+                f"{debian.RELEASES[debian.FOR_OTHERS]} ({error.reason}): {SETTING} can name a directory with another",
+                error.last_lines,
+            ) from error
+        return Made(debian.variables(version), PYTHON, version)
+
+
+def _no_python(minor: str) -> str:
+    here = {one.minor for one in interpreters()} | set(debian.RELEASES)
+    known = ", ".join(sorted(here, key=lambda one: int(one.split(".")[1])))
+    return (
+        f"no Debian release has Python {minor} and this worker's machine has no build of it. "
+        f"It can make images with {known}. To add one: `uv python install {minor}` or `pyenv install {minor}` on the "
+        f"worker's machine, or name a directory that holds it (bin/python{minor}, lib, include) in {SETTING}"
+    )
+
+
+KINDS = [DebianSlim(), InterpreterOfHost()]

@@ -1,0 +1,105 @@
+"""What steps work with on one machine: containers for commands, caches outside of layers, local files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from intermodal.home import Home
+from intermodal.worker.containers.launch import Bind, Limits
+from intermodal.worker.images.commands import Command, ContainerStarter, run
+from intermodal.worker.images.host import HostSettings
+from intermodal.worker.images.mounts import MountStore
+from modal._protocol.messages.function import VolumeMount
+
+if TYPE_CHECKING:
+    from intermodal.worker.images.kinds.kind import Making
+
+TOOLS = "/.intermodal/build"  # what a build step sees of this machine
+DEFAULT_SHELL = ["/bin/sh", "-c"]
+
+# Makes volumes ready for one container, as binds; at the end of a block that did not fail, what was written is kept.
+VolumeMounter = Callable[[list[VolumeMount]], AbstractAsyncContextManager[list[Bind]]]
+
+
+class Workshop:
+    """Shared by all steps of a worker."""
+
+    def __init__(
+        self,
+        home: Home,
+        containers: ContainerStarter,
+        mounts: MountStore,
+        host: Callable[[], HostSettings],
+        platform: Callable[[], list[Bind]],
+    ) -> None:
+        self.home = home
+        self.mounts = mounts
+        self.host = host
+        self.platform = platform  # what every function's container sees of us
+        self.volumes: VolumeMounter | None = None  # set by a worker that has volumes
+        self._containers = containers
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def alone(self, name: str) -> asyncio.Lock:
+        """The lock of something that one step at a time may use."""
+        return self._locks[name]
+
+    async def run(
+        self,
+        making: Making,
+        argv: list[str],
+        binds: list[Bind],
+        env: dict[str, str] | None = None,
+        *,
+        upper: Path | None = None,
+        layers: list[Path] | None = None,
+        cwd: str = "",
+        limits: Limits | None = None,
+        timeout: float = 0.0,
+    ) -> None:
+        """Run a command on the layers below; what it changes is the new layer. Raises StepError.
+
+        `env` goes before this machine's settings ("" takes one away); the image's variables and the
+        secrets go before `env`. With an `upper` of its own, what it changes is no part of the layer.
+        `layers` are further ones, which it sees and the image does not get. `timeout` is in seconds.
+        """
+        host = self.host()
+        given = {**self._environment(host), **(env or {})}
+        command = Command(
+            argv=argv,
+            env={**{name: value for name, value in given.items() if value}, **making.config.env, **making.secrets},
+            cwd=cwd or making.config.workdir or "/",
+            layers=[*making.layers, *(layers or [])],
+            upper=upper or making.upper,
+            binds=[*host.binds(), *binds],
+            hide=list(making.secrets.values()),
+            limits=limits or Limits(pids=0),
+            timeout=timeout,
+        )
+        await run(self._containers, self.home, command, lambda text: making.log("output", text))
+
+    def caches(self) -> list[Bind]:
+        """What pip and uv have downloaded before."""
+        return [self.cache(name) for name in ("uv-cache", "pip-cache")]
+
+    def cache(self, name: str, inside: str = "") -> Bind:
+        """A directory that outlives the step, at `TOOLS/inside`."""
+        path = self.home.cache / name
+        path.mkdir(parents=True, exist_ok=True)
+        return Bind(path, f"{TOOLS}/{inside or name}", read_only=False)
+
+    def _environment(self, host: HostSettings) -> dict[str, str]:
+        return {
+            **host.environment(),
+            "HOME": "/root",
+            "DEBIAN_FRONTEND": "noninteractive",
+            "PIP_ROOT_USER_ACTION": "ignore",
+            "PIP_CACHE_DIR": f"{TOOLS}/pip-cache",
+            "UV_CACHE_DIR": f"{TOOLS}/uv-cache",
+            "UV_LINK_MODE": "copy",  # a hard link cannot leave the cache's mount
+        }

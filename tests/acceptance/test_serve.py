@@ -1,0 +1,299 @@
+"""`modal serve`, with the real command and real edits of the files that a program consists of."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Platform
+
+pytestmark = pytest.mark.acceptance
+
+WAIT = 60.0  # seconds at most for anything that an edit brings about
+SERVING = "Serving."
+
+CALLER = """
+import sys
+from modal._client import Client
+from modal._function import Function
+from modal._protocol.messages.app import AppLayoutGet, AppPublished
+from modal._sync import run
+
+client = Client.current()
+layout = run(client.request(AppLayoutGet(sys.argv[1]), AppPublished))
+handle = next(handle for handle in layout.functions if handle.name == sys.argv[2])
+print(Function._of_handle(handle, client).remote(*sys.argv[3:]))
+"""
+
+
+class Served:
+    """A running `modal serve` and what it prints."""
+
+    def __init__(self, platform: Platform, *args: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
+        self.platform = platform
+        self.process = platform.start("modal", "serve", *args, cwd=cwd, env={"PYTHONUNBUFFERED": "1", **(env or {})})
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        for pipe in (self.process.stdout, self.process.stderr):
+            threading.Thread(target=self._read, args=(pipe,), daemon=True).start()
+
+    def _read(self, pipe: Iterator[str]) -> None:
+        for line in pipe:
+            self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def wait_for(self, text: str) -> str:
+        """The next line that contains `text`."""
+        until = time.monotonic() + WAIT
+        ended = 0
+        while ended < 2:
+            try:
+                line = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(f"no line with {text!r} in:\n" + "\n".join(self.lines))
+            if line is None:
+                ended += 1
+                continue
+            self.lines.append(line)
+            if text in line:
+                return line
+        pytest.fail(f"the command ended without a line with {text!r}:\n" + "\n".join(self.lines))
+
+    def rest(self) -> list[str]:
+        """All that is printed until the end."""
+        ended = 0
+        while ended < 2:
+            line = self._queue.get(timeout=WAIT)
+            ended += line is None
+            if line is not None:
+                self.lines.append(line)
+        return self.lines
+
+    def app_id(self) -> str:
+        ran = self.platform.modal("app", "list", "--json")
+        (app_id,) = [app["App ID"] for app in json.loads(ran.out) if app["State"] == "ephemeral"]
+        return str(app_id)
+
+    def call(self, app_id: str, name: str, *args: str) -> subprocess.Popen[str]:
+        command = [*self.platform.command("x", *args)[:1], "-c", CALLER, app_id, name, *args]
+        process = subprocess.Popen(command, env=self.platform.env, stdout=subprocess.PIPE, text=True)
+        self.platform._started.append(process)
+        return process
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def code(self) -> int:
+        return self.process.wait(WAIT)
+
+
+def save(path: Path, text: str) -> None:
+    """As most editors do: the file is replaced by another one of its name."""
+    beside = path.with_name(f".{path.name}.swp")
+    beside.write_text(textwrap.dedent(text))
+    os.replace(beside, path)
+
+
+PROGRAM = """
+    import modal
+    from helper import WORD
+
+    app = modal.App("served")
+    image = (
+        modal.Image.debian_slim()
+        .add_local_python_source("helper")
+        .add_local_file("note.txt", "/root/note.txt")
+        .add_local_dir("data", "/root/data")
+    )
+
+    @app.function(image=image, min_containers=1)
+    def f():
+        pass
+
+    if not modal.is_local():
+        import os
+        print("state", WORD, open("/root/note.txt").read(), sorted(os.listdir("/root/data")), flush=True)
+"""
+
+
+def test_any_involved_file_updates_the_app(platform: Platform, tmp_path: Path) -> None:
+    """A module, an added file, a new file in an added directory, the program itself; errors; Ctrl-C."""
+    (tmp_path / "data").mkdir()
+    save(tmp_path / "data" / "one", "")
+    save(tmp_path / "note.txt", "a")
+    save(tmp_path / "helper.py", "WORD = 'first'")
+    save(tmp_path / "served.py", PROGRAM)
+    served = Served(platform, "served.py", cwd=tmp_path)
+    served.wait_for(SERVING)
+    served.wait_for("state first a ['one']")
+    save(tmp_path / "helper.py", "WORD = 'second'")
+    served.wait_for("helper.py changed")
+    served.wait_for("Updated")
+    served.wait_for("state second a ['one']")
+    (tmp_path / "note.txt").write_text("b")  # in place
+    served.wait_for("state second b ['one']")
+    (tmp_path / "data" / "two").mkdir()
+    (tmp_path / "data" / "two" / "three").write_text("")
+    served.wait_for("state second b ['one', 'two']")
+    save(tmp_path / "served.py", PROGRAM.replace("state", "status"))
+    served.wait_for("status second b ['one', 'two']")
+
+    save(tmp_path / "helper.py", "WORD = = 3")
+    served.wait_for("helper.py")
+    served.wait_for("WORD = = 3")
+    served.wait_for("SyntaxError")
+    served.wait_for("the version before goes on")
+    save(tmp_path / "helper.py", "import other\nWORD = other.WORD")
+    served.wait_for("No module named 'other'")
+    served.wait_for("the version before goes on")
+    save(tmp_path / "other.py", "WORD = 'third'")  # the file that was missing
+    served.wait_for("Updated")
+    (tmp_path / "__pycache__").mkdir(exist_ok=True)
+    (tmp_path / "__pycache__" / "x.pyc").write_text("")
+    (tmp_path / "data" / ".hidden").mkdir()
+    (tmp_path / "data" / ".hidden" / "file").write_text("")
+    save(tmp_path / "note.txt", "b")  # the same content
+    save(tmp_path / "note.txt", "c")
+    served.wait_for("note.txt changed")
+    served.wait_for("Updated")
+    served.interrupt()
+    said = served.rest()
+    assert served.code() == 0, said
+    assert any("App stopped" in line for line in said)
+    assert sum("changed: updating" in line for line in said) == 8, said
+
+
+SLOW = """
+    import time, modal
+    app = modal.App("slow-serve")
+
+    @app.function()
+    def f(seconds):
+        print("begun {version}", flush=True)
+        time.sleep(float(seconds))
+        return "{version}"
+"""
+
+
+def test_running_inputs_finish_on_the_version_before(platform: Platform, tmp_path: Path) -> None:
+    path = tmp_path / "slow_serve.py"
+    save(path, SLOW.format(version="v1"))
+    served = Served(platform, path, "--timeout", "600", cwd=tmp_path)
+    served.wait_for(SERVING)
+    app_id = served.app_id()
+    old = served.call(app_id, "f", "3")
+    served.wait_for("begun v1")
+    save(path, SLOW.format(version="v2"))
+    served.wait_for("Updated")
+    new = served.call(app_id, "f", "0")
+    assert new.communicate(timeout=WAIT)[0].strip() == "v2"
+    assert old.poll() is None
+    assert old.communicate(timeout=WAIT)[0].strip() == "v1"
+    save(path, "import modal\napp = modal.App('slow-serve')\n")  # the function is gone
+    served.wait_for("Updated")
+    stopped = platform.modal("app", "stop", app_id)
+    assert stopped.code == 0, stopped.text
+    served.rest()
+    assert served.code() == 1
+
+
+BUILD = """
+    import modal
+    app = modal.App("build-serve", image=modal.Image.debian_slim().run_commands("{command}"))
+
+    @app.function(min_containers=1)
+    def f():
+        pass
+
+    if not modal.is_local():
+        print("now", open("/version").read().strip(), flush=True)
+"""
+
+
+def test_edits_while_an_image_builds(platform: Platform, tmp_path: Path) -> None:
+    """Only the last one counts; a failing build changes nothing."""
+    path = tmp_path / "build_serve.py"
+    save(path, BUILD.format(command="echo 0 > /version"))
+    served = Served(platform, "build_serve.py", cwd=tmp_path)
+    served.wait_for("now 0")
+    for number in (1, 2, 3):
+        save(path, BUILD.format(command=f"sleep 2 && echo {number} > /version"))
+        served.wait_for(f"echo {number}")
+    served.wait_for("now 3")
+    assert not any(line in ("now 1", "now 2") for line in served.lines)
+    assert sum("Updated" in line for line in served.lines) == 1
+    save(path, BUILD.format(command="echo wrong; exit 7"))
+    served.wait_for("the version before goes on")
+    assert any("7" in line and "wrong" not in line for line in served.lines[-8:]), served.lines
+    served.interrupt()
+    said = served.rest()
+    assert served.code() == 0, said
+
+
+def test_time_that_is_over(platform: Platform, tmp_path: Path) -> None:
+    save(tmp_path / "brief.py", SLOW.format(version="v1"))
+    ran = platform.modal("serve", "brief.py", cwd=tmp_path, env={"MODAL_SERVE_TIMEOUT": "0.5"})
+    assert ran.code == 0, ran.text
+    assert "served for 0.5 seconds" in ran.out
+
+
+def test_what_cannot_be_served_at_all(platform: Platform, tmp_path: Path) -> None:
+    """Nothing is served before the first version is there: the command ends as `modal run` does."""
+    broken = tmp_path / "broken.py"
+    broken.write_text("import modal\napp = modal.App()\nraise ValueError('on import')\n")
+    ran = platform.modal("serve", broken)
+    assert ran.code == 1
+    assert 'broken.py", line 3' in ran.err
+    assert "ValueError: on import" in ran.err
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    ran = platform.modal("serve", tmp_path / "empty.py")
+    assert ran.code == 2
+    assert "has no app" in ran.err
+    ran = platform.modal("serve", tmp_path / "missing.py")
+    assert ran.code == 2
+    assert "No such file" in ran.err
+    ran = platform.modal("serve", broken, "--timeout", "0")
+    assert ran.code == 2
+    assert "--timeout" in ran.err
+    apps = json.loads(platform.modal("app", "list", "--json").out)
+    assert not [app for app in apps if app["State"] == "ephemeral" and app["Description"] == "broken.py"]
+
+
+def test_a_module_of_a_package(platform: Platform, tmp_path: Path) -> None:
+    """-m: the package's modules are watched, also those that no one imports here."""
+    package = tmp_path / "web"
+    package.mkdir()
+    save(package / "__init__.py", "")
+    save(package / "late.py", "WORD = 1")
+    save(
+        package / "main.py",
+        """
+        import modal
+        app = modal.App("packaged")
+
+        @app.function(min_containers=1)
+        def f():
+            pass
+
+        if not modal.is_local():
+            from web import late
+            print("late", late.WORD, flush=True)
+        """,
+    )
+    served = Served(platform, "-m", "web.main", cwd=tmp_path)
+    served.wait_for("late 1")
+    save(package / "late.py", "WORD = 2")
+    served.wait_for("late 2")
+    served.process.terminate()
+    served.rest()
+    assert served.code() == 143
