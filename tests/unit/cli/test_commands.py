@@ -40,7 +40,6 @@ PLANNED = [
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],
-    ["app", "rollback", "my-app", "v3"],
 ]
 
 
