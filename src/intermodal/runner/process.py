@@ -61,6 +61,8 @@ def _serve(
         invoker = Invoker(service, queue, outbox, values, printed, control)
         executor = _executor(service, invoker)
         executor.enter()
+    except KeyboardInterrupt:
+        return 0  # asked to end before it had begun: nobody waits, and nothing is wrong
     except BaseException as error:
         _report_failure(outbox, error)
         return EXIT_INIT_FAILED

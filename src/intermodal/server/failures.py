@@ -40,9 +40,8 @@ class CrashLoop:
         if self.count < BACKOFF_AFTER:
             return ""
         what = f"the new version of {name}" if new_version else name
-        text = f"{what} is crash-looping: {self.count} containers failed in a row; the next one starts in "
-        text += f"{self.delay():.0f} s"
-        return f"{text}. The version before it goes on serving" if new_version else text
+        text = f"{what} crash-loops ({self.count} failures in a row, {self.delay():.0f} s between starts)"
+        return f"{text}, the one before serves" if new_version else text
 
 
 def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, str]:

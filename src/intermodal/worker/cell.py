@@ -245,7 +245,9 @@ class Cell:
         """Ask the container to end: it gets SIGINT when it is busy."""
         self.end_inputs()
         if self.running is not None and (self._inflight or not self.ready):
-            self.running.signal(signal.SIGINT)
+            # Before its runner has connected there is nobody who would end in an orderly way.
+            early = self._runner is None and not self.ready
+            self.running.signal(signal.SIGKILL if early else signal.SIGINT)
 
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:

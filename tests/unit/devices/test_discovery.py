@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from intermodal.worker.devices import cdi, driver, gpus, nvml
 from intermodal.worker.devices.edits import Mount, Node
@@ -158,7 +159,8 @@ def test_a_cdi_specification(fake_nvml: None, dev: Path, tmp_path: Path) -> None
     folder.mkdir()
     (folder / "other.json").write_text(json.dumps({"kind": "vendor.com/thing", "devices": []}))
     (folder / "broken.json").write_text("{")
-    (folder / "nvidia.yaml").write_text(json.dumps(SPECIFICATION))  # JSON is YAML
+    (folder / "broken.yaml").write_text("a: [")
+    (folder / "nvidia.yaml").write_text(yaml.safe_dump(SPECIFICATION))
     inventory = Inventory(dev, (tmp_path / "nothing", folder))
     inventory.open()
     assert inventory.source == f"CDI ({folder / 'nvidia.yaml'})"

@@ -1,7 +1,7 @@
 """The Container Device Interface: files in which vendors' tools say what their devices need in a container.
 
 `nvidia-ctk cdi generate` writes one for NVIDIA's GPUs; https://github.com/cncf-tags/container-device-interface has the
-format. Files are JSON, or YAML, for which `nvidia-ctk` itself or PyYAML is asked where one of them is there.
+format. Files are JSON or YAML.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from intermodal.worker.devices.edits import Edits, Mount, Node
 
@@ -63,28 +65,10 @@ def _read(path: Path) -> Any:
         text = path.read_text()
         if path.suffix == ".json":
             return json.loads(text)
-        return _yaml(text)
-    except (OSError, ValueError) as error:
+        return yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         log.warning("%s cannot be used: %s", path, error)
         return None
-
-
-def _yaml(text: str) -> Any:
-    """Raises ValueError where nothing here reads YAML."""
-    try:
-        return json.loads(text)  # which is YAML too, and what some tools write
-    except ValueError:
-        pass
-    try:
-        import yaml  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        raise ValueError(
-            "it is YAML; install PyYAML, or write it with `nvidia-ctk cdi generate --format=json`"
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
 
 
 def _generated(kind: str) -> Specification | None:

@@ -27,8 +27,11 @@ class Inventory:
         self._driver: driver.Driver | None = None
 
     def open(self) -> None:
-        """Blocking: look what there is. Raises GpusError when the operator's own list is none."""
-        self.gpus, self.problem = gpus.find()
+        """Blocking: look what there is."""
+        try:
+            self.gpus, self.problem = gpus.find()
+        except gpus.GpusError as error:
+            self.problem = str(error)
         if self.problem:
             log.warning("%s", self.problem)
         if not any(not gpu.simulated for gpu in self.gpus):
