@@ -41,6 +41,7 @@ log = logging.getLogger("intermodal.dispatch")
 
 CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
+NEVER = float("inf")
 STOP_GRACE = 30.0  # seconds for exit handlers
 
 
@@ -280,6 +281,9 @@ class Dispatch:
                 elif type(decision) is Refuse:
                     self._refuse(decision)
             decisions = self.scheduler.decisions
+        due = self.scheduler.due
+        if due != NEVER:
+            self._wake(due)
 
     def _assign(self, decision: Assign) -> None:
         container = self.containers[decision.container_id]

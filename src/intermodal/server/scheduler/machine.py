@@ -18,6 +18,7 @@ from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
+STALL_AFTER = 0.05  # seconds without any input's end after which waiting inputs count as waiting for long ones
 OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
 OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
 WAITS_AFTER = 1.0  # seconds without room before people are told
@@ -132,7 +133,8 @@ class Scheduler:
         for item in inputs:
             if held.pop(item, None) is not None:
                 pool.assigned -= 1
-        slot.checked_at = now
+        slot.checked_at = pool.moved_at = now
+        pool.stalled = False
         if seconds is not None:
             pool.learn(seconds)
         self._freed(slot, now)
@@ -296,6 +298,11 @@ class Scheduler:
     def _tend(self, pool: Pool, now: float) -> None:
         if pool.batch_due and pool.batch_due <= now:
             self._feed(pool, now)
+        if pool.queue and pool.is_short and pool.moved_at + STALL_AFTER <= now:
+            pool.stalled = True
+            self._scale_up(pool, now)
+        elif pool.queue and pool.is_short:
+            self._agenda.add(pool, pool.moved_at + STALL_AFTER)
         if pool.starts_after and pool.starts_after <= now:
             pool.starts_after = 0.0
             self._scale_up(pool, now)
@@ -486,6 +493,8 @@ class Scheduler:
             self._starts.want(pool, now)
         else:
             self._starts.forget(pool)
+            if pool.queue and pool.is_short and not self.paused:
+                self._agenda.add(pool, now + STALL_AFTER)
 
     def start(self, pool: Pool, worker_id: str, now: float) -> None:
         """Decide to start one container (called by `Starts`)."""

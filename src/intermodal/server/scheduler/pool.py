@@ -12,6 +12,7 @@ STARTING, READY, STOPPING = "starting", "ready", "stopping"
 
 PREFETCH_SECONDS = 0.010  # work that may wait inside a container
 PREFETCH_INPUTS = 128  # inputs that may wait inside a container, at most
+SHORT_SECONDS = 0.05  # of mean run time
 DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time needs no more containers
 
 
@@ -114,6 +115,7 @@ class Pool:
         "due",
         "function_id",
         "idle",
+        "moved_at",
         "open",
         "queue",
         "ready",
@@ -121,6 +123,7 @@ class Pool:
         "retired",
         "rules",
         "slots",
+        "stalled",
         "starting",
         "starts_after",
         "waits_since",
@@ -143,6 +146,8 @@ class Pool:
         self.replaces: Pool | None = None  # of a candidate: the pool of the version in force
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
+        self.moved_at = 0.0  # when an input ended last
+        self.stalled = False  # its queue does not move, whatever the average says
         self.waits_since = float("inf")  # when a container first found no room
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
         self.due = float("inf")  # its entry in the agenda
@@ -168,6 +173,12 @@ class Pool:
         """With so many inputs or fewer, a container is worth filling: full batches cost less than many small ones."""
         return depth - 1 if self.rules.limit > 1 else depth // 2
 
+    @property
+    def is_short(self) -> bool:
+        """Whether its inputs are so short that one container serves many of them while another one would start."""
+        average = self.average
+        return average is not None and average < SHORT_SECONDS and not self.stalled and not self.rules.batch_size
+
     def is_active(self, now: float) -> bool:
         """Whether it has inputs, or had some within its window."""
         return self.assigned > 0 or len(self.queue) > 0 or now < self.active_until + self.rules.scaledown_window
@@ -180,7 +191,8 @@ class Pool:
         if not inputs:
             return 0
         wanted = -(-inputs // per_container)
-        if self.average is not None and not rules.batch_size and self.average < DRAIN_SECONDS / 10:
+        if self.is_short:
+            assert self.average is not None
             # Short inputs: as many containers as drain the queue soon, not one for each input.
             work = inputs * self.average / rules.limit
             wanted = min(wanted, max(1, int(work / DRAIN_SECONDS) + 1))
