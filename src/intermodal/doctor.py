@@ -140,7 +140,9 @@ def _cgroups(trial: dict[str, Any]) -> Check:
 def _disks(trial: dict[str, Any]) -> Check:
     problem = trial.get("disks", "not tried")
     remedy = _install("e2fsprogs") if "mkfs.ext4" in problem else ""
-    return Check("disks of containers", not problem, problem or "have a limit (ephemeral_disk=)", remedy, required=False)
+    return Check(
+        "disks of containers", not problem, problem or "have a limit (ephemeral_disk=)", remedy, required=False
+    )
 
 
 def _gpus(trial: dict[str, Any]) -> Check:

@@ -17,7 +17,7 @@ _HOME = {
     "CloudBucketMount": "_bucket",
     "Cls": "_cls",
     "Cron": "schedule",
-    "Dict": "_collections",
+    "Dict": "_dict",
     "Error": "exception",
     "FilePatternMatcher": "file_pattern_matcher",
     "Function": "_function",
@@ -26,7 +26,7 @@ _HOME = {
     "NetworkFileSystem": "_network_file_system",
     "Period": "schedule",
     "Proxy": "_proxy",
-    "Queue": "_collections",
+    "Queue": "_queue",
     "Retries": "_retries",
     "Sandbox": "_sandbox",
     "SandboxSnapshot": "_sandbox",
@@ -126,8 +126,8 @@ if TYPE_CHECKING:
     from modal._call import FunctionCall
     from modal._client import Client
     from modal._cls import Cls
-    from modal._collections import Dict, Queue
     from modal._context import current_function_call_id, current_input_id, is_local
+    from modal._dict import Dict
     from modal._function import Function
     from modal._image import Image
     from modal._interactive import interact
@@ -136,6 +136,7 @@ if TYPE_CHECKING:
     from modal._parameter import parameter
     from modal._partial import batched, concurrent, enter, exit, method
     from modal._proxy import Proxy
+    from modal._queue import Queue
     from modal._retries import Retries
     from modal._sandbox import Sandbox, SandboxSnapshot
     from modal._secret import Secret

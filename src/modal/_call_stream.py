@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Op
 
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
-from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallOpen, Inputs, Outputs, Status
+from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallOpen, Inputs, Outputs, OutputsTaken, Status
 
 if TYPE_CHECKING:
     from modal._client import Client
     from modal._endpoint import Patience
     from modal._exchange import Exchange
+
+TELL_COUNT = 256  # outputs after which the server is told that they have arrived
+TELL_BYTES = 1 << 18  # the same in bytes
+LARGE_COST = 1 << 18  # bytes that an output in the value store counts for, as on the server
 
 _BASE32 = bytes(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[i % 32] for i in range(256))
 
@@ -64,6 +68,9 @@ class CallStream:
         self._patience: Optional[Patience] = None  # of the outage that we are in
         self._ended = False  # all inputs are sent
         self._yields_seen = 0
+        self._taken = 0  # outputs that have come on this exchange
+        self._told = 0  # of which the server knows that
+        self._untold_bytes = 0
         self._clean = True  # the connection is not in the middle of a frame
 
     async def send(self, inputs: Dict[int, Packed]) -> None:
@@ -105,6 +112,7 @@ class CallStream:
                     return None
                 raise error_of("internal", f"{self._call_id} ended, but {len(self.unanswered)} inputs have no result")
             if isinstance(message, Outputs):
+                self._count(message)
                 self._settle(message)
                 return message
 
@@ -118,6 +126,7 @@ class CallStream:
             try:
                 while await self._exchange.receive() is not None:
                     continue
+                self._tell()
             except (Fault, WireError):
                 self._clean = False  # the results are here; this connection is of no more use
 
@@ -127,12 +136,39 @@ class CallStream:
             self._exchange.close(reuse=self._clean)
             self._exchange = None
 
+    def _count(self, message: Outputs) -> None:
+        """Tell the server now and then how far we are: it keeps what may be lost, and does not run far ahead."""
+        self._taken += len(message.indexes)
+        self._untold_bytes += sum(map(len, message.values))
+        if message.blobs:
+            self._untold_bytes += LARGE_COST * sum(map(bool, message.blobs))
+        if self._taken - self._told >= TELL_COUNT or self._untold_bytes >= TELL_BYTES:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._exchange is None or self._told == self._taken:
+            return
+        self._told, self._untold_bytes = self._taken, 0
+        try:
+            self._exchange.note(OutputsTaken([self._call_id], [self._taken]))
+        except WireError:
+            return  # `receive` notices it too
+
     def _settle(self, message: Outputs) -> None:
         known = []
+        item = message.number
         for number, (index, status) in enumerate(zip(message.indexes, message.statuses)):
             if index not in self.unanswered:
                 known.append(number)  # its output came before the connection was lost
             elif status == Status.YIELDED:
+                if item >= 0:
+                    item += 1
+                    if item <= self._yields_seen:
+                        known.append(number)
+                        continue
+                    if item > self._yields_seen + 1:
+                        lost = f"items {self._yields_seen} to {item - 2}"
+                        raise error_of("internal", f"{lost} of {self._target.name} were lost: call it again")
                 self._yields_seen += 1
             else:
                 del self.unanswered[index]
@@ -151,6 +187,7 @@ class CallStream:
 
     def _use(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._taken = self._told = self._untold_bytes = 0
         exchange.take_all(self._wake)
 
     async def _resume(self, error: WireError) -> None:

@@ -10,7 +10,21 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Deque,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
@@ -29,9 +43,12 @@ if TYPE_CHECKING:
 else:
     M = TypeVar("M")
 
+RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
+MAX_UNTOLD = 64  # answers that have arrived and that the server is not told of yet
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
+Receipt = Callable[[Any], "Optional[Message]"]
 Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
 
 
@@ -46,7 +63,9 @@ class Client:
         self._idle: List[wire.Connection] = []
         self._loops: weakref.WeakKeyDictionary[Any, _LoopConnection] = weakref.WeakKeyDictionary()
         self._closed = False
+        self.receipts: Deque[bytes] = deque(maxlen=RECEIPTS)  # tokens of the latest items from queues
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
+        self.taken = Taken(self)
         _clients.add(self)
 
     # -- the public face
@@ -114,24 +133,37 @@ class Client:
         assert welcome is not None
         return welcome
 
-    async def request(self, message: Message, expect: Type[M], *, patience: float = PATIENCE) -> M:
+    async def request(
+        self,
+        message: Message,
+        expect: Type[M],
+        *,
+        patience: float = PATIENCE,
+        again: Optional[Callable[[], Message]] = None,
+        receipt: Optional[Receipt] = None,
+    ) -> M:
         """Ask, and wait for the answer. Raises modal.exception's errors.
 
-        The request is sent again after a reconnect; `patience` is how many seconds the server may be away.
+        The request is sent again after a reconnect; `patience` is how many seconds the server may be away, `again`
+        makes the message that is sent then. `receipt(answer)` makes the note, if there is to be one, that tells the
+        server on the same connection that the answer has arrived; with None, that it will not be taken.
         """
         waiting: Optional[Patience] = None
         while True:
             self._check_open()
             try:
                 if blocking():
-                    return self._request_blocking(message, expect)
+                    return self._request_blocking(message, expect, receipt)
                 connection = await self._loop_connection()
-                return await connection.request(message, expect)
+                if receipt is None:
+                    return await connection.request(message, expect)
+                return await _request_with_receipt(connection, message, expect, receipt)
             except Fault as fault:
                 raise error_of(fault.code, fault.text) from None
             except (ConnectionLost, Unreachable) as error:
                 waiting = waiting or Patience(self._endpoint, patience)
                 await self._wait(waiting, error)
+                message = message if again is None else again()
             except ProtocolError as error:
                 raise error_of("internal", f"{type(message).__name__}: {error}") from None
 
@@ -146,8 +178,10 @@ class Client:
         try:
             if blocking():
                 connection = self._checkout()
-                connection.note(message)
-                self._give_back(connection)
+                try:
+                    connection.note(message)
+                finally:
+                    self._give_back(connection)  # which closes it where it is broken
             else:
                 (await self._loop_connection()).note(message)
         except WireError:
@@ -315,10 +349,12 @@ class Client:
 
             raise ClientClosed("This client was closed.")
 
-    def _request_blocking(self, message: Message, expect: Type[M]) -> M:
+    def _request_blocking(self, message: Message, expect: Type[M], receipt: Optional[Receipt] = None) -> M:
         connection = self._checkout()
         try:
             answer = connection.request(message, expect)
+            if receipt is not None:
+                _confirm(connection, receipt(answer))
         except Fault:
             self._give_back(connection)
             raise
@@ -390,6 +426,34 @@ class Client:
             connection.close()
         self._loops = weakref.WeakKeyDictionary()
         self.attachments = {}
+        self.taken = Taken(self)
+
+
+class Taken:
+    """Calls whose answer has arrived, of which the server does not know that yet.
+
+    It keeps an answer until it is told, so that a lost one need not be computed again. The next call tells it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._calls: List[str] = []
+
+    def told(self) -> List[str]:
+        """What the call that is about to be sent shall tell."""
+        calls = self._calls
+        if not calls:
+            return []
+        self._calls = []
+        return calls
+
+    async def add(self, call_id: str) -> None:
+        self._calls.append(call_id)
+        if len(self._calls) >= MAX_UNTOLD:
+            from modal._protocol.messages.call import OutputsTaken
+
+            calls = self.told()
+            await self._client.note(OutputsTaken(calls, [1] * len(calls)))
 
 
 class _LoopConnection:
@@ -433,6 +497,29 @@ class _LoopConnection:
         connection = self.connection
         if connection is not None and not connection.loop.is_closed():
             connection.loop.call_soon_threadsafe(connection.close)
+
+
+async def _request_with_receipt(connection: aio.Connection, message: Message, expect: Type[M], receipt: Receipt) -> M:
+    try:
+        answer = await connection.request(message, expect)
+    except BaseException:  # cancelled, perhaps while the answer was coming in
+        note = receipt(None)
+        if note is not None and not connection.closed:
+            connection.note(note)
+        raise
+    note = receipt(answer)
+    if note is not None:
+        connection.note(note)
+    return answer
+
+
+def _confirm(connection: wire.Connection, note: Optional[Message]) -> None:
+    """The answer is here: a connection that breaks now is no reason to ask for it again."""
+    try:
+        if note is not None:
+            connection.note(note)
+    except ConnectionLost:
+        return
 
 
 def _is_usable(connection: wire.Connection) -> bool:

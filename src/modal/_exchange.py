@@ -46,6 +46,10 @@ class Exchange:
         if self._release is None and self._stream.connection.paused:
             await self._stream.connection.drain()
 
+    def note(self, message: Message) -> None:
+        """Tell something that needs no answer, on the connection of this exchange."""
+        self._stream.connection.note(message)
+
     def take_all(self, wake: Callable[[], None]) -> None:
         """The server sends without waiting for credit: let `receive` take whatever comes, and call `wake` then.
 

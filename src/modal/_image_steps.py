@@ -21,7 +21,6 @@ UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
         "dockerfile_commands",
         "micromamba",
         "micromamba_install",
-        "registry",
     )
 )
 

@@ -41,8 +41,18 @@ AWAIT_SECONDS = 50.0  # that one CallAwait with a time limit lasts at most
 async def invoke(client: Client, target: Target, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
     """`.remote`: one input; its result, or the exception that it raised."""
     packed = await pack(client, args, kwargs)
-    message = Invoke(new_call_id(), target.function_id, packed.inline, packed.blob, target.method, parent_input_id())
+    call_id = new_call_id()
+    message = Invoke(
+        call_id,
+        target.function_id,
+        packed.inline,
+        packed.blob,
+        target.method,
+        parent_input_id(),
+        client.taken.told(),
+    )
     outputs = await client.request(message, Outputs, patience=CALL_PATIENCE)
+    await client.taken.add(call_id)
     await shown(client, target.app_id, outputs.log_seq)
     return await outcome(client, outputs, 0, target.name)
 

@@ -214,6 +214,25 @@ cli.add_command(proxy_token)
 
 
 @cli.group()
+def secrets() -> None:
+    """How secrets are kept. (`modal secret` creates and deletes them.)"""
+
+
+@secrets.command("rotate-key")
+def secrets_rotate_key() -> None:
+    """Encrypt all secrets with a new key.
+
+    The old key is deleted: copies of the store made before cannot be read with the new one, so keep `secrets.key`
+    with each backup, or rotate and back up again. Nothing that runs is disturbed.
+    """
+    from modal._protocol.messages.object import ObjectCount
+    from modal._protocol.messages.secret import SecretsRotate
+
+    count = ask(SecretsRotate(), ObjectCount).count
+    click.echo(f"Encrypted {count} secrets with a new key.")
+
+
+@cli.group()
 def images() -> None:
     """Images on this machine."""
 

@@ -74,10 +74,8 @@ class Control(threading.Thread):
         elif type == RunCancel.TYPE:
             self._queue.cancel(RunCancel.decode(header, body).tokens)
         elif type == RunnerAck.TYPE:
-            was_full = self._outbox.is_full
             self._outbox.acknowledged(RunnerAck.decode(header, body).count)
-            if was_full:
-                self._queue.turn()
+            self._queue.turn()  # always: it may have become full, and a generator begun to wait, just before
         elif type == RunPause.TYPE:
             self._queue.pause(RunPause.decode(header, body).tokens)
         elif type == RunResume.TYPE:

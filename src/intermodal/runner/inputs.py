@@ -51,6 +51,7 @@ class InputQueue:
         self.on_turn: Optional[Callable[[], None]] = None  # the same: `may_yield` may have changed
         self._outbox = outbox
         self._lock = threading.Lock()
+        self._reading = threading.Lock()  # one thread at a time reads frames and queues what they bring
         self._relinked = threading.Condition(self._lock)
         self._turn = threading.Condition()
         self._waiting: deque[Input] = deque()
@@ -58,6 +59,7 @@ class InputQueue:
         self._taken: dict[int, str] = {}  # token -> input id, of what runs or is about to
         self._running: dict[int, tuple[Input, Callable[[], None]]] = {}  # token -> its run, how to interrupt that
         self._cancelled: set[int] = set()
+        self._newest = -1  # the highest token that has arrived
         self._paused: set[int] = set()
         self._ended = False
 
@@ -74,11 +76,10 @@ class InputQueue:
                 self._wait_relinked()
                 continue
             try:
-                frames = link.read()
+                with self._reading:
+                    self.feed(link.read(), link)
             except (ConnectionLost, OSError):
                 self.lost(link)
-                continue
-            self.feed(frames, link)
 
     def take_waiting(self) -> Optional[Input]:
         """The next input that has arrived already. Raises NoMoreInputs after the last one, if it was the last."""
@@ -114,6 +115,7 @@ class InputQueue:
         for frame in frames:
             if frame.kind == Kind.ITEM and frame.type == RunInputs.TYPE:
                 message = RunInputs.decode(frame.header, frame.body)
+                self._newest = max(self._newest, *message.tokens)
                 nothing = [""] * len(message.tokens)
                 batch = map(
                     Input,
@@ -202,8 +204,18 @@ class InputQueue:
         if self.on_relink is not None:
             self.on_relink()
 
+    def _feed_arrived(self) -> None:
+        """Queue what has come while the thread that takes inputs was busy with one."""
+        link = self.data
+        if link is not None and self._reading.acquire(blocking=False):
+            try:
+                self.feed(link.read_ready(), link)
+            finally:
+                self._reading.release()
+
     def recall(self, tokens: list[int]) -> None:
         """Give back those of the inputs that are not started."""
+        self._feed_arrived()
         with self._lock:
             for item in self._withdraw(set(tokens)):
                 self._outbox.put(item.token, Status.RETURNED, b"", "", 0.0, item.input_id)
@@ -211,6 +223,7 @@ class InputQueue:
 
     def cancel(self, tokens: list[int]) -> None:
         """End inputs: the waiting ones quietly, the running ones by interruption."""
+        self._feed_arrived()
         wanted = set(tokens)
         interrupts = []
         with self._lock:
@@ -218,8 +231,8 @@ class InputQueue:
                 wanted.discard(item.token)
                 self._put_cancelled(item)
             for token in wanted:
-                if token not in self._taken:
-                    continue
+                if token not in self._taken and token <= self._newest:
+                    continue  # it is over; a newer one is on its way
                 self._cancelled.add(token)
                 run, interrupt = self._running.get(token, (None, None))
                 if interrupt is None or run is None:

@@ -14,6 +14,10 @@ from intermodal.runner.values import Values
 from modal._protocol.messages.call import Status, pack_failure
 
 
+class NothingToRun(Exception):
+    """Every input of a batch has failed before the run."""
+
+
 class Invoker:
     """`sending` is true while an output is under way: a signal handler must not raise there."""
 
@@ -34,26 +38,48 @@ class Invoker:
         self.sending = False
         self._printed = printed
 
-    def arguments(self, item: Input) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of a run. Raises whatever unpickling raises."""
-        if self.service.is_batched(item.method):
-            return (), self._batched_arguments(item)
-        args, kwargs = self.values.read(item.args, item.blob)
-        return args, kwargs
+    def arguments(self, item: Input, started: float) -> tuple[Input, tuple[Any, ...], dict[str, Any]]:
+        """What runs, with its positional and keyword arguments. Raises whatever unpickling raises.
 
-    def _batched_arguments(self, item: Input) -> dict[str, Any]:
+        Of a batch, those run whose arguments fit; the others have failed alone. Raises NothingToRun without any.
+        """
+        if self.service.is_batched(item.method):
+            return self._batched_arguments(item, started)
+        args, kwargs = self.values.read(item.args, item.blob)
+        return item, args, kwargs
+
+    def _batched_arguments(self, item: Input, started: float) -> tuple[Input, tuple[Any, ...], dict[str, Any]]:
         """One list for each parameter, with an element for each input."""
         import inspect
 
         signature = inspect.signature(self.service.find(item.method))
-        columns: dict[str, list[Any]] = {}
+        columns: list[dict[str, Any]] = []
+        members: list[Input] = []
         for one in item.members:
-            args, kwargs = self.values.read(one.args, one.blob)
-            bound = signature.bind(*args, **kwargs)
+            try:
+                args, kwargs = self.values.read(one.args, one.blob)
+                bound = signature.bind(*args, **kwargs)
+            except Exception as error:
+                self._fail_one(one, error, started)
+                continue
             bound.apply_defaults()
-            for name, value in bound.arguments.items():
-                columns.setdefault(name, []).append(value)
-        return dict(columns)
+            columns.append(bound.arguments)
+            members.append(one)
+        if not members:
+            raise NothingToRun
+        positional, named = [], {}
+        for name, parameter in signature.parameters.items():
+            column = [arguments[name] for arguments in columns]
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if any(column):
+                    raise TypeError(
+                        f"{self.service.spec.name} is batched: its parameters must have names, not {parameter}"
+                    )
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                named[name] = column
+            else:
+                positional.append(column)
+        return members[0]._replace(others=tuple(members[1:])), tuple(positional), named
 
     def succeed(self, item: Input, result: Any, started: float) -> None:
         """Send a result; one that cannot be pickled is the input's failure."""

@@ -46,6 +46,18 @@ class Link:
             raise ConnectionLost("the worker closed the connection")
         return self._buffer.feed(data)
 
+    def read_ready(self) -> list[Frame]:
+        """The frames that have arrived already. What is wrong with the connection is left for `read` to find."""
+        frames: list[Frame] = []
+        try:
+            while True:
+                data = self.socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
+                if not data:
+                    return frames
+                frames += self._buffer.feed(data)
+        except OSError:
+            return frames
+
     def send(self, message: Message) -> None:
         """One ITEM on the container's stream."""
         self._send(pack(Kind.ITEM, message.TYPE, STREAM, *message.encode()))

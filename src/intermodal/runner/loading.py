@@ -46,8 +46,8 @@ class Service:
     def is_batched(self, method: str) -> bool:
         """Whether its arguments come as lists, one element for each of several inputs."""
         for known in self.spec.methods:
-            if known.name == method:
-                return known.batch_size > 0
+            if known.name == method and known.batch_size:
+                return True
         return self.spec.batch_size > 0
 
     def is_async(self) -> bool:

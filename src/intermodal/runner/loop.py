@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, AsyncIterator, Callable, Optional
 
 from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
-from intermodal.runner.invoker import Invoker, iterate
+from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
 from modal import _context
@@ -152,8 +152,9 @@ class LoopExecutor:
             return
         _input_id.set(item.input_id)
         started = time.perf_counter()
+        run = item
         try:
-            args, kwargs = invoker.arguments(item)
+            run, args, kwargs = invoker.arguments(item, started)
             result = self._service.find(item.method)(*args, **kwargs)
             if inspect.isawaitable(result) and not hasattr(result, "__aiter__"):
                 result = await result
@@ -163,11 +164,13 @@ class LoopExecutor:
                 for _ in iterate(item, result, invoker, started):
                     await self._turn(item.token)
             else:
-                invoker.succeed(item, result, started)
+                invoker.succeed(run, result, started)
         except KeyboardInterrupt:
             raise
+        except NothingToRun:
+            pass
         except BaseException as error:
-            invoker.fail(item, error, started)
+            invoker.fail(run, error, started)
         finally:
             queue.finish(item)
 

@@ -16,6 +16,7 @@ from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, Status
 from modal._protocol.messages.worker import RunnerResumed, RunOutputs
 
 HOLD_SECONDS = 0.002  # how long an output may wait for company while the next input runs
+SHORT_SECONDS = 0.0002  # the output of a longer run leaves at once: the next input may end the process
 MAX_UNSAFE = 4096  # messages that the server has not acknowledged, above which generators wait
 MAX_UNSAFE_BYTES = 64 << 20  # the same in bytes
 
@@ -75,7 +76,7 @@ class Outbox:
             self._any_blob = self._any_blob or bool(blob)
             self._bytes += len(value)
             full = len(self._tokens) >= BATCH_INPUTS or self._bytes >= BATCH_BYTES
-            if full or time.perf_counter() - self._oldest > HOLD_SECONDS:
+            if full or duration > SHORT_SECONDS or time.perf_counter() - self._oldest > HOLD_SECONDS:
                 self._flush()
 
     def flush(self) -> None:

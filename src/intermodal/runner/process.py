@@ -55,6 +55,7 @@ def _serve(
     control = Control(path, start.spec, queue, outbox)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         service = loading.load(start.spec)
         marks["imported"] = time.time()
@@ -62,7 +63,7 @@ def _serve(
         executor = _executor(service, invoker)
         executor.enter()
     except KeyboardInterrupt:
-        return 0  # asked to end before it had begun: nobody waits, and nothing is wrong
+        return 128 + signal.SIGINT  # asked to end while it started
     except BaseException as error:
         _report_failure(outbox, error)
         return EXIT_INIT_FAILED

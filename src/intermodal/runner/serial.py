@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Optional
 
 from intermodal.runner.inputs import CANCEL_SIGNAL, Input
-from intermodal.runner.invoker import Invoker, iterate
+from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.loading import Service
 from modal import _context
 
@@ -59,8 +59,9 @@ class SerialExecutor:
     def _run_one(self, item: Input) -> None:
         invoker = self._invoker
         started = time.perf_counter()
+        run = item
         try:
-            args, kwargs = invoker.arguments(item)
+            run, args, kwargs = invoker.arguments(item, started)
             function = self._service.find(item.method)
             self._token = item.token
             try:
@@ -71,11 +72,13 @@ class SerialExecutor:
                     return
             finally:
                 self._token = None
-            invoker.succeed(item, result, started)
+            invoker.succeed(run, result, started)
         except KeyboardInterrupt:
             raise  # the container is asked to end: the input goes to another one
+        except NothingToRun:
+            pass
         except BaseException as error:
-            invoker.fail(item, error, started)
+            invoker.fail(run, error, started)
             if isinstance(error, SystemExit):
                 invoker.outbox.flush()
 

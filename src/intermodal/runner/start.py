@@ -5,6 +5,7 @@ platform's copy of cloudpickle comes last, so that an image's own wins.
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -12,11 +13,14 @@ STARTED = time.time()  # seconds since the epoch: the interpreter is up
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCE = "/root"
+INTERRUPTED = 128 + signal.SIGINT  # the exit code of a container that was asked to end while it started
 RUN_DIR = os.environ.get("INTERMODAL_RUN_DIR", "/.intermodal/run")
 
 
 def main() -> None:
     """Never returns: the process exits with the container's exit code."""
+    # Asked to end before the user's code is there: nothing to clean up, and nothing to tell anybody.
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
     source = os.environ.get("INTERMODAL_SOURCE_DIR", SOURCE)
     sys.path[0:1] = [source, LIB]
     carried = os.path.join(os.path.dirname(LIB), "carried")

@@ -8,7 +8,7 @@ import time
 from queue import SimpleQueue
 
 from intermodal.runner.inputs import Input, NoMoreInputs, cancelled_failure
-from intermodal.runner.invoker import Invoker, iterate
+from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.loading import Service
 from modal import _context
 from modal._protocol.messages.call import Status
@@ -84,16 +84,19 @@ class ThreadExecutor:
     def _run_one(self, item: Input) -> None:
         invoker = self._invoker
         started = time.perf_counter()
+        run = item
         try:
-            args, kwargs = invoker.arguments(item)
+            run, args, kwargs = invoker.arguments(item, started)
             result = self._service.find(item.method)(*args, **kwargs)
             if self._service.is_generator(item.method):
                 for _ in iterate(item, result, invoker, started):
                     invoker.queue.wait_turn(item.token)
             else:
-                invoker.succeed(item, result, started)
+                invoker.succeed(run, result, started)
+        except NothingToRun:
+            pass
         except BaseException as error:
-            invoker.fail(item, error, started)
+            invoker.fail(run, error, started)
 
     def _interrupt(self) -> None:
         """A thread cannot be interrupted: the documented consequence is the end of the container."""

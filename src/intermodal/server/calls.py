@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from intermodal.server.delivery import Delivery
 from intermodal.server.dispatch import Dispatch
 from intermodal.server.inputs import Call, Held
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import (
-    BATCH_BYTES,
-    BATCH_INPUTS,
     CallCancel,
     CallFailure,
     CallOpen,
     Inputs,
     Invoke,
-    Outputs,
+    OutputsTaken,
     Status,
     pack_failure,
 )
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 ORPHAN_SECONDS = 60.0  # how long a call of a vanished client is kept for it to come back
 PENDING_LIMIT = 2000  # inputs of a function that wait for a container
 TOTAL_LIMIT = 25000  # inputs of a function that wait or run
-CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
 
 
 class Calls:
@@ -55,19 +53,21 @@ class Calls:
         self.dispatch = dispatch
         self.spawns = spawns
         self._may_call = may_call  # raises Fault unless this connection may call this function
-        self._log_seq = log_seq  # app id -> entries logged so far
-        self._flush_due: set[Call] = set()
+        self.delivery = Delivery(dispatch, log_seq, self.calls.get, self._forget)
         dispatch.deliver = self.deliver
         dispatch.settled = self.settle
 
     def register(self, handlers: Handlers) -> None:
-        """Answer Invoke, CallOpen and CallCancel."""
+        """Answer Invoke, CallOpen, CallCancel and OutputsTaken."""
         handlers.fast(Invoke)(self._invoke)
+        handlers.note(OutputsTaken)(self.delivery.taken)
         handlers.stream(CallOpen)(self._open)
         handlers.unary(CallCancel)(self._cancel)
 
     # -- one input, one output
     def _invoke(self, connection: Connection, stream_id: int, message: Invoke) -> None:
+        for arrived in message.taken:
+            self.delivery.arrived(arrived)
         call = self.calls.get(message.call_id)
         if call is not None:
             self._reattach(call, connection, stream_id)
@@ -83,10 +83,12 @@ class Calls:
 
     def _reattach(self, call: Call, connection: Connection, stream_id: int) -> None:
         """The client asks again after a reconnect."""
+        if call.kind == "adopted":
+            call.kind = "unary"
+        self._may_call(connection, call.function_id)
         call.reply_to(connection, stream_id)
         self._follow(connection, call)
-        if call.unsent:
-            self._send(call)
+        self.delivery.send(call)
 
     # -- many inputs
     async def _open(self, connection: Connection, message: CallOpen, stream: Stream) -> None:
@@ -96,17 +98,17 @@ class Calls:
         call = self.calls.get(message.call_id)
         if call is None:
             call = Call(message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id)
-            call.yields_skip = message.yields_seen if message.resume else 0
+            call.yielded = message.yields_seen if message.resume else 0
             self.calls[call.id] = call
         elif call.kind == "adopted":
             call.kind, call.parent_input_id = message.kind, message.parent_input_id
+        if call.over is not None and not call.over.done():
+            call.over.set_result(None)  # the connection that it came on before
         call.stream_to(connection, stream)
         self._follow(connection, call)
-        if message.resume and message.kind == "generator":
-            call.rewind(message.yields_seen)
-        if call.unsent:
-            self._send(call)
+        self.delivery.reopened(call)
         call.over = asyncio.get_running_loop().create_future()
+        self.delivery.send(call)
 
         def take(frame: Frame) -> None:
             if frame.type != Inputs.TYPE:
@@ -122,7 +124,7 @@ class Calls:
                 return  # a newer connection has taken the call over
             if error is None:
                 call.inputs_ended = True
-                self._end_if_over(call)
+                self.delivery.end_if_over(call)
             elif isinstance(error, Fault):
                 self._drop(call)  # the caller gave it up
 
@@ -132,7 +134,12 @@ class Calls:
         stream.raw = take
         if stream.is_ended:
             ended(None)
-        await call.over
+        try:
+            await call.over
+        except asyncio.CancelledError:
+            if call.stream is stream and not connection.closed:
+                self._drop(call)  # given up after its last input was sent
+            raise
 
     def _take_inputs(self, call: Call, message: Inputs) -> None:
         function = self.dispatch.function(call.function_id)
@@ -152,63 +159,23 @@ class Calls:
             self.dispatch.accept(function, new)
 
     # -- outputs
-    def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
+    def deliver(self, held: Held, status: int, value: bytes, blob: str, number: int = -1) -> None:
         """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
-        call = held.call
-        if call.kind == "spawn":
+        if held.call.kind == "spawn":
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)
-            return
-        if status != Status.YIELDED:
-            call.inputs.pop(held.index, None)
-            if call.kind != "unary":
-                call.done.add(held.index)
-        call.unsent.append((held.index, status, value, blob))
-        self._flush_due.add(call)
+        else:
+            self.delivery.take(held, status, value, blob, number)
 
     def settle(self) -> None:
         """Send what the last events have produced."""
-        if not self._flush_due:
-            return
-        due, self._flush_due = self._flush_due, set()
-        for call in due:
-            self._send(call)
+        self.delivery.settle()
 
-    def _send(self, call: Call) -> None:
-        connection = call.connection
-        if connection is None or connection.closed:
-            return  # kept until the client is back
-        if call.stream is None:
-            message = self._outputs(call, call.unsent)
-            call.unsent = []
-            if message.statuses[-1] != Status.YIELDED:
-                self.calls.pop(call.id, None)
-                call.leave()
-            connection.respond(call.reply_id, message)
-            return
-        unsent, call.unsent = call.unsent, []
-        if call.kind == "generator":
-            call.sent.extend(item for item in unsent if item[1] == Status.YIELDED)
-        for batch in _batches(unsent):
-            call.stream.send_now(self._outputs(call, batch))
-        self._end_if_over(call)
-
-    def _outputs(self, call: Call, batch: list[tuple[int, int, bytes, str]]) -> Outputs:
-        indexes, statuses, values, blobs = zip(*batch, strict=True)
-        return Outputs(
-            list(indexes),
-            list(statuses),
-            list(values),
-            list(blobs) if any(blobs) else [],
-            self._log_seq(call.app_id),
-        )
-
-    def _end_if_over(self, call: Call) -> None:
-        if call.inputs_ended and not call.inputs and not call.unsent:
-            self.calls.pop(call.id, None)
-            call.leave()
-            if call.over is not None and not call.over.done():
-                call.over.set_result(None)
+    def _forget(self, call: Call) -> None:
+        """Nothing more can be asked of the call."""
+        if self.calls.get(call.id) is call:
+            del self.calls[call.id]
+        call.leave()
 
     # -- the ends
     async def _cancel(self, connection: Connection, message: CallCancel) -> Done:
@@ -241,14 +208,11 @@ class Calls:
 
     def _drop(self, call: Call) -> None:
         """Nobody wants the outputs any more."""
-        self.calls.pop(call.id, None)
         failure = pack_failure(CallFailure("cancelled", text="the client has gone away"))
         for held in list(call.inputs.values()):
             self.dispatch.finish(held, Status.TERMINATED, failure, interrupt=True)
         call.inputs.clear()
-        call.unsent.clear()
-        self._flush_due.discard(call)
-        call.leave()
+        self.delivery.drop(call)
         if call.over is not None and not call.over.done():
             call.over.set_result(None)
 
@@ -258,7 +222,22 @@ class Calls:
         if not followed.attached:
             followed.attached = True
             connection.on_close.append(lambda _error: self._orphan(connection))
+            connection.on_cancel = lambda stream_id: self._given_up(connection, stream_id)
         followed.calls[call.id] = call
+
+    def _given_up(self, connection: Connection, stream_id: int) -> None:
+        """The caller has stopped waiting for an Invoke (an interrupt, a cancelled task): its input ends."""
+        for call in list(_followed(connection).calls.values()):
+            if call.stream is None and call.reply_id == stream_id and call.connection is connection:
+                self._drop(call)
+
+    def adopt(self, call_id: str, function_id: str, app_id: str) -> Call:
+        """A container of an earlier life of the server has inputs of this call; its client may come back for it."""
+        call = self.calls.get(call_id)
+        if call is None:
+            call = self.calls[call_id] = Call(call_id, function_id, app_id, "adopted")
+            asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._bury, [call])
+        return call
 
     def _orphan(self, connection: Connection) -> None:
         """The client may come back; if not, its calls end."""
@@ -320,24 +299,6 @@ def _followed(connection: Connection) -> _Followed:
     if found is None:
         found = connection.followed_calls = _Followed()  # type: ignore[attr-defined]
     return found
-
-
-def _batches(outputs: list[tuple[int, int, bytes, str]]) -> Iterable[list[tuple[int, int, bytes, str]]]:
-    """Cut outputs into messages of bounded size."""
-    if len(outputs) <= BATCH_INPUTS and sum(len(item[2]) for item in outputs) <= BATCH_BYTES:
-        if outputs:
-            yield outputs
-        return
-    batch: list[tuple[int, int, bytes, str]] = []
-    size = 0
-    for item in outputs:
-        if batch and (len(batch) >= BATCH_INPUTS or size + len(item[2]) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item[2])
-    if batch:
-        yield batch
 
 
 def function_name(spec: FunctionSpec) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from intermodal.server.failures import CrashLoop, describe_exit
+from intermodal.server.failures import CrashLoop, crash_pause, describe_exit
 from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held
 from intermodal.server.scheduler import (
@@ -29,6 +29,7 @@ from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
 from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.worker import (
+    EXIT_CANCELLED,
     ContainerExited,
     ContainerSpec,
     RunInputs,
@@ -39,9 +40,11 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.dispatch")
 
-CRASHES_ALLOWED = 1  # times that an input is tried again after its container died under it
+CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again after its container died under it
+CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
+UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 STOP_GRACE = 30.0  # seconds for exit handlers
 
 
@@ -77,6 +80,7 @@ class Container:
 
     __slots__ = (
         "asked",
+        "asked_to_cancel",
         "cancelled",
         "devices",
         "failure",
@@ -84,6 +88,7 @@ class Container:
         "function",
         "generation",
         "id",
+        "known_frames",
         "link",
         "lost_inputs",
         "marks",
@@ -95,6 +100,7 @@ class Container:
         "stop_reason",
         "tokens",
         "undurable",
+        "unsafe",
         "worker_id",
     )  # fmt: skip
 
@@ -113,12 +119,26 @@ class Container:
         self.state = "starting"
         self.started_at = time.time()
         self.cancelled: dict[int, float] = {}  # token -> when the runner was told
+        self.asked_to_cancel = False  # it was told so at least once
         self.failure: CallFailure | None = None
         self.marks: dict[str, float] = {}
         self.stop_reason = ""
         self.undurable: list[int] = []  # RunOutputs frames whose spawned outputs are not on disk yet
+        self.unsafe: dict[int, int] = {}  # RunOutputs frame -> its outputs that have not reached their clients
+        self.known_frames = 0  # RunOutputs frames that a worker sends again and that were taken in before
         self.generation = function.generation
         self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
+
+    def safe_frames(self) -> int:
+        """RunOutputs frames that nobody needs to keep: the outputs in them are on disk or with their clients.
+
+        A client that takes its time must not make the others' answers pile up: beyond a bound the server's own
+        memory has to do for it.
+        """
+        safe = self.frames
+        if self.unsafe:
+            safe = max(next(iter(self.unsafe)) - 1, safe - UNSAFE_FRAMES)
+        return min(safe, self.undurable[0] - 1) if self.undurable else safe
 
 
 class Dispatch:
@@ -130,8 +150,9 @@ class Dispatch:
         self.of_app: dict[str, dict[str, Function]] = {}  # the same by app
         self.containers: dict[str, Container] = {}
         self.handovers = Handovers(self, rules_of)
-        self.deliver: Callable[[Held, int, bytes, str], None] = lambda *_: None
+        self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
+        self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
         self.start_container: Callable[[Container], Awaitable[None]]
@@ -256,10 +277,15 @@ class Dispatch:
             self.kill_container(container, 0.0, "its input was cancelled")
         elif interrupt and container.link is not None:
             # The runner's answer frees the container; until then the input counts as running there.
-            container.cancelled[held.token] = time.monotonic()
-            container.link.cancel([held.token])
+            self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
-        self.deliver(held, status, value, blob)
+        self.deliver(held, status, value, blob, -1)
+
+    def _cancel(self, container: Container, token: int) -> None:
+        container.cancelled[token] = time.monotonic()
+        container.asked_to_cancel = True
+        if container.link is not None:
+            container.link.cancel([token])
 
     # -- decisions
     def run(self) -> None:
@@ -288,10 +314,12 @@ class Dispatch:
     def _assign(self, decision: Assign) -> None:
         container = self.containers[decision.container_id]
         tokens = container.tokens
+        now = time.monotonic()
+        deadline = now + (container.function.spec.timeout or NEVER)
         if not tokens:
-            container.running_since = time.monotonic()
-            if container.function.spec.timeout:
-                self._wake(container.running_since + container.function.spec.timeout)
+            container.running_since = now
+        if deadline != NEVER:
+            self._wake(deadline)
         batch: list[Held] = []
         size = 0
         together = len(decision.inputs) if decision.batch else 0
@@ -300,6 +328,7 @@ class Dispatch:
             container.next_token = token + 1
             held.token = token
             held.container = container
+            held.deadline = deadline
             tokens[token] = held
             if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
                 self._send(container, batch, together)
@@ -307,7 +336,6 @@ class Dispatch:
             batch.append(held)
             size += len(held.args)
         self._send(container, batch, together)
-        self._watch()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
@@ -397,6 +425,7 @@ class Dispatch:
         final: list[Held] = []
         returned: list[Held] = []
         failed: list[tuple[Held, int, bytes]] = []
+        numbers = message.numbers
         position = 0
         retry = container.function.spec.retry
         for token, status, value in zip(message.tokens, message.statuses, message.values, strict=True):
@@ -407,7 +436,7 @@ class Dispatch:
                 continue
             if status == Status.YIELDED:
                 if not held.over:
-                    self.deliver(held, status, value, blob)
+                    self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
                 continue
             del tokens[token]
             container.cancelled.pop(token, None)
@@ -424,10 +453,10 @@ class Dispatch:
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
-            self.deliver(held, status, value, blob)
+            self.deliver(held, status, value, blob, -1)
         now = time.monotonic()
-        container.running_since = now
         if final:
+            container.running_since = now
             seconds = sum(message.durations) / len(message.durations) if message.durations else None
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
@@ -455,6 +484,10 @@ class Dispatch:
         assert retry is not None
         delay = min(retry.initial_delay * retry.backoff_coefficient**held.attempts, retry.max_delay)
         held.attempts += 1
+        self.retried(held)
+        self._requeue_later(held, delay)
+
+    def _requeue_later(self, held: Held, delay: float) -> None:
         held.container = None
 
         def again() -> None:
@@ -477,20 +510,39 @@ class Dispatch:
         limit = max(1, function.spec.concurrent_max, batching_of(function.spec)[0])
         running, waiting = held_inputs[:limit], held_inputs[limit:]
         # A worker that went away is nobody's fault: what ran there runs again elsewhere.
-        stopped = container.state == "stopping" or message.reason in ("stopped", "lost")
+        stopped = (
+            container.state == "stopping"
+            or message.reason in ("stopped", "lost")
+            or (
+                message.exit_code == EXIT_CANCELLED and container.asked_to_cancel
+            )  # threads cannot be interrupted one by one
+        )
         back = [held for held in waiting if not held.over]
         if stopped:
             back = [held for held in running if not held.over] + back
         elif container.failure is not None or not container.ready:
             self._start_failed(container, message)
         else:
-            back = self._crashed(container, message, running) + back
+            if waiting:
+                self._be_careful(function)
+            back = self._crashed(container, message, running, blame=not waiting) + back
         self.requeue(back)
         self.changed(function.app_id)
         self.settled()
 
-    def _crashed(self, container: Container, message: ContainerExited, running: list[Held]) -> list[Held]:
-        """It died under its inputs: they are tried again, but not for ever. Returns those."""
+    def _be_careful(self, function: Function) -> None:
+        """Short inputs' outputs leave together, so the one that killed the container need not be its first."""
+        pool = function.pool
+        if not pool.careful:
+            pool.careful = True
+            asyncio.get_running_loop().call_later(CAREFUL_SECONDS, setattr, pool, "careful", False)
+
+    def _crashed(self, container: Container, message: ContainerExited, running: list[Held], blame: bool) -> list[Held]:
+        """It died under its inputs. Returns those that are tried again at once.
+
+        In an ephemeral app they fail after some attempts. A deployed one tries for ever, ever more slowly: the pause
+        is the input's own, so that one that kills its containers does not hold up the others.
+        """
         text, hint = describe_exit(message, container.function.spec)
         if running or message.exit_code:
             self.system_log(container, text)
@@ -502,14 +554,18 @@ class Dispatch:
         for held in running:
             if held.over:
                 continue
-            held.crashes += 1
+            held.crashes += blame
             retries = function.spec.retry.max_retries if function.spec.retry else 0
-            if held.crashes <= CRASHES_ALLOWED + retries:
-                again.append(held)
+            if not function.ephemeral or held.crashes <= CRASHES_ALLOWED + retries:
+                pause = crash_pause(held.crashes) if not function.ephemeral else 0.0
+                if pause:
+                    self._requeue_later(held, pause)
+                else:
+                    again.append(held)
                 continue
             held.container = None
             held.over = True
-            self.deliver(held, Status.FAILURE, pack_failure(failure), "")
+            self.deliver(held, Status.FAILURE, pack_failure(failure), "", -1)
         if function.ephemeral and function.crashes.hopeless:
             self._fail_waiting(function, failure, Status.FAILURE)
         return again
@@ -546,13 +602,9 @@ class Dispatch:
         for held in doomed:
             if not held.over:
                 held.over = True
-                self.deliver(held, status, value, "")
+                self.deliver(held, status, value, "", -1)
 
     # -- time
-    def _watch(self) -> None:
-        if self.scheduler._watched:
-            self._wake(time.monotonic() + 0.05)
-
     def _wake(self, at: float) -> None:
         """See that `tick` runs at `at` or before."""
         if self._timer is not None and self._timer_at <= at + 0.001:
@@ -580,11 +632,7 @@ class Dispatch:
         for container in list(self.containers.values()):
             timeout = container.function.spec.timeout
             if container.tokens and timeout and container.ready:
-                at = container.running_since + timeout
-                if at <= now:
-                    self._time_out(container)
-                else:
-                    due = min(due, at)
+                due = min(due, self._time_out(container, now))
             for told in container.cancelled.values():
                 if told + UNANSWERED_SECONDS <= now:
                     self.kill_container(container, 0.0, "it did not react to the cancellation of its input")
@@ -592,16 +640,18 @@ class Dispatch:
                 due = min(due, told + UNANSWERED_SECONDS)
         return due
 
-    def _time_out(self, container: Container) -> None:
+    def _time_out(self, container: Container, now: float) -> float:
+        """Cancel what has run for too long; when the next input of the container will have."""
         spec = container.function.spec
         limit = max(1, spec.concurrent_max, batching_of(spec)[0])
-        for token in list(container.tokens)[:limit]:
-            held = container.tokens[token]
+        for token, held in list(container.tokens.items())[:limit]:
             if held.over or token in container.cancelled:
                 continue
-            container.cancelled[token] = time.monotonic()
-            if container.link is not None:
-                container.link.cancel([token])
+            # Where one runs at a time, those behind it have not begun.
+            at = held.deadline if limit > 1 else max(held.deadline, container.running_since + spec.timeout)
+            if at > now:
+                return at
+            self._cancel(container, token)
             if spec.retry is not None and held.attempts < spec.retry.max_retries:
                 # The old attempt's answer is for nobody; the new one is an input of its own.
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
@@ -612,7 +662,8 @@ class Dispatch:
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
             held.over = True
-            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "")
+            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1)
+        return NEVER
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished is not known here, containers]."""
@@ -681,10 +732,12 @@ def request_of(spec: FunctionSpec) -> Request:
 
 def batching_of(spec: FunctionSpec) -> tuple[int, int]:
     """Inputs in one run, and milliseconds that the first one waits; 0, 0 where it is not batched."""
+    if spec.batch_size:
+        return spec.batch_size, spec.batch_wait_ms  # of a function, or by `with_batching`
     for method in spec.methods:
         if method.batch_size:
             return method.batch_size, method.batch_wait_ms  # a class with a batched method has no other
-    return spec.batch_size, spec.batch_wait_ms
+    return 0, 0
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "request_of", "rules_of", "unpack_failure"]

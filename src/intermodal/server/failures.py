@@ -44,6 +44,11 @@ class CrashLoop:
         return f"{text}, the one before serves" if new_version else text
 
 
+def crash_pause(crashes: int) -> float:
+    """Seconds before an input is tried again under which so many containers have died. The first may be bad luck."""
+    return 0.0 if crashes <= 1 else min(BACKOFF_MAX, BACKOFF_SECONDS * 2.0 ** (crashes - 2))
+
+
 def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, str]:
     """A sentence about the container's end, and what to do next."""
     if message.reason == "out-of-memory":

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from modal._protocol.aio import Connection, Stream
+
+if TYPE_CHECKING:
+    from intermodal.server.delivery import Output
 
 
 class Call:
@@ -19,14 +23,18 @@ class Call:
         "id",
         "inputs",
         "inputs_ended",
+        "kept_bytes",
         "kind",
         "over",
         "parent_input_id",
         "reply_id",
         "sent",
+        "sent_bytes",
         "stream",
+        "taken",
         "unsent",
-        "yields_skip",
+        "unsent_bytes",
+        "yielded",
     )  # fmt: skip
 
     def __init__(self, id: str, function_id: str, app_id: str, kind: str, parent_input_id: str = "") -> None:
@@ -40,11 +48,15 @@ class Call:
         self.connection: Connection | None = None
         self.stream: Stream | None = None
         self.reply_id = 0
-        self.unsent: list[tuple[int, int, bytes, str]] = []  # outputs that wait to be sent
-        self.sent: list[tuple[int, int, bytes, str]] = []  # generators: what may have to be sent again
+        self.unsent: deque[Output] = deque()  # outputs that wait to be sent
+        self.unsent_bytes = 0  # of generators: what these cost
+        self.sent: deque[Output] = deque()  # outputs that may not have arrived
+        self.sent_bytes = 0
+        self.kept_bytes = 0  # what it costs to keep it after its end
+        self.taken = 0  # outputs that have arrived since the call was opened on its connection
         self.inputs_ended = False
         self.over: asyncio.Future[None] | None = None
-        self.yields_skip = 0  # generators: items that the client has from an earlier run
+        self.yielded = 0  # generators: the number of the item that is to come next
 
     def reply_to(self, connection: Connection, reply_id: int) -> None:
         self.connection = connection
@@ -53,11 +65,6 @@ class Call:
     def stream_to(self, connection: Connection, stream: Stream) -> None:
         self.connection = connection
         self.stream = stream
-
-    def rewind(self, seen: int) -> None:
-        """Send a generator's items after the first `seen` again."""
-        self.unsent = self.sent[seen:] + self.unsent
-        self.sent = self.sent[:seen]
 
     def leave(self) -> None:
         """The connection need not remember the call any longer."""
@@ -80,6 +87,7 @@ class Held:
         "index",
         "method",
         "over",
+        "paused_in",
         "priority_time",
         "retry",
         "token",
@@ -98,6 +106,7 @@ class Held:
         self.over = False  # has its final output
         self.deadline = 0.0  # monotonic; 0: does not run
         self.retry: asyncio.TimerHandle | None = None
+        self.paused_in: Any = None  # generators: the container that was told to wait with the next item
         self.priority_time = 0.0
 
     @property

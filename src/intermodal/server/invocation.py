@@ -48,7 +48,7 @@ class Invocation:
         self.spawns = Spawns(store, self.dispatch, may_call, log_seq)
         self.calls = Calls(self.dispatch, may_call, log_seq, self.spawns)
         self.workers = Workers(
-            self.dispatch, prepare, append_logs, self.calls.calls, self.spawns.spawned_calls, self.spawns.adopt
+            self.dispatch, prepare, append_logs, self.calls.adopt, self.spawns.spawned_calls, self.spawns.adopt
         )
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
         self._ephemeral = ephemeral

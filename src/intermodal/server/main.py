@@ -9,6 +9,7 @@ import logging
 import os
 import ssl
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from intermodal import logfile
@@ -18,23 +19,27 @@ from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.invocation import Invocation
 from intermodal.server.principal import Principal, Role, principal_of
+from intermodal.server.queues.queues import Queues
 from intermodal.server.rpc.access import Gate, tables, user_name
 from intermodal.server.rpc.apps import AppHandlers
 from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
+from intermodal.server.rpc.objects import ObjectHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.container_specs import ContainerSpecs
+from intermodal.server.services.dicts import Dicts
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.functions import Functions
 from intermodal.server.services.images import Images
 from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
-from intermodal.server.services.maintenance import keep_clean
+from intermodal.server.services.maintenance import keep_clean, keep_objects_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.objects import Objects
 from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
 from intermodal.server.services.secrets import Secrets
@@ -98,6 +103,11 @@ class Server:
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
+            await self.secrets.open()
+            await self.dicts.open()
+            undo.push_async_callback(self.dicts.close)
+            await self.queues.open()
+            undo.callback(self.queues.close)
             await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
@@ -110,6 +120,8 @@ class Server:
                 undo.push_async_callback(self.local_worker.close)
             cleaning = keep_clean(self.store, self.logs, self.values, self._running_containers)
             self._tasks.append(asyncio.create_task(cleaning))
+            objects = keep_objects_clean(self.objects, self.dicts, self.queues, lambda app_id: app_id in self.apps.live)
+            self._tasks.append(asyncio.create_task(objects))
             self._tasks.append(asyncio.create_task(self._watch_log()))
             self._closing = undo.pop_all()
         gc.collect()
@@ -166,7 +178,11 @@ class Server:
         self.tokens = Tokens(store.tokens)
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
-        self.values = Values(home.values, store.calls)
+        self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
+        self.objects = Objects(store.objects)
+        self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
+        self.queues = Queues(store.queues, partial(self.objects.number, "queue"))
+        self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
@@ -186,8 +202,9 @@ class Server:
             FunctionHandlers(self.functions),
             ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
+            ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),
             ProxyTokenHandlers(self.proxy_tokens),
-            WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.workspace),
             ContainerHandlers(
                 workers,
                 store.fleet,

@@ -60,7 +60,9 @@ class Spawns:
         self._finished: list[Finished] = []
         self._finished_in: dict[Container, None] = {}
         self._flush_due = False
+        self._retried: list[Held] = []
         dispatch.refill = self.refill
+        dispatch.retried = self.retried
 
     def register(self, handlers: Handlers) -> None:
         handlers.fast(Spawn)(self._spawn)
@@ -224,6 +226,18 @@ class Spawns:
                             waiter.set_result(row)
 
         self._store.finish(rows, done)
+
+    def retried(self, held: Held) -> None:
+        """An attempt of an input has failed: after a restart it has as many left as before."""
+        if held.call.kind == "spawn":
+            self._retried.append(held)
+            if len(self._retried) == 1:
+                self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._save_attempts()))
+
+    async def _save_attempts(self) -> None:
+        await asyncio.sleep(0)
+        retried, self._retried = self._retried, []
+        await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
 
     async def _await(self, connection: Connection, message: CallAwait) -> Outputs:
         key = (message.call_id, message.index)

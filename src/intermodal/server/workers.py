@@ -30,7 +30,10 @@ from modal._protocol.messages.worker import (
     ContainerStart,
     OutputsAck,
     RunInputs,
+    RunOutputs,
+    RunPause,
     RunRecall,
+    RunResume,
     WorkerImageBuild,
     WorkerImageBuilt,
     WorkerRegister,
@@ -87,6 +90,14 @@ class ContainerLink:
     def recall(self, tokens: list[int]) -> None:
         self.stream.send_now(RunRecall(tokens))
 
+    def pause(self, tokens: list[int]) -> None:
+        """The consumers of these generators are behind."""
+        self.stream.send_now(RunPause(tokens))
+
+    def resume(self, tokens: list[int]) -> None:
+        """These generators may go on."""
+        self.stream.send_now(RunResume(tokens))
+
 
 class Workers:
     """All workers. `dispatch` says what they shall do."""
@@ -96,7 +107,7 @@ class Workers:
         dispatch: Dispatch,
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         append_logs: Callable[[str, list[LogEntry]], None],
-        calls: dict[str, Call],
+        adopt_call: Callable[[str, str, str], Call],
         is_spawned: Callable[[list[str]], Awaitable[set[str]]],
         adopt_spawned: Callable[[Held], Held],
     ) -> None:
@@ -105,7 +116,7 @@ class Workers:
         self._dispatch = dispatch
         self._prepare = prepare
         self._append_logs = append_logs
-        self._calls = calls
+        self._adopt_call = adopt_call
         self._is_spawned = is_spawned
         self._adopt_spawned = adopt_spawned
         self._unacked: dict[str, dict[str, int]] = {}  # worker id -> container id -> frames taken in
@@ -181,6 +192,8 @@ class Workers:
                 # What was sent while the worker was away never arrived.
                 arrived = set(report.tokens)
                 missing = [held for token, held in container.tokens.items() if token not in arrived]
+                # Its unacknowledged messages come again: these are known here.
+                container.known_frames = container.frames - report.outputs_sent
                 self._adopted[container.id] = container
                 container.link = None
                 container.lost_inputs = missing if report.ready else []
@@ -191,23 +204,20 @@ class Workers:
     def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
         """An adopted container runs an input of an earlier life of the server."""
         call_id, index = _call_id(input_id), int(input_id.rpartition("-")[2])
-        call = self._calls.get(call_id)
-        if call is None:
-            kind = "spawn" if call_id in spawned else "adopted"
-            call = Call(call_id, container.function.function_id, container.function.app_id, kind)
-            if kind != "spawn":
-                self._calls[call_id] = call
-        held = Held(call, index, b"", "", "")
-        if call.kind == "spawn":
-            held = self._adopt_spawned(held)
+        function = container.function
+        if call_id in spawned:
+            call = Call(call_id, function.function_id, function.app_id, "spawn")
+            held = self._adopt_spawned(Held(call, index, b"", "", ""))
         else:
-            held = call.inputs.setdefault(index, held)
+            call = self._adopt_call(call_id, function.function_id, function.app_id)
+            held = call.inputs.setdefault(index, Held(call, index, b"", "", ""))
         # Its client, or the disk, may have been quicker than the worker: then it waits in the queue already.
         self._dispatch.scheduler.withdraw(container.function.function_id, [held])
         held.container, held.token = container, token
         container.tokens[token] = held
         container.next_token = max(container.next_token, token + 1)
         container.running_since = now
+        held.deadline = now + (container.function.spec.timeout or float("inf"))
         self._dispatch.scheduler.hold(container.id, held, now)
 
     def pause_until_recovered(self, expected: bool) -> None:
@@ -269,6 +279,9 @@ class Workers:
         container.link = container_link
 
         def take(frame: Frame) -> None:
+            if container.known_frames and frame.type == RunOutputs.TYPE:
+                container.known_frames -= 1
+                return
             self._dispatch.take(container, frame)
             if container.frames:
                 self._acknowledge(container)
@@ -297,6 +310,9 @@ class Workers:
         for held in missing:
             if not held.over:
                 container_link.send(_again(held))
+        if container.function.spec.is_generator or container.function.spec.methods:
+            # What an earlier life of the server has held up goes on; whoever is behind is held up anew.
+            container_link.resume([token for token, held in container.tokens.items() if held.paused_in is None])
         if container.state == "stopping":
             container_link.end()
         await stream.wait_ended()
@@ -323,7 +339,7 @@ class Workers:
         self._dispatch.run()
 
     def _acknowledge(self, container: Container) -> None:
-        count = container.undurable[0] - 1 if container.undurable else container.frames
+        count = container.safe_frames()
         self._unacked.setdefault(container.worker_id, {})[container.id] = count
         if self._ack_timer is None:
             self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._send_acks)

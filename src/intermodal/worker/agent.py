@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal.home import Home
+from intermodal.worker import entrypoint
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
@@ -232,7 +233,12 @@ class Agent:
         cell.started(running)
         if cell.stop_reason:
             await running.kill()
+        words = list(cell.spec.image.entrypoint) if cell.spec is not None else []
+        watching = self._spawn(entrypoint.watch(cell, running, words)) if words else None
         exit = await running.wait()
+        if watching is not None:
+            watching.cancel()
+            exit = entrypoint.explained(cell, exit, words)
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -261,7 +267,7 @@ class Agent:
         return Launch(
             container_id=spec.container_id,
             layers=layers,
-            argv=[spec.image.python or "python3", START],
+            argv=entrypoint.command(spec.image, START),
             env=env,
             directory=cell.directory,
             cwd=spec.image.workdir or "/root",

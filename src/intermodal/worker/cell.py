@@ -70,6 +70,8 @@ class Cell:
         self.running: Running | None = None
         self.stream: Stream | None = None
         self.ready = False
+        self.met = asyncio.Event()  # a runner has connected
+        self.entrypoint_failure = ""  # why it was ended, where its image's entrypoint did not do its part
         self.resumed = asyncio.Event()  # an adopted container's runner is back
         self.stop_reason = ""
         self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
@@ -259,6 +261,7 @@ class Cell:
                 self.tell(note)
             return
         self._runner = connection
+        self.met.set()
         self._runner_gone.clear()
         if self.spec is not None and hello.software != "resume":
             welcome: Message = RunnerStart(self.spec.runner, VALUES_DIR)

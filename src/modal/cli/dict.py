@@ -1,12 +1,14 @@
-"""`modal dict`: documented, not implemented yet."""
+"""`modal dict`: dicts and what is in them."""
 
 from __future__ import annotations
+
+import itertools
+from typing import Any, Optional
 
 import click
 
 from modal.cli.command import Group
-from modal.cli.options import argument, env_option, json_option, yes_option
-from modal.cli.planned import planned
+from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
 
 
 @click.group("dict", cls=Group, help="Manage `modal.Dict` objects and inspect their contents.")
@@ -14,41 +16,109 @@ def dict_() -> None:
     """See `help`."""
 
 
-name = argument("NAME")
+name_argument = argument("NAME")
 
-for command in (
-    planned(
-        "create",
-        """Create a named Dict object.
+
+def _named(name: str, env: Optional[str], create: bool = False) -> Any:
+    from modal._dict import Dict
+
+    return Dict.from_name(name, environment_name=choose_environment(env) or None, create_if_missing=create)
+
+
+@dict_.command(
+    "create",
+    help="""Create a named Dict object.
 
 Note: This is a no-op when the Dict already exists.""",
-        name,
-        env_option,
-    ),
-    planned("list", "List all named Dicts.", json_option, env_option),
-    planned("clear", "Clear the contents of a named Dict by deleting all of its data.", name, yes_option, env_option),
-    planned("delete", "Delete a named Dict and all of its data.", name, yes_option, env_option),
-    planned(
-        "get",
-        """Print the value for a specific key.
+)
+@name_argument
+@env_option
+def create(name: str, env: Optional[str]) -> None:
+    """See `help`."""
+    _named(name, env, create=True).hydrate()
+    click.echo(f"The Dict {name!r} is ready.")
+
+
+@dict_.command("list", help="List all named Dicts.")
+@json_option
+@env_option
+def list_dicts(as_json: bool, env: Optional[str]) -> None:
+    """See `help`."""
+    from modal.cli.stored import listed
+    from modal.cli.tables import moment, show_table
+
+    environment = choose_environment(env)
+    rows = [[info.name, moment(info.created_at), info.size] for info in listed("dict", environment)]
+    title = "Dicts" + (f" in environment: {environment}" if environment else "")
+    show_table(title, ["Name", "Created at", "Entries"], rows, as_json)
+
+
+@dict_.command("clear", help="Clear the contents of a named Dict by deleting all of its data.")
+@name_argument
+@yes_option
+@env_option
+def clear(name: str, yes: bool, env: Optional[str]) -> None:
+    """See `help`."""
+    found = _named(name, env).hydrate()
+    confirm(f"Delete all entries of the Dict {name!r}? This cannot be undone.", yes)
+    found.clear()
+    click.echo(f"Cleared the Dict {name!r}.")
+
+
+@dict_.command("delete", help="Delete a named Dict and all of its data.")
+@name_argument
+@yes_option
+@env_option
+def delete(name: str, yes: bool, env: Optional[str]) -> None:
+    """See `help`."""
+    from modal._dict import Dict
+
+    _named(name, env).hydrate()
+    confirm(f"Delete the Dict {name!r} with all its entries? This cannot be undone.", yes)
+    Dict.delete(name)
+    click.echo(f"Deleted the Dict {name!r}.")
+
+
+@dict_.command(
+    "get",
+    help="""Print the value for a specific key.
 
 Note: When using the CLI, keys are always interpreted as having a string type.""",
-        name,
-        argument("KEY"),
-        env_option,
-    ),
-    planned(
-        "items",
-        """Print the contents of a Dict.
+)
+@name_argument
+@argument("KEY")
+@env_option
+def get(name: str, key: str, env: Optional[str]) -> None:
+    """See `help`."""
+    try:
+        value = _named(name, env)[key]
+    except KeyError:
+        raise click.ClickException(f"There is no key {key!r} in the Dict {name!r}.") from None
+    click.echo(str(value))
+
+
+@dict_.command(
+    "items",
+    help="""Print the contents of a Dict.
 
 Note: By default, this command truncates the contents. Use the `N` argument to control the
 amount of data shown or the `--all` option to retrieve the entire Dict, which may be slow.""",
-        name,
-        argument("N", "Limit the number of entries shown", type=int, default=20),
-        click.option("-a", "--all", is_flag=True, help="Ignore N and print all entries in the Dict (may be slow)"),
-        click.option("-r", "--repr", is_flag=True, help="Display items using `repr()` to see more details"),
-        json_option,
-        env_option,
-    ),
-):
-    dict_.add_command(command)
+)
+@name_argument
+@argument("N", "Limit the number of entries shown", type=click.IntRange(min=0), default=20)
+@click.option("-a", "--all", "show_all", is_flag=True, help="Ignore N and print all entries in the Dict (may be slow)")
+@click.option("-r", "--repr", "use_repr", is_flag=True, help="Display items using `repr()` to see more details")
+@json_option
+@env_option
+def items(name: str, n: int, show_all: bool, use_repr: bool, as_json: bool, env: Optional[str]) -> None:
+    """See `help`."""
+    from modal.cli.stored import shown
+    from modal.cli.tables import show_table
+
+    found = iter(_named(name, env).items())
+    entries = list(found if show_all else itertools.islice(found, n))
+    more = not show_all and next(found, None) is not None
+    rows = [[shown(key, use_repr, as_json), shown(value, use_repr, as_json)] for key, value in entries]
+    if more and not as_json:
+        rows.append(["...", "..."])
+    show_table("", ["Key", "Value"], rows, as_json)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from intermodal.server.invocation import Invocation
 from intermodal.server.store.store import Store
 from intermodal.worker.agent import Agent
 from intermodal.worker.containers.launch import Exit
+from modal._client import Client
 from modal._protocol import aio
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.messages.function import Autoscaler, FunctionSpec, Resources
@@ -23,6 +25,7 @@ from modal._protocol.messages.image import ImageConfig
 from modal._protocol.messages.log import LogEntry
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import ContainerSpec, RunnerSpec
+from tests.integration.client.calls import Fn
 
 SRC = Path(__file__).parents[3] / "src"
 START = SRC / "intermodal" / "runner" / "start.py"
@@ -153,6 +156,9 @@ class Rig:
         self.invocation: Invocation
         self.agent: PlainAgent
         self.server: asyncio.AbstractServer
+        self.connections: list[aio.Connection] = []
+        self._published: dict[str, FunctionSpec] = {}
+        self._clients: list[Client] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start_server(self, expect_workers: bool = False) -> None:
@@ -168,7 +174,30 @@ class Rig:
         handlers = aio.Handlers()
         self.invocation.register(handlers)
         await self.invocation.open(expect_workers)
-        self.server = await aio.serve(self.address, lambda _connection, _hello: Welcome(1), handlers)
+        self.server = await aio.serve(
+            self.address, lambda _connection, _hello: Welcome(1), handlers, connected=self.connections.append
+        )
+
+    async def restart_server(self) -> None:
+        """As after kill -9: everything in its memory is gone, every connection cut."""
+        self.server.close()
+        self.cut()
+        await self.store.close()
+        await self.start_server(expect_workers=True)
+        for function_id, spec in self._published.items():
+            self.invocation.functions_changed("ap-1", [(function_id, spec)], [])
+
+    def cut(self) -> None:
+        """Cut every connection to the server."""
+        for connection in self.connections:
+            connection.abort()
+        self.connections.clear()
+
+    def cut_clients(self) -> None:
+        """Cut every connection but the worker's."""
+        for connection in self.connections:
+            if not hasattr(connection, "worker_id"):
+                connection.abort()
 
     async def start_worker(self) -> None:
         self.containers = PlainContainers(self.source)
@@ -176,6 +205,8 @@ class Rig:
         self._tasks.append(asyncio.get_running_loop().create_task(self.agent.run()))
 
     async def stop(self) -> None:
+        for client in self._clients:
+            client.close()
         self.agent.stop()
         for task in self._tasks:
             await task
@@ -199,16 +230,25 @@ class Rig:
         fields.setdefault("resources", Resources())
         fields.setdefault("autoscaler", Autoscaler())
         spec = FunctionSpec(name=qualname, module=module, qualname=qualname, **fields)
+        self._published[function_id] = spec
         self.invocation.functions_changed("ap-1", [(function_id, spec)], [])
+
+    def call(self, function_id: str) -> Fn:
+        """The function as a client of its own calls it."""
+        client = Client(self.address)
+        self._clients.append(client)
+        return Fn(client, function_id)
 
 
 @contextlib.asynccontextmanager
-async def rig(path: Path) -> AsyncIterator[Rig]:
-    """A started rig."""
-    it = Rig(path)
-    await it.start_server()
-    await it.start_worker()
-    try:
-        yield it
-    finally:
-        await it.stop()
+async def rig() -> AsyncIterator[Rig]:
+    """A started rig, in a directory whose sockets' paths are not too long. Shows what containers printed."""
+    with tempfile.TemporaryDirectory(prefix="im-rig-", dir="/tmp") as directory:
+        it = Rig(Path(directory))
+        await it.start_server()
+        await it.start_worker()
+        try:
+            yield it
+        finally:
+            await it.stop()
+            print("".join(entry.text for entry in it.logs))

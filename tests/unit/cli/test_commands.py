@@ -35,8 +35,6 @@ PLANNED = [
     ["volume", "create", "v"],
     ["volume", "put", "v", "a", "/b"],
     ["nfs", "ls", "n"],
-    ["dict", "get", "d", "k"],
-    ["queue", "peek", "q", "3"],
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],

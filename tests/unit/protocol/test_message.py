@@ -113,7 +113,7 @@ def test_lengths_must_fit_the_body() -> None:
 
 def test_an_older_peer_sends_less_and_a_newer_one_more() -> None:
     assert decode(Invoke.TYPE, b'["c","f",1]', b"x") == Invoke("c", "f", b"x")
-    assert decode(Invoke.TYPE, b'["c","f",1,"","","",{"new":1},2]', b"x++") == Invoke("c", "f", b"x")
+    assert decode(Invoke.TYPE, b'["c","f",1,"","","",[],{"new":1},2]', b"x++") == Invoke("c", "f", b"x")
     assert decode(Hello.TYPE, b'["client",1,1]', b"") == Hello("client", 1, 1)
     with pytest.raises(ProtocolError, match="version_max is missing"):
         decode(Hello.TYPE, b'["client",1]', b"")

@@ -630,3 +630,22 @@ def test_what_comes_back_from_behind_a_long_input_starts_a_container(world: Worl
     world.give_back()
     world.pass_time(0.2)
     assert len(world.of()) >= 2
+
+
+def test_inputs_that_wait_for_the_queue_are_no_short_ones(world: World) -> None:
+    """Recursion: what runs waits for what is queued, though inputs were short until now."""
+    world.function()
+    world.send()
+    world.ready()
+    world.finish(world.box(), seconds=0.001)
+    world.send()
+    (parent,) = world.of()
+    assert parent.inputs
+    children = world.send(2)
+    for _ in range(4):
+        world.pass_time(0.1)
+        world.give_back()
+        world.ready()
+    held = [item for box in world.of() if box is not parent for item in box.inputs]
+    assert held
+    assert set(held) <= set(children)

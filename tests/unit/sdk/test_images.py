@@ -108,9 +108,6 @@ def test_wrong_steps_are_refused_where_they_are_written(make: Any, text: str) ->
 
 
 PLANNED = [
-    lambda: Image.from_registry("ubuntu:22.04", add_python="3.11"),
-    lambda: Image.from_aws_ecr("x", secret=modal.Secret.from_dict({})),
-    lambda: Image.from_gcp_artifact_registry("x"),
     lambda: Image.from_dockerfile("Dockerfile"),
     lambda: Image.micromamba(),
     lambda: Image.debian_slim().micromamba_install("x", channels=["c"]),

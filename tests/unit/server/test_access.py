@@ -12,14 +12,16 @@ from intermodal.server.principal import Role
 from intermodal.server.rpc.access import FROM_OPERATORS, FROM_WORKERS, _refuse, tables
 from modal._protocol.aio import Handlers
 from modal._protocol.message import Message
-from modal._protocol.messages import app, call, container, file, function, image, secret
+from modal._protocol.messages import app, call, container, file, function, image, queue, secret
+from modal._protocol.messages import dict as dict_
+from modal._protocol.messages import object as object_
 
 # Answers and parts of answers: nobody asks the server for these.
 ANSWERS = {
     "AppCreated", "AppPublished", "AppEnded", "AppInfo", "Apps", "AppHistory", "Inputs", "Outputs", "FailureValue",
     "CallGraph", "CallStats", "BlobChunk", "Containers", "ContainerTimings", "MountKnown", "FunctionHandle",
     "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
-    "TokensKnown", "ServerStatus",
+    "TokensKnown", "ServerStatus", "ObjectsKnown", "ObjectCount", "Stored", "DictValue", "DictPage", "QueueItems",
 }  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def answered(table: Handlers) -> set[int]:
 
 async def test_everything_that_clients_ask_is_answered(handlers: Handlers) -> None:
     known = answered(handlers)
-    modules = (app, call, container, file, function, image, secret)
+    modules = (app, call, container, dict_, file, function, image, object_, queue, secret)
     asked = [
         cls
         for module in modules

@@ -305,7 +305,7 @@ async def test_inline_secrets_go_when_no_app_names_them(parts: Parts, tmp_path: 
     gone = await parts.secrets.create_inline(main, {"A": "2"})
     await parts.apps.publish(deploy(spec(secret_ids=[kept])), OWNER)
     (tmp_path / "values").mkdir()
-    values = Values(tmp_path / "values", parts.store.calls)
+    values = Values(tmp_path / "values", parts.store.calls.blobs_in_use)
     await sweep(parts.store, parts.logs, values, [], 4e9)
     assert await parts.secrets.merged([kept]) == {"A": "1"}
     await fault(Code.NOT_FOUND, parts.secrets.merged([gone]))
@@ -382,7 +382,7 @@ async def _parts_of(*parts: bytes) -> AsyncIterator[bytes]:
 async def test_values(store: Store, tmp_path: Path) -> None:
     directory = tmp_path / "values"
     directory.mkdir()
-    values = Values(directory, store.calls)
+    values = Values(directory, store.calls.blobs_in_use)
     blob_id = new_id("vl")
     await values.put(blob_id, 6, _parts_of(b"abc", b"def"))
     assert b"".join([chunk async for chunk in values.chunks(blob_id)]) == b"abcdef"

@@ -19,7 +19,14 @@ from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
 from modal._protocol.messages.image import ImageList, ImagePrune
 from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
-from modal._protocol.messages.secret import ServerStatusGet, ServerStop, TokenCreate, TokenList, TokenRevoke
+from modal._protocol.messages.secret import (
+    SecretsRotate,
+    ServerStatusGet,
+    ServerStop,
+    TokenCreate,
+    TokenList,
+    TokenRevoke,
+)
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -40,6 +47,7 @@ FROM_OPERATORS: set[int] = {
     for message in (
         ServerStop,
         ServerStatusGet,
+        SecretsRotate,
         TokenCreate,
         TokenList,
         TokenRevoke,

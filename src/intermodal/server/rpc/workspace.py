@@ -5,10 +5,12 @@ from __future__ import annotations
 from intermodal.server.principal import principal_of
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.environments import Environments
+from intermodal.server.services.objects import Objects
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.store.environments import Environment
 from modal._protocol.aio import Connection, Handlers
+from modal._protocol.messages.object import ObjectCount
 from modal._protocol.messages.secret import (
     EnvironmentCreate,
     EnvironmentDelete,
@@ -22,6 +24,7 @@ from modal._protocol.messages.secret import (
     SecretList,
     SecretLookup,
     SecretsKnown,
+    SecretsRotate,
     Token,
     TokenCreate,
     TokenInfo,
@@ -37,12 +40,19 @@ from modal._protocol.messages.wire import Done
 
 class WorkspaceHandlers:
     def __init__(
-        self, environments: Environments, secrets: Secrets, tokens: Tokens, apps: Apps, workspace: str
+        self,
+        environments: Environments,
+        secrets: Secrets,
+        tokens: Tokens,
+        apps: Apps,
+        objects: Objects,
+        workspace: str,
     ) -> None:
         self._environments = environments
         self._secrets = secrets
         self._tokens = tokens
         self._apps = apps
+        self._objects = objects
         self._workspace = workspace
 
     def register(self, handlers: Handlers) -> None:
@@ -50,6 +60,7 @@ class WorkspaceHandlers:
         handlers.unary(SecretLookup)(self.lookup_secret)
         handlers.unary(SecretList)(self.list_secrets)
         handlers.unary(SecretDelete)(self.delete_secret)
+        handlers.unary(SecretsRotate)(self.rotate_key)
         handlers.unary(EnvironmentCreate)(self.create_environment)
         handlers.unary(EnvironmentList)(self.list_environments)
         handlers.unary(EnvironmentUpdate)(self.update_environment)
@@ -78,6 +89,9 @@ class WorkspaceHandlers:
         await self._secrets.delete(self._environment(connection, message.environment), message.name)
         return Done()
 
+    async def rotate_key(self, connection: Connection, message: SecretsRotate) -> ObjectCount:
+        return ObjectCount(await self._secrets.rotate_key())
+
     async def create_environment(self, connection: Connection, message: EnvironmentCreate) -> Done:
         await self._environments.create(message.name)
         return Done()
@@ -96,6 +110,7 @@ class WorkspaceHandlers:
         environment = self._environments.resolve(message.name)
         self._environments.check_deletable(environment)
         await self._apps.stop_environment(environment)
+        await self._objects.delete_environment(environment)
         await self._environments.delete(environment)
         return Done()
 

@@ -13,12 +13,11 @@ from typing import Any
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
 from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Refuse, Start, Stop
-from intermodal.server.scheduler.pool import READY, STARTING, STOPPING, Pool, Slot
+from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
-STALL_AFTER = 0.05  # seconds without any input's end after which waiting inputs count as waiting for long ones
 OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
 OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
 WAITS_AFTER = 1.0  # seconds without room before people are told
@@ -95,9 +94,9 @@ class Scheduler:
         """Inputs wait for a container. `front`: they have waited before (retries, returns)."""
         pool = self.pools[function_id]
         if front:
-            pool.queue.extend_front(list(inputs))
+            pool.queue.extend_front(list(inputs), now)
         else:
-            pool.queue.extend(list(inputs))
+            pool.queue.extend(list(inputs), now)
         self._feed(pool, now)
         if pool.queue or pool.rules.buffer_containers:
             self._scale_up(pool, now)
@@ -133,8 +132,7 @@ class Scheduler:
         for item in inputs:
             if held.pop(item, None) is not None:
                 pool.assigned -= 1
-        slot.checked_at = pool.moved_at = now
-        pool.stalled = False
+        slot.checked_at = now
         if seconds is not None:
             pool.learn(seconds)
         self._freed(slot, now)
@@ -151,7 +149,7 @@ class Scheduler:
         if self.pools.get(pool.function_id) is not pool:
             self.decisions.append(GiveUp(pool.function_id, back, "the function was removed"))
             return
-        pool.queue.extend_front(back)
+        pool.queue.extend_front(back, now)
         if not slot.inputs:
             self._freed(slot, now)
         self._feed(pool, now)
@@ -298,13 +296,11 @@ class Scheduler:
     def _tend(self, pool: Pool, now: float) -> None:
         if pool.batch_due and pool.batch_due <= now:
             self._feed(pool, now)
-        if pool.queue and pool.is_short and pool.moved_at + STALL_AFTER <= now:
-            pool.stalled = True
-            self._scale_up(pool, now)
-        elif pool.queue and pool.is_short:
-            self._agenda.add(pool, pool.moved_at + STALL_AFTER)
         if pool.starts_after and pool.starts_after <= now:
             pool.starts_after = 0.0
+            self._scale_up(pool, now)
+        if pool.queue and pool.has_short_inputs():
+            pool.look_for_stalled(now)
             self._scale_up(pool, now)
         self._scale_down(pool, now)
         for at in (pool.batch_due, pool.starts_after):
@@ -343,7 +339,7 @@ class Scheduler:
             size = len(pool.queue)
             if size < rules.batch_size:
                 if not pool.batch_due:
-                    pool.batch_due = now + rules.batch_wait
+                    pool.batch_due = pool.queue.first_came() + rules.batch_wait
                 if now < pool.batch_due:
                     self._agenda.add(pool, pool.batch_due)
                     return
@@ -493,8 +489,8 @@ class Scheduler:
             self._starts.want(pool, now)
         else:
             self._starts.forget(pool)
-            if pool.queue and pool.is_short and not self.paused:
-                self._agenda.add(pool, now + STALL_AFTER)
+        if pool.queue and pool.has_short_inputs():
+            self._agenda.add(pool, now + STALL_SECONDS)
 
     def start(self, pool: Pool, worker_id: str, now: float) -> None:
         """Decide to start one container (called by `Starts`)."""

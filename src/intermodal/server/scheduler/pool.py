@@ -12,8 +12,8 @@ STARTING, READY, STOPPING = "starting", "ready", "stopping"
 
 PREFETCH_SECONDS = 0.010  # work that may wait inside a container
 PREFETCH_INPUTS = 128  # inputs that may wait inside a container, at most
-SHORT_SECONDS = 0.05  # of mean run time
 DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time needs no more containers
+STALL_SECONDS = 0.05  # a container that has finished nothing for so long drains nothing: its input is no short one
 
 
 class Slot:
@@ -59,20 +59,24 @@ class Queue:
     __slots__ = ("_items",)
 
     def __init__(self) -> None:
-        self._items: OrderedDict[Any, None] = OrderedDict()
+        self._items: OrderedDict[Any, float] = OrderedDict()  # input -> since when it waits
 
-    def extend(self, inputs: list[Any]) -> None:
+    def extend(self, inputs: list[Any], now: float) -> None:
         """Behind all others."""
         items = self._items
         for item in inputs:
-            items[item] = None
+            items[item] = now
 
-    def extend_front(self, inputs: list[Any]) -> None:
+    def extend_front(self, inputs: list[Any], now: float) -> None:
         """Before all others, in this order."""
         items = self._items
         for item in reversed(inputs):
-            items[item] = None
+            items[item] = now
             items.move_to_end(item, last=False)
+
+    def first_came(self) -> float:
+        """Since when the first one waits."""
+        return next(iter(self._items.values()))
 
     def take(self, count: int) -> list[Any]:
         """The first `count`, or as many as there are."""
@@ -112,10 +116,10 @@ class Pool:
         "average",
         "backlog",
         "batch_due",
+        "careful",
         "due",
         "function_id",
         "idle",
-        "moved_at",
         "open",
         "queue",
         "ready",
@@ -141,15 +145,15 @@ class Pool:
         self.ready = 0
         self.assigned = 0  # inputs in containers
         self.average: float | None = None
+        self.stalled = 0  # containers whose input runs for long, as of the last look
         self.retired = False  # replaced or removed: finishes what it has, takes nothing new
         self.active_until = float("-inf")  # when it last had inputs
         self.replaces: Pool | None = None  # of a candidate: the pool of the version in force
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
-        self.moved_at = 0.0  # when an input ended last
-        self.stalled = False  # its queue does not move, whatever the average says
         self.waits_since = float("inf")  # when a container first found no room
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
+        self.careful = False  # a container died and nobody knows under which input: give them one at a time
         self.due = float("inf")  # its entry in the agenda
 
     def learn(self, seconds: float) -> None:
@@ -164,7 +168,7 @@ class Pool:
         rules = self.rules
         if rules.batch_size:
             return rules.batch_size
-        if not rules.prefetch or rules.max_inputs or self.average is None:
+        if not rules.prefetch or rules.max_inputs or self.average is None or self.careful:
             return rules.limit
         waiting = int(PREFETCH_SECONDS / max(self.average, 1e-6))
         return rules.limit + min(PREFETCH_INPUTS, waiting)
@@ -172,12 +176,6 @@ class Pool:
     def low(self, depth: int) -> int:
         """With so many inputs or fewer, a container is worth filling: full batches cost less than many small ones."""
         return depth - 1 if self.rules.limit > 1 else depth // 2
-
-    @property
-    def is_short(self) -> bool:
-        """Whether its inputs are so short that one container serves many of them while another one would start."""
-        average = self.average
-        return average is not None and average < SHORT_SECONDS and not self.stalled and not self.rules.batch_size
 
     def is_active(self, now: float) -> bool:
         """Whether it has inputs, or had some within its window."""
@@ -191,9 +189,18 @@ class Pool:
         if not inputs:
             return 0
         wanted = -(-inputs // per_container)
-        if self.is_short:
-            assert self.average is not None
-            # Short inputs: as many containers as drain the queue soon, not one for each input.
-            work = inputs * self.average / rules.limit
-            wanted = min(wanted, max(1, int(work / DRAIN_SECONDS) + 1))
+        if self.has_short_inputs():
+            # As many containers as drain the queue soon, not one for each input. Those that run a long one after
+            # all (perhaps it waits for one of the queue) do not count.
+            work = inputs * (self.average or 0.0) / rules.limit
+            wanted = min(wanted, self.stalled + max(1, int(work / DRAIN_SECONDS) + 1))
         return wanted
+
+    def has_short_inputs(self) -> bool:
+        """Whether inputs have taken so little time until now that a container each would be a waste."""
+        return self.average is not None and not self.rules.batch_size and self.average < DRAIN_SECONDS / 10
+
+    def look_for_stalled(self, now: float) -> None:
+        """Count the containers that have finished nothing for a while."""
+        at = now - STALL_SECONDS
+        self.stalled = sum(bool(slot.inputs) and slot.checked_at <= at for slot in self.slots.values())

@@ -7,7 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from intermodal.server.queues.queues import Queues
+from intermodal.server.services.dicts import Dicts
 from intermodal.server.services.logs import Logs
+from intermodal.server.services.objects import Objects
 from intermodal.server.services.secrets import INLINE_KEPT
 from intermodal.server.services.values import Values
 from intermodal.server.store.calls import OUTPUTS_KEPT
@@ -16,6 +19,7 @@ from intermodal.server.store.store import Store
 
 FIRST_SWEEP = 60.0  # seconds after the start
 SWEEP_INTERVAL = 3600.0  # seconds
+OBJECTS_INTERVAL = 60.0  # seconds between looks at ephemeral objects and queues' partitions
 APPS_KEPT = 7 * 86400.0  # seconds that a stopped app and its logs are kept
 _log = logging.getLogger(__name__)
 
@@ -41,3 +45,18 @@ async def sweep(store: Store, logs: Logs, values: Values, running: list[str], no
     swept = await values.sweep()
     if expired or inline or swept:
         _log.info("forgot %d calls, %d inline secrets and %d values", len(expired), inline, swept)
+
+
+async def keep_objects_clean(objects: Objects, dicts: Dicts, queues: Queues, live_apps: Callable[[str], bool]) -> None:
+    """Delete ephemeral objects, partitions and entries whose time is over, until cancelled."""
+    rounds = 0
+    while True:
+        await asyncio.sleep(OBJECTS_INTERVAL)
+        try:
+            await objects.sweep(live_apps)
+            await queues.sweep()
+            if rounds % 60 == 0:  # looks at every entry
+                await dicts.sweep()
+        except Exception:
+            _log.exception("cleaning up dicts and queues failed; it will be tried again")
+        rounds += 1

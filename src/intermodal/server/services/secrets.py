@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 import time
@@ -83,6 +84,18 @@ class Secrets:
         if stale:
             await self._store.used(stale)
         return {secret_id: self._vault.open(secret_id, row.content) for secret_id, row in rows.items()}
+
+    async def open(self) -> None:
+        """End a rotation of the key in whose middle a server died."""
+        if self._vault.rotating:
+            await self.rotate_key()
+
+    async def rotate_key(self) -> int:
+        """Encrypt all secrets with a new key; how many. Containers that run are not concerned."""
+        self._vault.begin_rotation()
+        count = await self._store.reseal(self._vault.reseal)
+        await asyncio.to_thread(self._vault.finish_rotation)
+        return count
 
     async def merged(self, secret_ids: list[str]) -> dict[str, str]:
         """The variables of all these secrets; later ones win."""

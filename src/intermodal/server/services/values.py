@@ -6,12 +6,11 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from intermodal.files import disk_fault
 from intermodal.server.ids import is_blob_id
-from intermodal.server.store.calls import CallStore
 from modal._protocol.errors import Code, Fault
 
 CHUNK = 1 << 20  # bytes
@@ -23,9 +22,10 @@ _numbers = itertools.count()
 class Values:
     """The directory `values/`. A value appears under its name when it is whole."""
 
-    def __init__(self, directory: Path, calls: CallStore) -> None:
+    def __init__(self, directory: Path, *in_use: Callable[[list[str]], Awaitable[set[str]]]) -> None:
+        """`in_use`: each says which of these values it still needs."""
         self.directory = directory
-        self._calls = calls
+        self._in_use = in_use
 
     def path(self, blob_id: str) -> Path:
         """Where the value lies, or will lie. Fault: invalid."""
@@ -64,9 +64,9 @@ class Values:
             raise Fault(Code.NOT_FOUND, f"the value {blob_id} is not kept any more") from None
 
     async def forget(self, blob_ids: list[str]) -> None:
-        """Delete what was read, unless a stored call still needs it."""
+        """Delete what was read, unless a stored call or a dict still needs it."""
         wanted = [blob_id for blob_id in blob_ids if is_blob_id(blob_id)]
-        kept = await self._calls.blobs_in_use(wanted)
+        kept = await self._kept(wanted)
         for blob_id in wanted:
             if blob_id not in kept:
                 self.path(blob_id).unlink(missing_ok=True)
@@ -76,11 +76,14 @@ class Values:
         now = time.time()
         old = await asyncio.to_thread(self._older, now)
         named = [name for name in old if is_blob_id(name)]
-        kept = await self._calls.blobs_in_use(named)
+        kept = await self._kept(named)
         doomed = [name for name in old if name not in kept]
         for name in doomed:
             (self.directory / name).unlink(missing_ok=True)
         return len(doomed)
+
+    async def _kept(self, blob_ids: list[str]) -> set[str]:
+        return {blob_id for in_use in self._in_use for blob_id in await in_use(blob_ids)}
 
     def _older(self, now: float) -> list[str]:
         found = []

@@ -52,6 +52,11 @@ def apply(spec: FunctionSpec, variant: dict[str, Any]) -> FunctionSpec:
             change(made, value)
         except (TypeError, ValueError, IndexError):
             raise Fault(Code.INVALID, f"{value!r} is no value for the option {name!r}") from None
+    if made.batch_size and len(made.methods) > 1:
+        names = ", ".join(method.name for method in made.methods)
+        raise Fault(Code.INVALID, f"a class with several methods ({names}) cannot be batched: they share containers")
+    if made.batch_size and made.concurrent_max > 1:
+        raise Fault(Code.INVALID, "batching and input concurrency cannot be combined")
     added = [secret_id for secret_id in variant.get("secret_ids", ()) if secret_id not in made.secret_ids]
     made.secret_ids = [*made.secret_ids, *added]
     volumes = {volume.path: volume for volume in made.volumes}

@@ -1,10 +1,19 @@
-"""Encrypts what secrets hold. The key lies in the state directory, readable by its owner alone."""
+"""Encrypts what secrets hold. The key lies in the state directory, readable by its owner alone.
+
+The key file has 32 bytes: the key of the cipher and, at first, of the ids of inline secrets; after a rotation 64
+bytes: the cipher's new key, then that of the ids, which stays (so that images stay cached).
+
+A rotation writes the new key beside the old one (`secrets.key.new`), encrypts everything anew in one transaction, and
+then puts the new file in the place of the old. Whatever the moment at which the server dies, each content opens with
+one of the two, and the next start ends the rotation.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+_log = logging.getLogger(__name__)
 
 
 class Vault:
@@ -24,61 +34,114 @@ class Vault:
 
     def __init__(self, key_file: Path) -> None:
         self._key_file = key_file
-        self._key = b""
-        self._cipher: AESGCM | None = None
+        self._next_file = key_file.with_name(key_file.name + ".new")
+        self._keys: list[bytes] = []  # of the cipher: the one to seal with, then those that open what is older
+        self._id_key = b""
+        self._ciphers: dict[bytes, AESGCM] = {}
+
+    @property
+    def rotating(self) -> bool:
+        """Whether a rotation has begun and not ended."""
+        return self._next_file.exists()
 
     def seal(self, secret_id: str, values: dict[str, str]) -> bytes:
+        self._load()
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aes().encrypt(nonce, json.dumps(values).encode(), secret_id.encode())
+        return nonce + self._aes(self._keys[0]).encrypt(nonce, json.dumps(values).encode(), secret_id.encode())
 
     def open(self, secret_id: str, content: bytes) -> dict[str, str]:
         """Raises Fault where the key is not the one that it was sealed with."""
         from cryptography.exceptions import InvalidTag
 
-        try:
-            text = self._aes().decrypt(content[:NONCE_BYTES], content[NONCE_BYTES:], secret_id.encode())
-        except InvalidTag:
-            raise Fault(
-                Code.INTERNAL,
-                f"secret {secret_id} cannot be decrypted: {self._key_file} is not the key that it was made with. "
-                "Restore that file, or create the secret again",
-            ) from None
-        values: dict[str, str] = json.loads(text)
-        return values
+        self._load()
+        for key in self._keys:
+            try:
+                text = self._aes(key).decrypt(content[:NONCE_BYTES], content[NONCE_BYTES:], secret_id.encode())
+            except InvalidTag:
+                continue
+            values: dict[str, str] = json.loads(text)
+            return values
+        raise Fault(
+            Code.INTERNAL,
+            f"secret {secret_id} cannot be decrypted: {self._key_file} is not the key that it was made with. "
+            "Restore that file, or create the secret again",
+        )
 
     def content_id(self, values: dict[str, str]) -> str:
         """The id of an inline secret: equal values give equal ids (so images stay cached); without the key nobody
         can check a guess."""
         self._load()
-        return digest_id("st", hmac.new(self._key, b"inline" + canonical(values), hashlib.sha256).digest())
+        return digest_id("st", hmac.new(self._id_key, b"inline" + canonical(values), hashlib.sha256).digest())
 
-    def _aes(self) -> AESGCM:
-        if self._cipher is None:
+    # -- another key
+    def begin_rotation(self) -> None:
+        """Seal with a new key from now on; it is on the disk. What was sealed before still opens."""
+        self._load()
+        if not self.rotating:
+            _write(self._next_file, os.urandom(KEY_BYTES) + self._id_key)
+            self._keys.insert(0, _read(self._next_file)[:KEY_BYTES])
+
+    def reseal(self, secret_id: str, content: bytes) -> bytes:
+        """The same content, sealed with the new key; what cannot be opened stays what it is."""
+        try:
+            return self.seal(secret_id, self.open(secret_id, content))
+        except Fault as fault:
+            _log.error("%s", fault)
+            return content
+
+    def finish_rotation(self) -> None:
+        """Everything is sealed with the new key: the old one is not needed any more."""
+        self._next_file.replace(self._key_file)
+        _sync_folder(self._key_file.parent)
+        del self._keys[1:]
+        self._ciphers.clear()
+
+    # -- keys
+    def _aes(self, key: bytes) -> AESGCM:
+        cipher = self._ciphers.get(key)
+        if cipher is None:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 8 MB: only servers with secrets pay
 
-            self._load()
-            self._cipher = AESGCM(self._key)
-        return self._cipher
+            cipher = self._ciphers[key] = AESGCM(key)
+        return cipher
 
     def _load(self) -> None:
-        if self._key:
+        if self._keys:
             return
-        try:
-            self._key = self._key_file.read_bytes()
-        except FileNotFoundError:
-            self._key = self._create()
-        if len(self._key) != KEY_BYTES:
-            size, self._key = len(self._key), b""
-            raise Fault(Code.INTERNAL, f"{self._key_file} has {size} bytes and is no key: restore it from a backup")
+        if not self._key_file.exists():
+            _write(self._key_file, os.urandom(KEY_BYTES))
+        content = _read(self._key_file)
+        keys = [content[:KEY_BYTES]]
+        if self.rotating:
+            keys.insert(0, _read(self._next_file)[:KEY_BYTES])
+        self._id_key = content[-KEY_BYTES:]
+        self._keys = keys
 
-    def _create(self) -> bytes:
-        key = os.urandom(KEY_BYTES)
-        temporary = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, key)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(self._key_file)
-        return key
+
+def _read(path: Path) -> bytes:
+    """A key file's content. Fault where it is none."""
+    content = path.read_bytes()
+    if len(content) not in (KEY_BYTES, 2 * KEY_BYTES):
+        raise Fault(Code.INTERNAL, f"{path} has {len(content)} bytes and is no key: restore it from a backup")
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Appears whole or not at all, and is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database
@@ -60,6 +62,19 @@ class SecretStore:
         await self._database.write(
             lambda connection: connection.executemany("UPDATE secrets SET used_at = ? WHERE secret_id = ?", values)
         )
+
+    async def reseal(self, reseal: Callable[[str, bytes], bytes]) -> int:
+        """Give all of them the content that `reseal(secret_id, content)` makes, in one transaction; how many."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            rows = connection.execute("SELECT secret_id, content FROM secrets").fetchall()
+            connection.executemany(
+                "UPDATE secrets SET content = ? WHERE secret_id = ?",
+                [(reseal(secret_id, content), secret_id) for secret_id, content in rows],
+            )
+            return len(rows)
+
+        return await self._database.write(work)
 
     async def delete(self, secret_id: str) -> None:
         await self._database.execute("DELETE FROM secrets WHERE secret_id = ?", (secret_id,))

@@ -12,11 +12,14 @@ from intermodal.server.ids import new_id
 from intermodal.server.store.apps import AppStore
 from intermodal.server.store.calls import CallStore
 from intermodal.server.store.database import Database
+from intermodal.server.store.dicts import DictStore
 from intermodal.server.store.environments import EnvironmentStore
 from intermodal.server.store.fleet import FleetStore
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
+from intermodal.server.store.objects import ObjectStore
 from intermodal.server.store.proxy_tokens import ProxyTokenStore
+from intermodal.server.store.queues import QueueStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
 
@@ -37,6 +40,9 @@ class Store:
         self.proxy_tokens = ProxyTokenStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
+        self.objects = ObjectStore(database)
+        self.dicts = DictStore(database)
+        self.queues = QueueStore(database)
         self.server_id = ""
 
     @classmethod

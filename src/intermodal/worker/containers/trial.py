@@ -25,6 +25,7 @@ from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.network.resolver import read_resolver
+
 # In its own process namespace, with a system call filter, and without the rights of the machine's root.
 COMMAND = "test $$ = 1 && grep -q '^Seccomp:.*2' /proc/self/status && ! chown 0 /proc/sys 2>/dev/null && exit 7"
 EXPECTED = 7

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images import recipe as recipes
 from intermodal.worker.images.commands import ContainerStarter
+from intermodal.worker.images.composing import Composing, copied
 from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
 from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
@@ -26,6 +28,7 @@ from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
+from intermodal.worker.images.registry import Registry
 from intermodal.worker.images.workshop import TOOLS, Workshop
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
@@ -52,6 +55,7 @@ class Images:
         self._platform = Platform(home)
         self.workshop = Workshop(home, containers, self._mounts, self.host, self.platform)
         self._jobs = Jobs()
+        self.registry = Registry(home.cache / "registry", self)
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()
         self._syncing: set[asyncio.Task[None]] = set()
@@ -173,28 +177,51 @@ class Images:
                 continue
             values = _secret_values(instruction, secrets)
             try:
-                for part in KINDS[instruction.kind].parts(instruction):
-                    layer = await self._layer(part, config, values, emit, rebuild)
-                    _put_on(config, layer)
-                if len(config.layers) > MOST_LAYERS:
-                    config.layers = await self._merged(config.layers)
+                if KINDS[instruction.kind].composite:
+                    await KINDS[instruction.kind].compose(Composing(self, instruction, config, values, emit, rebuild))
+                else:
+                    await self.put(instruction, config, values, emit, rebuild)
             except StepError as error:
                 raise BuildFailed(instruction.number, instruction.title, error.reason, error.last_lines) from error
         return config
+
+    # -- what steps that are made of other steps need (`composing.Builder`)
+
+    async def put(
+        self, instruction: Instruction, config: ImageConfig, secrets: dict[str, str], emit: Log, rebuild: bool
+    ) -> None:
+        """Put the layers of an instruction on the image. Raises StepError."""
+        for part in KINDS[instruction.kind].parts(instruction):
+            layer = await self._layer(part, config, secrets, emit, rebuild)
+            _put_on(config, layer)
+        if len(config.layers) > MOST_LAYERS:
+            config.layers = await self._merged(config.layers)
+
+    def find_layer(self, key: str) -> Layer | None:
+        return self._layers.find(key)
+
+    def layer_path(self, layer_id: str) -> Path:
+        return self._layers.path(layer_id)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A directory for work that leaves no layer."""
+        return self._layers.stage()
 
     async def _layer(
         self, instruction: Instruction, config: ImageConfig, secrets: dict[str, str], emit: Log, rebuild: bool
     ) -> Layer:
         """The layer of one instruction: found, or built once however many ask for it."""
         parent = config.layers[-1] if config.layers else ""
+        # Layers of registries are named by their content alone: only all of them together say what is below.
+        below_all = parent if len(config.layers) < 2 else hashlib.sha256("\n".join(config.layers).encode()).hexdigest()
         kind = KINDS[instruction.kind]
         inputs = kind.inputs(instruction, self.host())
-        key = recipes.key(parent, config, instruction, list(secrets), inputs)
+        key = recipes.key(below_all, config, instruction, list(secrets), inputs)
         if not rebuild:
             found = self._layers.find(key)
             if found is not None:
                 return found
-        below = _copy(config)
+        below = copied(config)
 
         async def make(shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
@@ -211,7 +238,7 @@ class Images:
                     settings=made.settings,
                 )
 
-            return await self._make_layer(key, rebuild, fill)
+            return await self.make_layer(key, rebuild, fill)
 
         return await self._jobs.run(key, make, emit)
 
@@ -227,12 +254,12 @@ class Images:
                     await asyncio.to_thread(merge, [self._layers.path(one) for one in old], stage / "upper")
                     return Layer(key=key, id=key, parent=layers[0], step=f"merge {len(old)} layers")
 
-                return await self._make_layer(key, False, fill)
+                return await self.make_layer(key, False, fill)
 
             found = await self._jobs.run(key, make, lambda _kind, _text: None)
         return [layers[0], found.id, *layers[MERGED_AT_ONCE + 1 :]]
 
-    async def _make_layer(self, key: str, rebuild: bool, fill: Callable[[Path], Awaitable[Layer]]) -> Layer:
+    async def make_layer(self, key: str, rebuild: bool, fill: Callable[[Path], Awaitable[Layer]]) -> Layer:
         """Fill a stage and make it a layer, unless another process did so meanwhile."""
         async with self._slots, self._layers.locked(key):
             found = None if rebuild else self._layers.find(key)
@@ -283,11 +310,6 @@ def _put_on(config: ImageConfig, layer: Layer) -> None:
         config.python_version = layer.python_version
     for name, value in layer.settings.items():
         setattr(config, name, value)
-
-
-def _copy(config: ImageConfig) -> ImageConfig:
-    copied: ImageConfig = from_json(ImageConfig, to_json(config))
-    return copied
 
 
 def _secret_values(instruction: Instruction, secrets: dict[str, dict[str, str]]) -> dict[str, str]:

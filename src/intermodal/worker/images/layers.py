@@ -59,6 +59,7 @@ class Layer:
     python: str = ""  # of a base: path of the interpreter
     python_version: str = ""  # of a base: "3.11.2"
     settings: dict[str, Any] = field(default_factory=dict)  # other fields of ImageConfig that it sets
+    implied: list[str] = field(default_factory=list)  # directories that a registry's layer takes for granted
     boot: str = ""  # the boot that wrote it, until the disk has it for certain
 
 

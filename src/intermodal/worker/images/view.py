@@ -29,7 +29,7 @@ class View:
 
     def __init__(self, layers: list[Path]) -> None:
         places = list(reversed(layers))
-        self._root = Node(places[0].lstat(), places)
+        self._root = Node(places[0].stat(), places)
 
     def resolve(self, directory: str) -> str:
         """Where a directory's path leads, relative to the root, with links on the way followed.

@@ -48,6 +48,7 @@ class Outputs(Message, type=21):
     values: List[bytes]
     blobs: List[str] = []  # empty, or a blob id or "" for each
     log_seq: int = 0  # the app's log entries that came before these outputs
+    number: int = -1  # generators: which item of the input the first one here is; the others follow it
 
 
 class CallFailure(Record):
@@ -89,6 +90,7 @@ class Invoke(Message, type=23):
     blob: str = ""
     method: str = ""
     parent_input_id: str = ""
+    taken: List[str] = []  # earlier calls whose answer has arrived: see OutputsTaken
 
 
 class CallOpen(Message, type=24):
@@ -188,3 +190,13 @@ class BlobForget(Message, type=34):
     """NOTE: the receiver of a large value has read it; it may be deleted."""
 
     blob_ids: List[str]
+
+
+class OutputsTaken(Message, type=300):
+    """NOTE from the client: so many outputs have arrived, on this connection, since the call was opened there.
+
+    Until then the server keeps them, to send them again after a loss. It also sends only so far ahead of it.
+    """
+
+    call_ids: List[str]
+    counts: List[int]

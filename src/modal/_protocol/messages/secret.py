@@ -129,3 +129,7 @@ class TokenRevoke(Message, type=98):
     """Answered with Done. Fault: not-found."""
 
     token_id: str
+
+
+class SecretsRotate(Message, type=206):
+    """Encrypt all secrets with a new key. From operators. Answered with ObjectCount."""

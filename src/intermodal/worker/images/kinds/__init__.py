@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from intermodal.worker.images.kinds import (
+    add_python,
     apt,
     copy,
     debian_slim,
     pip,
     poetry,
+    registry,
     run,
     run_function,
     settings,
@@ -16,11 +18,13 @@ from intermodal.worker.images.kinds import (
 from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 
 MODULES = (
+    add_python,
     apt,
     copy,
     debian_slim,
     pip,
     poetry,
+    registry,
     run,
     run_function,
     settings,

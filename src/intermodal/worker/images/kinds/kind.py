@@ -15,6 +15,7 @@ from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import ImageConfig
 
 if TYPE_CHECKING:
+    from intermodal.worker.images.composing import Composing
     from intermodal.worker.images.workshop import Workshop
 
 Fields = dict[str, Any]
@@ -74,6 +75,7 @@ class Kind:
     name: str
     base = False  # an image begins with it, and only there
     internal = False  # stands in no recipe: other kinds are made of it
+    composite = False  # it puts any number of layers on the image by itself, with `compose`
     makes_layer = True  # else it changes the image's configuration alone
     settings_matter = True  # whether variables, working directory and shell of the image so far decide the result
     required: dict[str, type] = {}  # fields that a step must have, in the instruction as they are
@@ -112,6 +114,10 @@ class Kind:
 
     def apply(self, config: ImageConfig, fields: Fields) -> None:
         """Change the configuration, for a kind that makes no layer."""
+        raise NotImplementedError
+
+    async def compose(self, composing: Composing) -> None:
+        """Put the step's layers on the image, for a composite kind. Raises StepError."""
         raise NotImplementedError
 
     async def make(self, workshop: Workshop, making: Making) -> Made | None:

@@ -1,0 +1,1 @@
+"""Queues: `partition` decides what goes where without I/O, `queues` carries it out."""

@@ -1,0 +1,68 @@
+"""Who waits at a queue, and what each connection has asked for and been given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from intermodal.server.queues.partition import Partition
+from intermodal.server.store.queues import Ranges
+from modal._protocol.aio import Connection
+
+WAITING, READING, LENT = "waiting", "reading", "lent"
+
+
+class Getter:
+    """One QueueGet: it waits; then its items are read and noted as lent; then it waits to hear that they arrived."""
+
+    __slots__ = ("connection", "count", "gone", "partition", "ranges", "state", "stream_id", "timer", "token")
+
+    def __init__(
+        self, partition: Partition, token: bytes, count: int, connection: Connection | None, stream_id: int
+    ) -> None:
+        self.partition = partition
+        self.token = token
+        self.count = count
+        self.connection = connection
+        self.stream_id = stream_id
+        self.state = WAITING
+        self.ranges: Ranges = []
+        self.gone = False  # whoever asked will not take it
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Putter:
+    """One QueuePut: it waits for room, then for the disk."""
+
+    __slots__ = ("again", "connection", "items", "partition", "size", "stream_id", "timer", "token", "ttl", "writing")
+
+    def __init__(
+        self, partition: Partition, token: bytes, items: list[bytes], ttl: float, again: bool, connection: Connection,
+        stream_id: int,
+    ) -> None:  # fmt: skip
+        self.partition = partition
+        self.token = token
+        self.items = items
+        self.size = sum(map(len, items))
+        self.ttl = ttl
+        self.again = again
+        self.connection = connection
+        self.stream_id = stream_id
+        self.writing = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Peer:
+    """What one connection waits for: by stream, and what it was lent by token."""
+
+    __slots__ = ("streams", "tokens")
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Getter | Putter | asyncio.Task[Any]] = {}
+        self.tokens: set[bytes] = set()
+
+
+def stop_timer(waiting: Getter | Putter) -> None:
+    if waiting.timer is not None:
+        waiting.timer.cancel()
+        waiting.timer = None

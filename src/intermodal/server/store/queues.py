@@ -1,0 +1,246 @@
+"""Items of queues. An item's place in its partition is a number that grows; see the migration for the keys."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any, NamedTuple
+
+from intermodal.server.store.database import Database, Done, Work
+
+PLACES = 1 << 32  # in a partition
+Ranges = list[tuple[int, int]]  # of places, both ends included
+_CHUNK = 2000  # rows that one transaction deletes
+
+
+class PartitionRow(NamedTuple):
+    """`places`: of all its items; `taken`: token -> those handed out and not confirmed; `puts`: the latter's puts."""
+
+    number: int
+    expires_at: float
+    places: list[int]
+    taken: dict[bytes, Ranges]
+    puts: list[bytes]
+
+
+class QueueStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def write_soon(self, work: Work[Any], done: Done) -> None:
+        """See Database.write_soon."""
+        self._database.write_soon(work, done)
+
+    async def last_partition(self) -> int:
+        """The highest number in use."""
+        row = await self._database.row("SELECT max(number) FROM queue_partitions")
+        return int(row[0] or 0)
+
+    async def count_partitions(self, queue: int) -> int:
+        row = await self._database.row("SELECT count(*) FROM queue_partitions WHERE queue = ?", (queue,))
+        return int(row[0])
+
+    async def after(self, number: int, place: int, limit: int, size: int) -> list[tuple[int, bytes]]:
+        """Places and values of the items that follow, up to so many, or so many bytes and one."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            base = number * PLACES
+            found, left = [], size
+            for key, value in connection.execute(
+                "SELECT key, value FROM queue_items WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
+                (base + place, base + PLACES, limit),
+            ):
+                found.append((key - base, value))
+                left -= len(value)
+                if left <= 0:
+                    break
+            return found
+
+        return await self._database.read(work)
+
+    async def lengths(self, queue: int) -> list[tuple[bytes, int]]:
+        """Key and number of items, those handed out included, of each partition with items."""
+        rows = await self._database.rows(
+            "SELECT key, (SELECT count(*) FROM queue_items WHERE queue_items.key BETWEEN number * 4294967296 "
+            "AND number * 4294967296 + 4294967295) AS items FROM queue_partitions WHERE queue = ? AND items > 0",
+            (queue,),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    async def expired(self, now: float) -> list[int]:
+        """Numbers of partitions whose time is over."""
+        rows = await self._database.rows(
+            "SELECT number FROM queue_partitions WHERE expires_at <= ? LIMIT 10000", (now,)
+        )
+        return [row[0] for row in rows]
+
+    async def orphans(self) -> list[int]:
+        """Queues that were deleted before all that was in them."""
+        rows = await self._database.rows(
+            "SELECT DISTINCT queue FROM queue_partitions WHERE queue NOT IN (SELECT number FROM objects)"
+        )
+        return [row[0] for row in rows]
+
+    async def drop_partition(self, number: int) -> None:
+        """With its items, in small transactions."""
+        base = number * PLACES
+        while True:
+            deleted = await self._database.execute(
+                "DELETE FROM queue_items WHERE key IN (SELECT key FROM queue_items WHERE key BETWEEN ? AND ? LIMIT ?)",
+                (base, base + PLACES - 1, _CHUNK),
+            )
+            if deleted < _CHUNK:
+                break
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM queue_taken WHERE partition = ?", (number,))
+            connection.execute("DELETE FROM queue_partitions WHERE number = ?", (number,))
+
+        await self._database.write(work)
+
+    async def drop(self, queue: int) -> None:
+        """All that is in a queue."""
+        while rows := await self._database.rows(
+            "SELECT number FROM queue_partitions WHERE queue = ? LIMIT 1000", (queue,)
+        ):
+            for (number,) in rows:
+                await self.drop_partition(number)
+
+
+# -- for the writer -------------------------------------------------------------------------------
+
+
+def read_partition(connection: sqlite3.Connection, queue: int, key: bytes) -> PartitionRow | None:
+    row = connection.execute(
+        "SELECT number, expires_at FROM queue_partitions WHERE queue = ? AND key = ?", (queue, key)
+    ).fetchone()
+    if row is None:
+        return None
+    base = row[0] * PLACES
+    places = connection.execute(
+        "SELECT key - ? FROM queue_items WHERE key BETWEEN ? AND ? ORDER BY key", (base, base, base + PLACES - 1)
+    ).fetchall()
+    taken = {
+        token: [(first, last) for first, last in json.loads(ranges)]
+        for token, ranges in connection.execute("SELECT token, ranges FROM queue_taken WHERE partition = ?", (row[0],))
+    }
+    puts = [
+        token
+        for ranges in taken.values()
+        for first, last in ranges
+        for (token,) in connection.execute(
+            "SELECT token FROM queue_items WHERE key BETWEEN ? AND ? AND token != x''", (base + first, base + last)
+        )
+    ]
+    return PartitionRow(row[0], row[1], [place for (place,) in places], taken, puts)
+
+
+def drop_empty(connection: sqlite3.Connection, queue: int, loaded: list[int]) -> int:
+    """Delete the partitions without items, except those that are in memory; how many."""
+    return connection.execute(
+        "DELETE FROM queue_partitions WHERE queue = ? AND number NOT IN (SELECT value FROM json_each(?)) "
+        "AND NOT EXISTS (SELECT 1 FROM queue_items WHERE queue_items.key BETWEEN number * 4294967296 "
+        "AND number * 4294967296 + 4294967295)",
+        (queue, json.dumps(loaded)),
+    ).rowcount
+
+
+def make_partition(connection: sqlite3.Connection, number: int, queue: int, key: bytes, expires_at: float) -> None:
+    connection.execute(
+        "INSERT INTO queue_partitions (number, queue, key, expires_at) VALUES (?, ?, ?, ?)",
+        (number, queue, key, expires_at),
+    )
+
+
+def keep_partition(connection: sqlite3.Connection, number: int, expires_at: float) -> None:
+    connection.execute("UPDATE queue_partitions SET expires_at = ? WHERE number = ?", (expires_at, number))
+
+
+def append(connection: sqlite3.Connection, number: int, first: int, items: list[bytes], token: bytes) -> None:
+    base = number * PLACES + first
+    if len(items) == 1:
+        connection.execute("INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)", (base, items[0], token))
+        return
+    rows = ((base + index, item, token if index == 0 else b"") for index, item in enumerate(items))
+    connection.executemany("INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)", rows)
+
+
+def was_put(connection: sqlite3.Connection, number: int, token: bytes) -> bool:
+    base = number * PLACES
+    return (
+        connection.execute(
+            "SELECT 1 FROM queue_items WHERE key BETWEEN ? AND ? AND token = ?", (base, base + PLACES - 1, token)
+        ).fetchone()
+        is not None
+    )
+
+
+class Lent(NamedTuple):
+    """What `lend` has found: values, the tokens of their puts, the ranges that they cover and what is left over."""
+
+    values: list[bytes]
+    tokens: list[bytes]
+    ranges: Ranges
+    rest: Ranges
+
+
+def lend(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes, size: int) -> Lent:
+    """Read the items in these ranges, up to so many bytes and one item, and note who got them."""
+    base = number * PLACES
+    values: list[bytes] = []
+    tokens: list[bytes] = []
+    covered: Ranges = []
+    rest: Ranges = []
+    for first, last in ranges:
+        if size <= 0:
+            rest.append((first, last))
+            continue
+        end = last
+        for key, value, put in connection.execute(
+            "SELECT key, value, token FROM queue_items WHERE key BETWEEN ? AND ? ORDER BY key",
+            (base + first, base + last),
+        ):
+            if size <= 0:
+                end = key - base - 1
+                break
+            values.append(value)
+            if put:
+                tokens.append(put)
+            size -= len(value)
+        covered.append((first, end))
+        if end < last:
+            rest.append((end + 1, last))
+    if values:
+        connection.execute(
+            "INSERT OR REPLACE INTO queue_taken (token, partition, ranges) VALUES (?, ?, ?)",
+            (token, number, json.dumps(covered)),
+        )
+    return Lent(values, tokens, covered, rest)
+
+
+def confirm(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes) -> None:
+    """What was lent has arrived."""
+    delete_ranges(connection, number, ranges)
+    connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
+
+
+def whereabouts(connection: sqlite3.Connection, tokens: list[bytes]) -> list[tuple[str, bytes]]:
+    """Queue (its id) and key of the partitions of what was lent under these tokens."""
+    return connection.execute(
+        f"SELECT DISTINCT object_id, key FROM queue_taken JOIN queue_partitions p ON p.number = partition "  # noqa: S608
+        f"JOIN objects ON objects.number = queue WHERE token IN ({','.join('?' * len(tokens))})",
+        tokens,
+    ).fetchall()
+
+
+def take_back(connection: sqlite3.Connection, token: bytes) -> None:
+    connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
+
+
+def delete_ranges(connection: sqlite3.Connection, number: int, ranges: Ranges) -> None:
+    base = number * PLACES
+    for first, last in ranges:
+        if first == last:
+            connection.execute("DELETE FROM queue_items WHERE key = ?", (base + first,))
+        else:
+            connection.execute("DELETE FROM queue_items WHERE key BETWEEN ? AND ?", (base + first, base + last))

@@ -1,0 +1,81 @@
+"""`add_python`: a complete Python of this machine in an image that came with none, below /usr/local."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.interpreters import SETTING, copy_into, find, interpreters
+from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
+from intermodal.worker.images.relocate import relocate
+from intermodal.worker.images.workshop import Workshop
+
+PYTHON = "/usr/local/bin/python"
+REVISION = 1
+_CHECK = (
+    "import ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, sysconfig, pip, platform; print(platform.python_version())"
+)
+
+
+class AddPython(Kind):
+    """Says which interpreter it will be."""
+
+    name = "add_python"
+    internal = True
+    required = {"version": str}
+
+    def title(self, fields: Fields) -> str:
+        return f"ADD Python {fields['version']}"
+
+    def parts(self, instruction: Instruction) -> list[Instruction]:
+        minor = ".".join(instruction.fields["version"].split(".")[:2])
+        interpreter = find(minor)
+        if interpreter is None:
+            raise StepError(no_interpreter(minor))
+        return [instruction.instead("added_python", {"version": interpreter.version, "revision": REVISION})]
+
+
+class AddedPython(Kind):
+    """Puts it in, with the libraries that it brings, so that the image needs a C library and nothing else."""
+
+    name = "added_python"
+    internal = True
+    settings_matter = False
+
+    async def make(self, workshop: Workshop, making: Making) -> Made | None:
+        version = str(making.fields["version"])
+        interpreter = find(version.rpartition(".")[0])
+        if interpreter is None or interpreter.version != version:
+            raise StepError(f"Python {version} is no longer on this machine: build again")
+        making.log("output", f"using Python {version} of {interpreter.prefix}\n")
+        await asyncio.to_thread(copy_into, interpreter, making.upper)
+        await asyncio.to_thread(relocate, making.upper / "usr/local", interpreter.minor)
+        quiet = {"PIP_CONFIG_FILE": os.devnull}
+        try:
+            await workshop.run(making, [PYTHON, "-m", "ensurepip", "--upgrade", "--default-pip"], [], quiet)
+            await workshop.run(making, [PYTHON, "-Wignore", "-c", _CHECK], [])
+        except StepError as error:
+            raise StepError(
+                f"Python {version} of {interpreter.prefix} does not run on this image ({error.reason}): its C library "
+                f"is older than this machine's, or another than glibc. {SETTING} can name a directory with a build "
+                "that does, for instance one by `uv python install`",
+                error.last_lines,
+            ) from error
+        path = making.config.env.get("PATH", "")
+        env = {} if "/usr/local/bin" in path.split(":") else {"PATH": f"/usr/local/bin:{path}"}
+        return Made(env, PYTHON, version)
+
+
+def no_interpreter(minor: str) -> str:
+    """What to do where this machine has no Python "3.12"."""
+    here = sorted({one.minor for one in interpreters()}, key=lambda one: int(one.split(".")[1]))
+    has = f"It has {', '.join(here)}. " if here else ""
+    return (
+        f"this worker's machine has no Python {minor} to put into images. {has}To add one: "
+        f"`uv python install {minor}` or `pyenv install {minor}` on the worker's machine, or name a directory that "
+        f"holds it (bin/python{minor}, lib, include) in {SETTING}"
+    )
+
+
+KINDS = [AddPython(), AddedPython()]

@@ -1,0 +1,441 @@
+"""Dicts: keys and values that functions share."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, Tuple
+
+from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
+from modal._stored import Stored, new_token
+from modal._sync import synchronized, synchronized_context_classmethod
+from modal.exception import DeserializationError, InvalidError, NotFoundError, RequestSizeError
+
+if TYPE_CHECKING:
+    from modal._client import Client
+    from modal._protocol.messages.dict import DictPage, DictValue
+
+_PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
+_READS = 5  # attempts at a large value that is replaced while it is read
+_MISSING = object()
+
+
+class Dict(Stored):
+    """Distributed dictionary for storage in Modal apps.
+
+    Keys and values can be essentially any object, so long as they can be serialized by `cloudpickle`. Keys are
+    compared by their serialized form, which is only sure to be the same for plain values (strings, numbers, tuples
+    of them). A value is at most 100 MiB, and one update has at most 10,000 entries. An entry expires after seven
+    days in which nobody reads or writes it. What was written survives restarts and crashes of the server.
+
+    **Usage**
+
+    ```python
+    my_dict = modal.Dict.from_name("my-persisted_dict", create_if_missing=True)
+
+    my_dict["some key"] = "some value"
+    my_dict[123] = 456
+
+    assert my_dict["some key"] == "some value"
+    assert my_dict[123] == 456
+    ```
+
+    The operators always block; in async code use the methods' `.aio` forms. See
+    [the guide](https://modal.com/docs/guide/dicts-and-queues).
+    """
+
+    _kind = "dict"
+
+    @synchronized_context_classmethod
+    async def ephemeral(
+        cls,
+        data: Optional[dict[Any, Any]] = None,  # DEPRECATED
+        client: Optional[Client] = None,
+        environment_name: Optional[str] = None,
+        _heartbeat_sleep: float = EPHEMERAL_OBJECT_HEARTBEAT_SLEEP,
+    ) -> AsyncIterator[Dict]:
+        """Creates a new ephemeral dict within a context manager.
+
+        ```python
+        with modal.Dict.ephemeral() as d:
+            d["foo"] = "bar"
+        ```
+
+        ```python
+        async with modal.Dict.ephemeral() as d:
+            await d.put.aio("foo", "bar")
+        ```
+        """
+        _warn_data(data)
+        async for made in cls._ephemeral(client, environment_name, _heartbeat_sleep):
+            if data:
+                await made.update.aio(data)
+            yield made
+
+    @staticmethod
+    def from_name(
+        name: str,
+        data: Optional[dict[Any, Any]] = None,  # DEPRECATED
+        *,
+        namespace: Any = None,
+        environment_name: Optional[str] = None,
+        create_if_missing: bool = False,
+    ) -> Dict:
+        """Reference a named Dict, creating if necessary, when it is first used.
+
+        ```python
+        d = modal.Dict.from_name("my-dict", create_if_missing=True)
+        d[123] = 456
+        ```
+        """
+        _warn_data(data)
+        made: Dict = Dict._named(name, environment_name, create_if_missing)
+        made._data = dict(data) if data else None
+        return made
+
+    _data: Optional[dict[Any, Any]] = None  # of the deprecated argument: entries of a Dict that has none of them yet
+
+    async def _load(self, client: Client) -> None:
+        await super()._load(client)
+        data, self._data = self._data, None
+        for key, value in (data or {}).items():
+            await self.put.aio(key, value, skip_if_exists=True)
+
+    @synchronized
+    @staticmethod
+    async def delete(name: str, *, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
+        """Delete a named Dict, with all that is in it. Raises NotFoundError."""
+        await Dict._delete(name, client, environment_name)
+
+    @synchronized
+    async def clear(self) -> None:
+        """Remove all items from the Dict."""
+        from modal._protocol.messages.object import ObjectClear
+        from modal._protocol.messages.wire import Done
+
+        client = await self._ready()
+        await client.request(ObjectClear(self.object_id), Done)
+
+    @synchronized
+    async def get(self, key: Any, default: Optional[Any] = None) -> Any:
+        """Get the value associated with a key.
+
+        Returns `default` if key does not exist.
+        """
+        found = await self._get(key)
+        return default if found is _MISSING else found
+
+    @synchronized
+    async def contains(self, key: Any) -> bool:
+        """Return if a key is present."""
+        from modal._protocol.messages.dict import DictGet, DictValue
+
+        client = await self._ready()
+        answer = await client.request(DictGet(self.object_id, _pickled_key(key), False), DictValue)
+        return answer.found
+
+    @synchronized
+    async def len(self) -> int:
+        """Return the length of the Dict.
+
+        Note: This is an expensive operation and will return at most 100,000.
+        """
+        from modal._protocol.messages.object import ObjectCount, ObjectLen
+
+        client = await self._ready()
+        return (await client.request(ObjectLen(self.object_id), ObjectCount)).count
+
+    @synchronized
+    async def update(self, other: Optional[Mapping[Any, Any]] = None, /, **kwargs: Any) -> None:
+        """Update the Dict with additional items.
+
+        At most 10,000 at once: InvalidError otherwise. Up to 4 MiB of them are written all together or not at all,
+        more of them in several steps.
+        """
+        from modal._protocol.messages.dict import MAX_BODY, MAX_UPDATE
+
+        client = await self._ready()
+        entries = {**_mapping(other), **kwargs} if kwargs or other is not None else {}
+        if len(entries) > MAX_UPDATE:
+            raise InvalidError(
+                f"Dict.update takes at most {MAX_UPDATE:,} entries, not {len(entries):,}: call it several times."
+            )
+        batch: List[Tuple[bytes, bytes, str]] = []
+        size = 0
+        for key, value in entries.items():
+            entry = await _dumped(client, key, value)
+            if batch and size + len(entry[0]) + len(entry[1]) > MAX_BODY:
+                await self._put(client, batch)
+                batch, size = [], 0
+            batch.append(entry)
+            size += len(entry[0]) + len(entry[1])
+        if batch:
+            await self._put(client, batch)
+
+    @synchronized
+    async def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        """Add a specific key-value pair to the Dict.
+
+        Returns True if the key-value pair was added and False if it wasn't because the key already existed and
+        `skip_if_exists` was set.
+        """
+        client = await self._ready()
+        return await self._put(client, [await _dumped(client, key, value)], skip_if_exists)
+
+    @synchronized
+    async def pop(self, key: Any) -> Any:
+        """Remove a key from the Dict, returning the value if it exists. Raises KeyError if it does not."""
+        from modal._protocol.messages.dict import DictPop, DictValue
+        from modal._protocol.messages.object import Received
+
+        client = await self._ready()
+        token, pickled = new_token(), _pickled_key(key)
+        answer = await client.request(
+            DictPop(self.object_id, pickled, token),
+            DictValue,
+            again=lambda: DictPop(self.object_id, pickled, token, again=True),
+        )
+        if not answer.found:
+            raise KeyError(f"{key!r} not in dict {self._called()}")
+        try:
+            return await self._value(client, answer, key)
+        finally:
+            await client.note(Received("dict", [token]))
+
+    @synchronized
+    async def keys(self) -> AsyncIterator[Any]:
+        """Return an iterator over the keys in this Dict.
+
+        Note that (unlike with Python dicts) the return value is a simple iterator,
+        and results are unordered.
+        """
+        async for page in self._pages(values=False):
+            for key in page.keys:
+                yield _loaded_key(key)
+
+    @synchronized
+    async def values(self) -> AsyncIterator[Any]:
+        """Return an iterator over the values in this Dict.
+
+        Note that (unlike with Python dicts) the return value is a simple iterator,
+        and results are unordered.
+        """
+        async for _key, value in self._entries():
+            yield value
+
+    @synchronized
+    async def items(self) -> AsyncIterator[Tuple[Any, Any]]:
+        """Return an iterator over the (key, value) tuples in this Dict.
+
+        Note that (unlike with Python dicts) the return value is a simple iterator,
+        and results are unordered.
+        """
+        async for key, value in self._entries():
+            yield _loaded_key(key), value
+
+    # -- operators: they block
+    def __getitem__(self, key: Any) -> Any:
+        """Get the value associated with a key. Raises KeyError.
+
+        Note: this function will block the event loop when called in an async context.
+        """
+        from modal._sync import run
+
+        found = run(self._get(key))
+        if found is _MISSING:
+            raise KeyError(f"{key!r} not in dict {self._called()}")
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Set a specific key-value pair.
+
+        Note: this function will block the event loop when called in an async context.
+        """
+        self.put(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        """Delete a key. Raises KeyError.
+
+        Note: this function will block the event loop when called in an async context.
+        """
+        self.pop(key)
+
+    def __contains__(self, key: Any) -> bool:
+        """Whether a key is present.
+
+        Note: this function will block the event loop when called in an async context.
+        """
+        return self.contains(key)
+
+    def __len__(self) -> int:
+        """As `len()`."""
+        return self.len()
+
+    def __bool__(self) -> bool:
+        return True
+
+    __iter__ = None  # a loop over a Dict would read it key by key as if it were a list: write `.keys()`
+
+    # -- parts
+    async def _get(self, key: Any) -> Any:
+        from modal._protocol.messages.dict import DictGet, DictValue
+
+        client = await self._ready()
+        request = DictGet(self.object_id, _pickled_key(key))
+        for attempt in range(_READS):
+            answer = await client.request(request, DictValue)
+            if not answer.found:
+                return _MISSING
+            try:
+                return await self._value(client, answer, key)
+            except (NotFoundError, FileNotFoundError):
+                if attempt == _READS - 1:
+                    raise
+        raise AssertionError
+
+    async def _value(self, client: Client, answer: DictValue, key: Any) -> Any:
+        """Raises DeserializationError; NotFoundError or FileNotFoundError where a large value has been replaced."""
+        return await _load_value(client, answer.value, answer.blob, f"the value of {key!r:.80} in {self._called()}")
+
+    async def _put(self, client: Client, entries: List[Tuple[bytes, bytes, str]], skip_if_exists: bool = False) -> bool:
+        from modal._protocol.messages.dict import DictPut
+        from modal._protocol.messages.object import Stored as StoredAnswer
+
+        token = new_token()
+        keys, values, blobs = [list(part) for part in zip(*entries)]
+        given = blobs if any(blobs) else []
+
+        def request(again: bool) -> DictPut:
+            return DictPut(self.object_id, token, keys, values, given, skip_if_exists, again)
+
+        return (await client.request(request(False), StoredAnswer, again=lambda: request(True))).stored
+
+    async def _pages(self, *, values: bool) -> AsyncIterator[DictPage]:
+        from modal._protocol.messages.dict import DictPage, DictScan
+
+        client = await self._ready()
+        after, limit = b"", 100  # a caller may want a few only
+        while True:
+            page = await client.request(DictScan(self.object_id, after, True, values, limit), DictPage)
+            yield page
+            if not page.more:
+                return
+            after, limit = page.keys[-1], min(limit * 4, 10_000)
+
+    async def _entries(self) -> AsyncIterator[Tuple[bytes, Any]]:
+        client = await self._ready()
+        async for page in self._pages(values=True):
+            for key, value, blob in zip(page.keys, page.values, page.blobs):
+                try:
+                    yield key, await _load_value(client, value, blob, f"a value in {self._called()}")
+                except (NotFoundError, FileNotFoundError):  # replaced since, or gone
+                    found = await self._get(_loaded_key(key))
+                    if found is not _MISSING:
+                        yield key, found
+
+    def _called(self) -> str:
+        return self._name or self.object_id
+
+
+def _warn_data(data: Any) -> None:
+    if data is not None:
+        from modal._deprecation import warn_deprecated
+
+        warn_deprecated("The `data` argument of modal.Dict is deprecated. Put entries into the Dict after creating it.")
+
+
+def _mapping(other: Any) -> Mapping[Any, Any]:
+    if other is None:
+        return {}
+    if isinstance(other, Mapping):
+        return other
+    raise InvalidError(f"Dict.update takes a mapping (and keywords), not {type(other).__name__}.")
+
+
+# -- keys and values as the server has them
+
+
+def _pickled_key(key: Any) -> bytes:
+    """Equal plain keys have equal bytes. Raises SerializationError, RequestSizeError."""
+    from modal import _serialization
+    from modal._protocol.messages.dict import MAX_KEY
+
+    if type(key) in _PLAIN:
+        pickled = pickle.dumps(key, _serialization.PROTOCOL)
+    elif _is_plain(key):
+        pickled = _pickled_plainly(key)
+    else:
+        pickled = _serialization.dumps(key, f"the key {key!r:.80} of a Dict")
+    if len(pickled) > MAX_KEY:
+        raise RequestSizeError(
+            f"A key of a modal.Dict has at most {MAX_KEY // 1024} KiB, and {key!r:.40}... has "
+            f"{len(pickled) // 1024} KiB when it is pickled."
+        )
+    return pickled
+
+
+def _is_plain(key: Any) -> bool:
+    return type(key) in _PLAIN or (type(key) is tuple and all(map(_is_plain, key)))
+
+
+def _pickled_plainly(key: Any) -> bytes:
+    """Without references from one part to another, which depend on who made the parts."""
+    import io
+
+    from modal._serialization import PROTOCOL
+
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out, PROTOCOL)
+    pickler.fast = True
+    pickler.dump(key)
+    return out.getvalue()
+
+
+def _loaded_key(pickled: bytes) -> Any:
+    from modal import _serialization
+
+    return _serialization.load(pickled, "a key of a Dict")
+
+
+async def _shared_dir(client: Client) -> str:
+    """Directory for large values that this process shares with the server: a container has none."""
+    from modal import _context
+
+    return await client.values_dir() if _context.is_local() else ""
+
+
+async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, str]:
+    """Key, value and, of a large one, the id of its file."""
+    from modal import _serialization
+    from modal._protocol.messages.dict import MAX_VALUE
+
+    shared = await _shared_dir(client)
+    dumped = _serialization.dump(value, shared, f"the value of {key!r:.80}")
+    if dumped.size > MAX_VALUE:
+        if dumped.blob:
+            import os
+
+            os.unlink(_serialization.value_path(shared, dumped.blob))
+        raise RequestSizeError(
+            f"A value in a modal.Dict has at most {MAX_VALUE >> 20} MiB, and that of {key!r:.80} has "
+            f"{dumped.size / (1 << 20):.1f} MiB: keep it in a modal.Volume."
+        )
+    inline, blob = await client.put_value(dumped)
+    return _pickled_key(key), inline, blob
+
+
+async def _load_value(client: Client, value: bytes, blob: str, what: str) -> Any:
+    from modal import _serialization
+
+    if not blob:
+        return _serialization.load(value, what)
+    shared = await _shared_dir(client)
+    if not shared:
+        from modal._protocol.messages.call import BlobGet
+
+        return _serialization.load(b"".join(await client.download(BlobGet(blob))), what)
+    try:
+        return _serialization.load_value(b"", blob, shared, what)
+    except DeserializationError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise

@@ -1,0 +1,183 @@
+"""The documented scrapers, which drive a browser in their image. Stand-ins: a local site for the addresses in the
+programs, a mirror of the browser's download made of Debian's Chromium, and a local Slack behind TLS.
+
+Slow (the image takes minutes and half a gigabyte): set INTERMODAL_SLOW_TESTS=1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from intermodal.worker.images import interpreters
+from tests.acceptance.conftest import Platform, ProgramFinder, new_platform
+
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(os.environ.get("INTERMODAL_SLOW_TESTS") != "1", reason="slow: set INTERMODAL_SLOW_TESTS=1"),
+    pytest.mark.skipif(interpreters.find("3.10") is None, reason="the programs ask for Python 3.10; none is here"),
+]
+
+PAGE = b'<html><body><a href="http://modal.com/blog">Blog</a> <a href="/docs">Docs</a><a>none</a></body></html>'
+LINKS = ["http://modal.com/blog", "http://modal.com/docs"]
+LIBC = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "ld-linux", "libresolv.so", "libutil.so")
+LAUNCHER = """#!/bin/sh
+here="$(dirname "$(readlink -f "$0")")"
+LD_LIBRARY_PATH="$here/lib" exec "$here/chromium" --ignore-certificate-errors "$@"
+"""  # browsers go to github.com by TLS alone, and this one does not know who vouches for the stand-in
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that a web server can offer as Playwright's download host: Debian's Chromium in its archive."""
+    folder = tmp_path_factory.mktemp("browser")
+    root = folder / "root"
+    debian = ["mmdebstrap", "--variant=extract", "--include=chromium", "bookworm", root]
+    subprocess.run(debian, check=True, capture_output=True, timeout=600)
+    mirror = folder / "mirror"
+    mirror.mkdir()
+    with zipfile.ZipFile(mirror / "chromium-linux.zip", "w") as archive:
+        own = root / "usr/lib/chromium"
+        for path in sorted(own.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"chrome-linux/{path.relative_to(own)}")
+        libraries = root / "usr/lib/x86_64-linux-gnu"
+        for path in sorted([*libraries.glob("*.so*"), *libraries.glob("pulseaudio/*.so*")]):
+            if path.exists() and not path.name.startswith(LIBC):
+                archive.write(path.resolve(), f"chrome-linux/lib/{path.name}")
+        launcher = zipfile.ZipInfo("chrome-linux/chrome")
+        launcher.external_attr = 0o100755 << 16
+        archive.writestr(launcher, LAUNCHER)
+    with zipfile.ZipFile(mirror / "ffmpeg-linux.zip", "w") as archive:
+        archive.writestr("ffmpeg-linux", "#!/bin/sh\n")
+    shutil.rmtree(root)
+    return mirror
+
+
+class Sites(http.server.BaseHTTPRequestHandler):
+    """The scraped site, the browser's mirror and Slack, told apart by what is asked for."""
+
+    mirror: Path
+    posted: list[str]
+
+    def do_GET(self) -> None:
+        if self.path.endswith(".zip"):
+            name = "chromium-linux.zip" if "/chromium/" in self.path else "ffmpeg-linux.zip"
+            self.send_response(200)
+            self.send_header("Content-Length", str((self.mirror / name).stat().st_size))
+            self.end_headers()
+            with (self.mirror / name).open("rb") as source:
+                shutil.copyfileobj(source, self.wfile)
+            return
+        self._answer("text/html", PAGE)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.posted.append(f"{self.path} {self.headers['Authorization']} {body}")
+        self._answer("application/json", json.dumps({"ok": True}).encode())
+
+    def _answer(self, kind: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(port: int, handler: type[Sites], tls: ssl.SSLContext | None = None) -> Iterator[None]:
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", port), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def scraping(browser: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, list[str]]]:
+    """A platform whose containers find all sites on this machine, and what Slack was told."""
+    import trustme
+
+    folder = tmp_path_factory.mktemp("site")
+    authority = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("slack.com", "www.slack.com", "github.com").configure_cert(tls)
+    bundle = folder / "bundle.crt"
+    usual = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+    bundle.write_bytes(Path(usual).read_bytes() + authority.cert_pem.bytes())
+    variables = folder / "env"
+    variables.write_text("PLAYWRIGHT_DOWNLOAD_HOST=http://modal.com\nPLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS=1\n")
+    posted: list[str] = []
+    handler = type("TheseSites", (Sites,), {"mirror": browser, "posted": posted})
+    with serving(80, handler), serving(443, handler, tls), new_platform() as platform:
+        names = ("modal.com", "github.com", "slack.com", "www.slack.com")
+        platform.env |= {
+            "INTERMODAL_HOST_PORTS": "80,443",
+            "INTERMODAL_CONTAINER_HOSTS": " ".join(f"{name}=host-gateway" for name in names),
+            "INTERMODAL_CONTAINER_ENV": str(variables),
+            "SSL_CERT_FILE": str(bundle),
+        }
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            platform.env[name] = str(bundle)
+        assert platform.intermodal("up").code == 0
+        for secret in ("my-slack-secret", "scraper-slack-secret"):
+            made = platform.modal("secret", "create", secret, "SLACK_BOT_TOKEN=xoxb-stand-in")
+            assert made.code == 0, made.text
+        yield platform, posted
+
+
+def run(platform: Platform, *command: str | Path) -> str:
+    """`modal …`, with time for the image to be built."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modal", *map(str, command)],
+        env=platform.env,
+        capture_output=True,
+        text=True,
+        timeout=1000,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_scrape_full(scraping: tuple[Platform, list[str]], program: ProgramFinder) -> None:
+    platform, _posted = scraping
+    lines = run(platform, "run", program("examples/scrape_full")).splitlines()
+    # Both addresses are the same stand-in: its links, once each, printed by main.
+    expected = [*LINKS, LINKS[0], "https://github.com/docs"]
+    assert sorted(line for line in lines if line.startswith("http")) == sorted(expected)
+    assert sum(line.startswith("Links [") for line in lines) == 2
+
+
+def test_webscraper_posts_what_it_finds(scraping: tuple[Platform, list[str]], program: ProgramFinder) -> None:
+    platform, posted = scraping
+    posted.clear()
+    out = run(platform, "run", program("examples/webscraper"))
+    assert sorted(line for line in out.splitlines() if line.startswith("Posting")) == [
+        f"Posting {link} to #scraped-links" for link in LINKS
+    ]
+    assert len(posted) == 2
+    assert all(entry.startswith("/api/chat.postMessage Bearer xoxb-stand-in") for entry in posted), posted

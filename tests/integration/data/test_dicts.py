@@ -1,0 +1,233 @@
+"""modal.Dict as the documentation describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+import modal
+from modal import _serialization, exception
+from modal._client import Client
+
+MIB = 1 << 20
+
+
+def test_entries_of_any_type(d: modal.Dict) -> None:
+    d["some key"] = "some value"
+    d[123] = 456
+    d[("a", ("b", 1))] = {"nested": [1, 2, None]}
+    assert (d["some key"], d[123], d[("a", ("b", 1))]) == ("some value", 456, {"nested": [1, 2, None]})
+    assert "some key" in d
+    assert d.contains(123)
+    assert "nothing" not in d
+    assert d.get("nothing") is None
+    assert d.get("nothing", 7) == 7
+    assert len(d) == d.len() == 3
+    assert set(d.keys()) == {"some key", 123, ("a", ("b", 1))}
+    assert dict(d.items())["some key"] == "some value"
+    assert len(list(d.values())) == 3
+    assert d.pop("some key") == "some value"
+    del d[123]
+    for missing in (lambda: d["some key"], lambda: d.pop(123), lambda: d.__delitem__(123)):
+        with pytest.raises(KeyError):
+            missing()
+    d.clear()
+    assert len(d) == 0
+    assert bool(d)  # it is an object, not a container of this process
+
+
+def test_keys_are_equal_when_their_parts_are(d: modal.Dict) -> None:
+    text = "KEY".lower()  # an object of its own
+    d[("key", "key")] = 1
+    assert d[("key", text)] == 1
+
+
+def test_put_if_there_is_none_is_atomic(d: modal.Dict) -> None:
+    won: list[int] = []
+    d.hydrate()
+
+    def attempt(number: int) -> None:
+        if d.put("lock", number, skip_if_exists=True):
+            won.append(number)
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [d["lock"]]
+    assert d.put("lock", "other") is True
+    assert d["lock"] == "other"
+
+
+def test_update(d: modal.Dict) -> None:
+    d.update({"a": 1, 2: "b"}, c=3)
+    d.update()
+    d.update(x=5)
+    assert dict(d.items()) == {"a": 1, 2: "b", "c": 3, "x": 5}
+    d.update({number: number for number in range(10_000)})
+    assert len(d) == 10_003
+    assert sum(1 for _ in d.keys()) == 10_003
+    with pytest.raises(exception.InvalidError, match="10,000"):
+        d.update({number: number for number in range(10_001)})
+
+
+def test_large_values_are_kept_in_files_and_deleted_with_their_entry(d: modal.Dict, values: Path) -> None:
+    before = len(list(values.iterdir()))
+    first, second = b"a" * (3 * MIB), b"b" * (3 * MIB)
+    d["k"] = first
+    assert d["k"] == first
+    d["k"] = second
+    d["other"] = first
+    assert dict(d.items()) == {"k": second, "other": first}
+    assert len(list(values.iterdir())) == before + 2  # the first one's is gone
+    assert d.put("k", first, skip_if_exists=True) is False
+    assert d.pop("k") == second
+    d["other"] = "small"
+    d["again"] = second
+    d.clear()
+    modal.Dict.from_name(d._name).hydrate()
+    wait_for_files(values, before)
+
+
+def wait_for_files(values: Path, count: int) -> None:
+    """What was popped goes when its arrival has reached the disk."""
+    deadline = threading.Event()
+    for _ in range(100):
+        if len(list(values.iterdir())) <= count:
+            return
+        deadline.wait(0.1)
+    raise AssertionError(f"left: {list(values.iterdir())}")
+
+
+def test_large_values_travel_without_a_shared_directory(
+    d: modal.Dict, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modal._context.is_local", lambda: False)
+    monkeypatch.setattr("modal._dict._shared_dir", _no_directory)
+    value = bytes(range(256)) * 16 * 1024  # 4 MiB
+    d["k"] = value
+    assert d["k"] == value
+    assert d.pop("k") == value
+
+
+async def _no_directory(_client: Client) -> str:
+    return ""
+
+
+def test_too_large(d: modal.Dict) -> None:
+    with pytest.raises(exception.RequestSizeError, match="100 MiB"):
+        d["k"] = b"x" * (100 * MIB)
+    with pytest.raises(exception.RequestSizeError, match="64 KiB"):
+        d["x" * 100_000] = 1
+    assert len(d) == 0
+
+
+def test_what_cannot_be_pickled(d: modal.Dict) -> None:
+    with pytest.raises(exception.SerializationError, match="lock"):
+        d["k"] = {"lock": threading.Lock()}
+
+
+def test_a_library_that_is_missing_here(d: modal.Dict) -> None:
+    module = types.ModuleType("far_away_library")
+    exec("class Thing:\n    pass\n", module.__dict__)
+    module.Thing.__module__ = "far_away_library"
+    sys.modules["far_away_library"] = module
+    try:
+        d["k"] = module.Thing()
+    finally:
+        del sys.modules["far_away_library"]
+    with pytest.raises(exception.DeserializationError, match="far_away_library"):
+        d["k"]
+
+
+def test_names(d: modal.Dict) -> None:
+    with pytest.raises(exception.NotFoundError, match="'no-such-dict' not found"):
+        modal.Dict.from_name("no-such-dict").get("k")
+    for name in ("", "a/b", "x" * 64, "ü"):
+        with pytest.raises(exception.InvalidError):
+            modal.Dict.from_name(name)
+    d["k"] = 1
+    same = modal.Dict.from_name(d._name)
+    assert same["k"] == 1
+    modal.Dict.delete(d._name)
+    with pytest.raises(exception.NotFoundError, match="does not exist"):
+        same["k"]
+    with pytest.raises(exception.NotFoundError):
+        modal.Dict.delete(d._name)
+    fresh = modal.Dict.from_name(d._name, create_if_missing=True)
+    assert len(fresh) == 0
+
+
+def test_pickled_by_name_and_by_id(d: modal.Dict) -> None:
+    by_name = pickle.loads(_serialization.dumps(d))
+    by_name["k"] = 1
+    d.hydrate()
+    by_id = pickle.loads(_serialization.dumps(d))
+    assert by_id.object_id == d.object_id == by_name.object_id
+    assert by_id["k"] == 1
+    with modal.Queue.ephemeral() as q:  # objects inside of objects
+        d["q"] = q
+        d["q"].put(5)
+        assert q.get() == 5
+
+
+def test_the_deprecated_argument(d: modal.Dict) -> None:
+    with pytest.warns(exception.DeprecationError, match="data"):
+        same = modal.Dict.from_name(d._name, {"a": 1}, create_if_missing=True)
+    assert same["a"] == 1
+    with pytest.warns(exception.DeprecationError), modal.Dict.ephemeral({"b": 2}) as other:
+        assert other["b"] == 2
+
+
+def test_asyncio() -> None:
+    async def main() -> None:
+        async with modal.Dict.ephemeral() as d:
+            await d.put.aio("hello", 400)
+            assert await d.get.aio("hello") == 400
+            await d.update.aio({"a": 1})
+            assert {key async for key in d.keys.aio()} == {"hello", "a"}
+            assert {item async for item in d.items.aio()} == {("hello", 400), ("a", 1)}
+            assert await d.pop.aio("a") == 1
+            await asyncio.gather(*(d.put.aio(number, number) for number in range(200)))
+            assert await d.len.aio() == 201
+            await d.clear.aio()
+            assert await d.contains.aio("hello") is False
+
+    asyncio.run(main())
+
+
+def test_an_iteration_goes_on_while_entries_change(d: modal.Dict) -> None:
+    d.update(dict.fromkeys(range(1000), 0))
+    seen = []
+    for key in d.keys():
+        seen.append(key)
+        if key % 2 == 0:
+            d.pop(key)
+    assert sorted(seen) == list(range(1000))
+    assert len(d) == 500
+
+
+def test_environments_keep_apart(client: Client) -> None:
+    from modal import _sync
+    from modal._protocol.messages.secret import EnvironmentCreate, EnvironmentDelete
+    from modal._protocol.messages.wire import Done
+
+    _sync.run(client.request(EnvironmentCreate("dev"), Done))
+    here = modal.Dict.from_name("same", create_if_missing=True)
+    there = modal.Dict.from_name("same", create_if_missing=True, environment_name="dev")
+    here["k"], there["k"] = "main", "dev"
+    assert (here["k"], there["k"]) == ("main", "dev")
+    assert here.object_id != there.object_id
+    with pytest.raises(exception.NotFoundError, match="'nowhere' not found"):
+        modal.Dict.from_name("same", environment_name="nowhere").get("k")
+    _sync.run(client.request(EnvironmentDelete("dev"), Done))
+    with pytest.raises(exception.NotFoundError):
+        there.get("k")
+    assert here["k"] == "main"

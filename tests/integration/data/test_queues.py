@@ -1,0 +1,266 @@
+"""modal.Queue as the documentation describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import modal
+from modal import exception
+from tests.integration.data.conftest import ServerProcess
+
+MIB = 1 << 20
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Run it beside the test; what it returned, or raised."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, results
+
+
+def test_the_documented_example() -> None:
+    with modal.Queue.ephemeral() as my_queue:
+        my_queue.put("some value")
+        my_queue.put(123)
+        assert my_queue.get() == "some value"
+        assert my_queue.get() == 123
+        my_queue.put(0)
+        my_queue.put(1, partition="foo")
+        my_queue.put(2, partition="bar")
+        assert my_queue.get(partition="bar") == 2
+        my_queue.put(3, partition="foo", partition_ttl=10)
+        my_queue.put(1)
+        assert list(my_queue.iterate()) == [0, 1]
+        assert my_queue.len() == 2
+        assert my_queue.len(partition="foo") == 2
+        assert my_queue.len(total=True) == 4
+        my_queue.clear(partition="foo")
+        assert my_queue.len(total=True) == 2
+        my_queue.clear(all=True)
+        assert my_queue.len(total=True) == 0
+
+
+def test_nothing_there(q: modal.Queue) -> None:
+    assert q.get(block=False) is None
+    assert q.get_many(5, block=False) == []
+    assert q.get_many(0) == []
+    assert list(q.iterate()) == []
+    for get in (lambda: q.get(timeout=0), lambda: q.get(timeout=0.05), lambda: q.get_many(3, timeout=0.05)):
+        with pytest.raises(queue.Empty):
+            get()
+
+
+def test_in_batches(q: modal.Queue) -> None:
+    q.put_many(list(range(10)))
+    assert q.get_many(3) == [0, 1, 2]
+    assert q.get_many(100) == list(range(3, 10))
+    q.put_many([])
+    large = [bytes([number]) * MIB for number in range(10)]
+    q.put_many([item[:-100] for item in large])
+    assert [len(item) for item in q.get_many(10)] == [MIB - 100] * 10  # more than one answer carries
+
+
+def test_limits(q: modal.Queue) -> None:
+    q.put_many(list(range(5000)))
+    with pytest.raises(queue.Full):
+        q.put("x", block=False)
+    with pytest.raises(queue.Full):
+        q.put("x", timeout=0.05)
+    with pytest.raises(queue.Full, match="0 of 2"):
+        q.put_many([1, 2], timeout=0.05)
+    q.put("elsewhere", partition="p")
+    assert q.get() == 0
+    q.put("x", block=False)  # what was taken makes room
+    with pytest.raises(exception.RequestSizeError, match="1 MiB"):
+        q.put(b"x" * MIB)
+    with pytest.raises(exception.SerializationError):
+        q.put(threading.Lock())
+    for partition in ("", "x" * 65, "ü" * 33):
+        with pytest.raises(exception.InvalidError, match="64 bytes"):
+            q.put(1, partition=partition)
+    q.put(1, partition="x" * 64)
+    for ttl in (0, -1, 24 * 3600 + 1):
+        with pytest.raises(exception.InvalidError, match="24 hours"):
+            q.put(1, partition_ttl=ttl)
+    with pytest.raises(exception.InvalidError, match="timeout"):
+        q.get(timeout=-1)
+    with pytest.raises(exception.InvalidError, match="partition"):
+        q.len(partition="p", total=True)
+    with pytest.raises(exception.InvalidError, match="partition"):
+        q.clear(partition="p", all=True)
+
+
+def test_whoever_waits_longest_is_served_first(q: modal.Queue) -> None:
+    q.hydrate()
+    waiting = []
+    for number in range(5):
+        waiting.append(in_thread(q.get))
+        wait_for_getters(q, number + 1)
+    q.put_many(list(range(5)))
+    for thread, _results in waiting:
+        thread.join(10)
+    assert [results for _thread, results in waiting] == [[0], [1], [2], [3], [4]]
+
+
+def wait_for_getters(q: modal.Queue, count: int) -> None:
+    """Until the server has as many: each holds a connection, and the server answers in order."""
+    for _ in range(3):
+        q.len()
+    threading.Event().wait(0.05)
+
+
+def test_a_full_queue_takes_producers_in_their_order(q: modal.Queue) -> None:
+    q.put_many(list(range(5000)))
+    first, first_result = in_thread(lambda: q.put_many(["a", "b"]))
+    wait_for_getters(q, 1)
+    second, second_result = in_thread(lambda: q.put("c"))
+    wait_for_getters(q, 2)
+    assert q.get() == 0
+    wait_for_getters(q, 2)
+    assert first_result == second_result == []  # there is room for the second, but the first came before
+    assert q.get_many(2) == [1, 2]
+    first.join(10)
+    second.join(10)
+    assert first_result == second_result == [None]
+    assert q.get_many(5000)[-3:] == ["a", "b", "c"]
+
+
+def test_a_consumer_that_gives_up_takes_nothing_with_it(q: modal.Queue) -> None:
+    async def main() -> None:
+        for _ in range(20):  # at different moments: before, while and after the item comes
+            getting = asyncio.ensure_future(q.get.aio())
+            await q.len.aio()
+            putting = asyncio.ensure_future(q.put.aio("item"))
+            for _ in range(os.urandom(1)[0] % 8):
+                await asyncio.sleep(0)
+            getting.cancel()
+            await putting
+            got = await asyncio.gather(getting, return_exceptions=True)
+            if got != ["item"]:
+                assert await q.get.aio(timeout=10) == "item"
+            assert await q.len.aio() == 0
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_is_killed_takes_nothing_with_it(q: modal.Queue, server: ServerProcess) -> None:
+    program = (
+        "import modal, sys\n"
+        "from modal._client import Client\n"
+        "Client.set_current(Client(sys.argv[1]))\n"
+        "q = modal.Queue.from_name(sys.argv[2]).hydrate()\n"
+        "print('waits', flush=True)\n"
+        "q.get()\n"
+        "print('got', flush=True)\n"
+    )
+    q.hydrate()
+    consumers = []
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, server.home.address, q._name], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waits\n"
+        consumers.append(child)
+    wait_for_getters(q, 3)
+    consumers[0].send_signal(signal.SIGKILL)
+    consumers[0].wait()
+    consumers[1].send_signal(signal.SIGSTOP)  # it is handed the item, and dies with it unread
+    q.put("first")
+    wait_for_getters(q, 1)
+    consumers[1].send_signal(signal.SIGKILL)
+    consumers[1].wait()
+    out, _ = consumers[2].communicate(timeout=20)
+    assert out == "got\n"
+    for child in consumers[:2]:
+        assert child.stdout is not None
+        child.stdout.close()
+    assert q.len() == 0
+
+
+def test_a_deleted_queue_wakes_whoever_waits(q: modal.Queue) -> None:
+    q.hydrate()
+    getter, got = in_thread(q.get)
+    q.put_many(list(range(5000)), partition="full")
+    putter, put = in_thread(lambda: q.put(1, partition="full"))
+    wait_for_getters(q, 2)
+    modal.Queue.delete(q._name)
+    getter.join(10)
+    putter.join(10)
+    for (error,) in (got, put):
+        assert isinstance(error, exception.NotFoundError)
+    for use in (lambda: q.put(1), lambda: q.get(block=False), q.len, lambda: list(q.iterate()), q.clear):
+        with pytest.raises(exception.NotFoundError, match=r"deleted|does not exist"):
+            use()
+
+
+def test_iterate_waits_for_the_next_item(q: modal.Queue) -> None:
+    q.put(1)
+    thread, seen = in_thread(lambda: list(q.iterate(item_poll_timeout=1.0)))
+    wait_for_getters(q, 1)
+    q.put(2)
+    thread.join(20)
+    assert seen == [[1, 2]]
+    assert q.len() == 2
+    with pytest.warns(UserWarning, match="iterate"):
+        q.iterate()
+
+
+def test_partitions_expire_by_themselves(q: modal.Queue) -> None:
+    q.put("gone soon", partition="short", partition_ttl=0.3)
+    q.put("stays", partition="long")
+    assert q.len(partition="short") == 1
+    threading.Event().wait(0.35)
+    assert q.get(block=False, partition="short") is None
+    assert q.len(total=True) == 1
+    q.put("anew", partition="short", partition_ttl=100)
+    assert q.get(partition="short") == "anew"
+
+
+def test_ephemeral_objects_end_with_their_block(server: ServerProcess) -> None:
+    with modal.Queue.ephemeral(_heartbeat_sleep=0.05) as q, modal.Dict.ephemeral(_heartbeat_sleep=0.05) as d:
+        threading.Event().wait(0.2)
+        q.put(d)
+        assert q.get().object_id == d.object_id
+    for use in (lambda: q.put(1), lambda: d.get(1)):
+        with pytest.raises(exception.NotFoundError):
+            use()
+    assert not [thread for thread in threading.enumerate() if thread.name == "modal-heartbeat" and _lives(thread)]
+
+
+def _lives(thread: threading.Thread) -> bool:
+    thread.join(5)
+    return thread.is_alive()
+
+
+def test_asyncio(q: modal.Queue) -> None:
+    async def main() -> None:
+        waiting = [asyncio.ensure_future(q.get.aio()) for _ in range(50)]
+        await asyncio.gather(*(q.put.aio(number) for number in range(50)))
+        assert sorted(await asyncio.gather(*waiting)) == list(range(50))
+        async with modal.Queue.ephemeral() as other:
+            await other.put_many.aio([1, 2, 3])
+            assert [item async for item in other.iterate.aio()] == [1, 2, 3]
+            assert await other.get_many.aio(2) == [1, 2]
+            with pytest.raises(queue.Empty):
+                await q.get.aio(timeout=0.01)
+
+    asyncio.run(main())

@@ -1,0 +1,288 @@
+"""Time-outs, retries, crashes and cancellation: what one input does is no other input's business."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from modal._protocol.messages.function import Autoscaler, Retry
+from modal.exception import ExecutionError, FunctionTimeoutError, RemoteError
+from tests.integration.invocation.rig import Rig, rig
+
+MODULE = """
+import asyncio, os, pathlib, threading, time
+
+def note(path, text):
+    with open(path, "a") as file:
+        file.write(f"{text}\\n")
+
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+async def asleep(seconds, path=""):
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        if path:
+            note(path, "CancelledError")
+        raise
+    return seconds
+
+def stubborn(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            pass
+    return seconds
+
+def flaky(path, fails):
+    note(path, time.time())
+    if len(open(path).readlines()) <= fails:
+        raise ValueError("not yet")
+    return "done"
+
+def slow_at_first(path):
+    note(path, "ran")
+    if len(open(path).readlines()) < 3:
+        time.sleep(60)
+    return "done"
+
+def die(path, times):
+    note(path, "ran")
+    if len(open(path).readlines()) <= times:
+        os._exit(9)
+    return "alive"
+
+def who(seconds, path=""):
+    import modal
+    if path:
+        note(path, "ran")
+    first = modal.current_input_id()
+    time.sleep(seconds)
+    print(f"I am {modal.current_input_id()}")
+    return first, modal.current_input_id(), threading.current_thread() is threading.main_thread()
+
+async def awho(seconds):
+    import modal
+    first = modal.current_input_id()
+    await asyncio.sleep(seconds)
+    print(f"I am {modal.current_input_id()}")
+    async def child():
+        return modal.current_input_id()
+    return first, await asyncio.create_task(child()), threading.current_thread() is threading.main_thread()
+
+class Own(Exception):
+    def __init__(self, code, *, detail):
+        super().__init__(code)
+        self.detail = detail
+
+def raise_own(kind):
+    if kind == "lambda":
+        error = ValueError("holds what cannot be pickled")
+        error.lock = threading.Lock()
+        raise error
+    if kind == "own":
+        raise Own(3, detail="x")
+    raise ZeroDivisionError("by nothing")
+
+def result_of(kind):
+    return threading.Lock() if kind == "lock" else kind
+"""
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Rig]:
+    async with rig() as started:
+        started.write("program", MODULE)
+        yield started
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def publish(it: Rig, name: str, **fields: object) -> str:
+    fields.setdefault("is_async", name.startswith("a"))
+    it.function(f"fu-{name}", "program", name, **fields)
+    return f"fu-{name}"
+
+
+ONE = Autoscaler(max_containers=1)
+
+
+async def test_a_timed_out_input_ends_alone(it: Rig) -> None:
+    """Its container goes on with the next input, and the time in the queue does not count."""
+    function = it.call(publish(it, "sleep", timeout=1, autoscaler=ONE))
+    waiting = [asyncio.create_task(function.remote.aio(seconds)) for seconds in (0.7, 30, 0.6, 0.5)]
+    got = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [got[0], got[2], got[3]] == [0.7, 0.6, 0.5]
+    assert isinstance(got[1], FunctionTimeoutError)
+    assert len(it.containers.running) == 1
+
+
+async def test_each_of_many_concurrent_inputs_has_its_own_time(it: Rig, tmp_path: Path) -> None:
+    """Others that finish meanwhile do not prolong it."""
+    function = it.call(publish(it, "asleep", timeout=1, concurrent_max=50, autoscaler=ONE))
+    late = asyncio.create_task(function.remote.aio(30, str(tmp_path / "late")))
+    began = time.monotonic()
+    others = 0
+    while not late.done():
+        assert await function.remote.aio(0.05) == 0.05
+        others += 1
+        assert time.monotonic() - began < 15
+    assert isinstance(late.exception(), FunctionTimeoutError)
+    assert others > 5
+    await until(lambda: lines(tmp_path / "late") == ["CancelledError"])
+    assert len(it.containers.running) == 1
+
+
+async def test_a_time_out_is_retried(it: Rig, tmp_path: Path) -> None:
+    function = it.call(publish(it, "slow_at_first", timeout=1, retry=Retry(2, 1.0, 0.1, 1.0)))
+    assert await function.remote.aio(str(tmp_path / "runs")) == "done"
+    assert len(lines(tmp_path / "runs")) == 3
+
+
+async def test_code_that_ignores_its_cancellation(it: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container is ended, and whoever waited in it runs elsewhere."""
+    from intermodal.server import dispatch
+
+    monkeypatch.setattr(dispatch, "UNANSWERED_SECONDS", 1.0)
+    function = it.call(publish(it, "stubborn", timeout=1))
+    first = asyncio.create_task(function.remote.aio(60))
+    with pytest.raises(FunctionTimeoutError):
+        await first
+    assert await function.remote.aio(0.1) == 0.1
+    await until(lambda: it.containers.running[0].ended)
+
+
+async def test_retries_wait_as_they_were_told(it: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    function = it.call(publish(it, "flaky", retry=Retry(3, 2.0, 0.2, 0.5)))
+    assert await function.remote.aio(str(path), 3) == "done"
+    at = [float(line) for line in lines(path)]
+    pauses = [later - sooner for sooner, later in itertools.pairwise(at)]
+    assert all(pause >= wanted for pause, wanted in zip(pauses, (0.2, 0.4, 0.5), strict=True))
+    with pytest.raises(ValueError, match="not yet"):
+        await function.remote.aio(str(tmp_path / "more"), 9)
+    assert len(lines(tmp_path / "more")) == 4
+
+
+async def test_retries_are_counted_over_a_restart_of_the_server(it: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    function = it.call(publish(it, "flaky", retry=Retry(3, 1.0, 0.6, 1.0)))
+    call_id = await function.spawn.aio(str(path), 9)
+    await until(lambda: len(lines(path)) == 2)
+    await asyncio.sleep(0.1)
+    await it.restart_server()
+    with pytest.raises(ValueError, match="not yet"):
+        await function.get.aio(call_id)
+    assert len(lines(path)) == 4
+
+
+async def test_an_input_that_kills_its_container(it: Rig, tmp_path: Path) -> None:
+    """In an ephemeral app it fails after a few attempts; others of the function do not."""
+    function = it.call(publish(it, "die"))
+    assert await function.remote.aio(str(tmp_path / "twice"), 2) == "alive"
+    bad = asyncio.create_task(function.remote.aio(str(tmp_path / "bad"), 99))
+    await asyncio.sleep(0)
+    assert await function.remote.aio(str(tmp_path / "good"), 0) == "alive"
+    with pytest.raises(ExecutionError, match="exited with code 9"):
+        await bad
+    assert len(lines(tmp_path / "bad")) in (3, 4)  # the first time it is not certain whose fault it was
+
+
+async def test_a_deployed_function_tries_for_ever(it: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from intermodal.server import dispatch
+
+    monkeypatch.setattr(dispatch, "crash_pause", lambda crashes: 0.01 * crashes)
+    monkeypatch.setattr(it.invocation, "_ephemeral", lambda _app_id: False)
+    function = it.call(publish(it, "die"))
+    assert await function.remote.aio(str(tmp_path / "runs"), 7) == "alive"
+
+
+async def test_cancelling_one_of_several_threads_ends_the_container_and_blames_nobody(it: Rig, tmp_path: Path) -> None:
+    """As documented; the other inputs run elsewhere, however often it happens."""
+    function = it.call(publish(it, "who", concurrent_max=3, autoscaler=ONE))
+    others = [asyncio.create_task(function.remote.aio(3)) for _ in range(2)]
+    path = tmp_path / "victims"
+    for number in range(4):
+        victim = asyncio.create_task(function.remote.aio(60, str(path)))
+        await until(lambda number=number: len(lines(path)) > number)  # type: ignore[misc]
+        count = len(it.containers.running)
+        victim.cancel()
+        await until(lambda count=count: len(it.containers.running) > count)  # type: ignore[misc]
+    for first, second, _main in await asyncio.gather(*others):
+        assert first == second
+
+
+@pytest.mark.parametrize("name", ["who", "awho"])
+async def test_each_concurrent_input_knows_who_it_is(it: Rig, name: str) -> None:
+    """`current_input_id`, the printed lines' owner, and where it runs: threads for sync, one loop for async."""
+    function = it.call(publish(it, name, concurrent_max=10, autoscaler=ONE))
+    got = await asyncio.gather(*[function.remote.aio(0.2 + n / 50) for n in range(10)])
+    assert len({first for first, _second, _main in got}) == 10
+    assert all(first == second for first, second, _main in got)
+    assert {main for _first, _second, main in got} == {name == "awho"}
+    said = [entry for entry in it.logs if entry.text.startswith("I am")]
+    for entry in said:
+        assert {line[5:] for line in entry.text.splitlines()} == {entry.input_id}
+    assert sum(len(entry.text.splitlines()) for entry in said) == 10
+
+
+async def test_exceptions_keep_their_types_as_far_as_they_can(it: Rig) -> None:
+    function = it.call(publish(it, "raise_own"))
+    with pytest.raises(ZeroDivisionError, match="by nothing"):
+        await function.remote.aio("plain")
+    with pytest.raises(Exception, match="holds what cannot be pickled") as caught:
+        await function.remote.aio("lambda")
+    assert isinstance(caught.value, (ValueError, ExecutionError))
+    with pytest.raises(Exception, match="3"):
+        await function.remote.aio("own")
+    results = it.call(publish(it, "result_of"))
+    with pytest.raises(Exception, match="lock"):
+        await results.remote.aio("lock")
+    assert await results.remote.aio("fine") == "fine"
+
+
+async def test_a_cancelled_call_reaches_its_waiters(it: Rig) -> None:
+    from modal import _invocation
+
+    function = it.call(publish(it, "sleep", autoscaler=ONE))
+    running, waiting = await function.spawn.aio(60), await function.spawn.aio(0.1)
+    pool = it.invocation.dispatch.functions["fu-sleep"].pool
+    await until(lambda: pool.assigned)
+    getting = asyncio.create_task(function.get.aio(running))
+    await _invocation.call_cancel(function.client, running)
+    with pytest.raises(RemoteError, match="cancelled"):
+        await getting
+    assert await function.get.aio(waiting) == 0.1
+    assert len(it.containers.running) == 1
+    again = await function.spawn.aio(60)
+    other = await function.spawn.aio(0.2)
+    await until(lambda: pool.assigned)
+    await _invocation.call_cancel(function.client, again, terminate_containers=True)
+    assert await function.get.aio(other) == 0.2
+    assert len(it.containers.running) == 2
+
+
+async def test_a_map_with_exceptions(it: Rig, tmp_path: Path) -> None:
+    function = it.call(publish(it, "raise_own"))
+    got = [error async for error in function.map.aio(["plain", "plain"], return_exceptions=True)]
+    assert [str(error) for error in got] == [str(error) for error in got]
+    assert Counter(type(error).__name__ for error in got) == {"UserCodeException": 2}
+    assert repr(got[0]) == "UserCodeException(ZeroDivisionError('by nothing'))"
