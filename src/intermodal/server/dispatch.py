@@ -44,6 +44,7 @@ CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again af
 CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
+TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
 UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 STOP_GRACE = 30.0  # seconds for exit handlers
 
@@ -307,6 +308,10 @@ class Dispatch:
                 elif type(decision) is Refuse:
                     self._refuse(decision)
             decisions = self.scheduler.decisions
+        self._wake_when_due()
+
+    def _wake_when_due(self) -> None:
+        """See to it that what time alone calls for is done."""
         due = self.scheduler.due
         if due != NEVER:
             self._wake(due)
@@ -414,7 +419,6 @@ class Dispatch:
             container.state = "running"
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
-            self._wake(time.monotonic() + container.function.pool.rules.scaledown_window + 0.01)
             self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 
@@ -463,14 +467,11 @@ class Dispatch:
             self._returned(container, returned, now)
         for held, _status, _value in failed:
             self._retry(held)
-        if self.scheduler.decisions:
-            self.run()
+        self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
         self.settled()
-        if pool.idle and self._timer is None:
-            self._wake(now + pool.rules.scaledown_window + 0.01)
 
     def _returned(self, container: Container, returned: list[Held], now: float) -> None:
         self.scheduler.returned(container.id, [held for held in returned if not held.over], now)
@@ -613,7 +614,7 @@ class Dispatch:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._timer_at = at
-        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self.tick)
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()) + TIMER_SLACK, self.tick)
 
     def tick(self) -> None:
         """Time has passed."""
