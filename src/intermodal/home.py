@@ -24,6 +24,8 @@ class Home:
         self.mounts = self.path / "mounts"  # sets of files, ready to be a layer
         self.layers = self.path / "layers"  # layers/<id>/ and layers/<id>.json
         self.images = self.path / "images"  # images/<id>.json
+        self.volumes = self.path / "volumes"  # objects/ by SHA-256; a worker's checkouts/ and mounts/
+        self.network_files = self.path / "network-files"  # network-files/<id>/: the files themselves
         self.containers = self.path / "containers"  # containers/<id>/
         self.logs = self.path / "logs"  # logs/<app id>…
         self.cache = self.path / "cache"  # package caches of builds

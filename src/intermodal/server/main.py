@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from intermodal import logfile
+from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.server.claim import Claim, claim_home
@@ -28,8 +29,11 @@ from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
 from intermodal.server.rpc.objects import ObjectHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
+from intermodal.server.rpc.volumes import VolumeHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
+from intermodal.server.services.build_logs import BuildLogs
+from intermodal.server.services.builder_version import WorkspaceBuilderVersion
 from intermodal.server.services.container_specs import ContainerSpecs
 from intermodal.server.services.dicts import Dicts
 from intermodal.server.services.environments import Environments
@@ -39,6 +43,7 @@ from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean, keep_objects_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.objects import Objects
 from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
@@ -47,6 +52,8 @@ from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.volume_names import VolumeNames
+from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from modal._protocol.address import Address, parse
@@ -123,6 +130,7 @@ class Server:
             objects = keep_objects_clean(self.objects, self.dicts, self.queues, lambda app_id: app_id in self.apps.live)
             self._tasks.append(asyncio.create_task(objects))
             self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._tasks.append(asyncio.create_task(self.volumes.keep_clean(self._environment_ids)))
             self._closing = undo.pop_all()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -178,6 +186,9 @@ class Server:
         self.tokens = Tokens(store.tokens)
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
+        network_files = NetworkFiles(home.network_files)
+        self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
+        self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
         self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
@@ -189,8 +200,9 @@ class Server:
         calls = workers = self.invocation
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
-        self.images = Images(store.images, self.secrets, workers, home.layers)
-        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
+        build_logs, builder_version = BuildLogs(home.images), WorkspaceBuilderVersion(store)
+        self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
+        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
         self.workspace = user_name(os.geteuid())
         files = Files(home)
@@ -200,8 +212,22 @@ class Server:
         for part in (
             app_handlers,
             FunctionHandlers(self.functions),
-            ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
+            ImageHandlers(
+                self.images,
+                Pruning(home, self.images, store.functions, workers),
+                self.specs,
+                build_logs,
+                builder_version,
+            ),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            VolumeHandlers(
+                self.volumes,
+                self.volume_names,
+                network_files,
+                self.environments,
+                workers.sync_volume,
+                workers.volume_changed,
+            ),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
             ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),
             ProxyTokenHandlers(self.proxy_tokens),
@@ -226,6 +252,9 @@ class Server:
 
     def _running_containers(self) -> list[str]:
         return [container.container_id for container in self.invocation.containers()]
+
+    def _environment_ids(self) -> list[str]:
+        return [environment.environment_id for environment in self.environments.all]
 
     def _is_ephemeral(self, app_id: str) -> bool:
         app = self.apps.live.get(app_id)

@@ -61,6 +61,12 @@ class WorkersPort(Protocol):
     async def stop_container(self, container_id: str) -> None:
         """SIGINT, exit handlers, end; its inputs go elsewhere. Fault: not-found."""
 
+    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+        """Commit or reload a volume in a container. Faults: execution (busy, not mounted), not-found, exhausted."""
+
+    def volume_changed(self, volume_id: str) -> None:
+        """It has a new version: workers that have mounted it before may prepare it."""
+
     def timings(self, container_id: str) -> dict[str, float] | None:
         """Marks of a start, None where the container is not known."""
 

@@ -24,6 +24,7 @@ from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
 from intermodal.worker.images.images import Images
+from intermodal.worker.volumes import Volumes
 from modal._protocol import aio
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
@@ -32,6 +33,7 @@ from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
+from modal._protocol.messages.volume import WorkerVolumeSync
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -85,14 +87,17 @@ class Agent:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
         self.devices = Inventory()
+        self.volumes = Volumes(self.home, lambda: self._connection)
 
     async def _close_parts(self) -> None:
         await self.images.close()
+        await self.volumes.close()
 
     async def _open_parts(self) -> None:
+        await self.containers.open()  # first: threads that begin before it stay outside its mount namespace
         await asyncio.to_thread(self.devices.open)
-        await self.containers.open()
         await self.images.open()
+        await asyncio.to_thread(self.volumes.open)
 
     # -- life
     async def run(self) -> None:
@@ -101,6 +106,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(self.volumes.keep_committed(self._activity))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -187,6 +193,7 @@ class Agent:
         handlers.unary(ContainerKill)(self._kill)
         handlers.stream(WorkerImageBuild)(self._build)
         handlers.unary(WorkerStop)(self._stop)
+        handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
         handlers.note(ContainerSignalInput)(self._cancel_inputs)
         return handlers
@@ -218,6 +225,7 @@ class Agent:
                 running = await self.containers.start(launch)
             except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
                 log.warning("%s did not start: %s", spec.container_id, error)
+                await self.volumes.finish(spec.container_id)
                 await cell.close()
                 cell.not_started(str(error))
                 await cell.released.wait()
@@ -239,6 +247,8 @@ class Agent:
         if watching is not None:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
+        for problem in await self.volumes.finish(cell.container_id):
+            self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -262,6 +272,7 @@ class Agent:
             *self.images.platform(),
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
             *(Bind(Path(mount.source), mount.target) for mount in edits.mounts),
+            *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
         ]
         cell.marks["layers ready"] = time.time()
         return Launch(
@@ -306,6 +317,24 @@ class Agent:
             elif cell.running is not None:
                 await cell.running.kill()
         return Done()
+
+    async def _sync_volume(self, connection: aio.Connection, message: WorkerVolumeSync) -> Done:
+        if message.action == "prepare":
+            await self.volumes.prepare(message.volume_id)
+            return Done()
+        cell = self.cells.get(message.container_id)
+        if cell is None or cell.running is None or not cell.running.pid:
+            raise Fault(Code.EXECUTION, f"container {message.container_id} does not run any more")
+        if message.action == "commit":
+            await self.volumes.commit(message.container_id, message.volume_id)
+        elif message.action == "reload":
+            await self.volumes.reload(message.container_id, message.volume_id, cell.running.pid)
+        else:
+            raise Fault(Code.INVALID, f"a volume cannot be asked to {message.action[:40]!r}")
+        return Done()
+
+    def _activity(self) -> dict[str, tuple[bool, int]]:
+        return {cell.container_id: cell.activity() for cell in self.cells.values()}
 
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:
@@ -357,7 +386,9 @@ class Agent:
     async def _adopt(self) -> None:
         """Take over the containers of an earlier worker process."""
         waiting = []
-        for running in await self.containers.adopt():
+        adopted = await self.containers.adopt()
+        self.volumes.disown({running.container_id for running in adopted})
+        for running in adopted:
             directory = running.directory
             try:
                 note = json.loads((directory / "cell.json").read_text())
@@ -371,6 +402,7 @@ class Agent:
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell))
             self.cells[cell.container_id] = cell
+            await self.volumes.restore(cell.container_id, running.pid)
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
             waiting.append(asyncio.ensure_future(cell.resumed.wait()))
         if waiting:

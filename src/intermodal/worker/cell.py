@@ -90,6 +90,7 @@ class Cell:
         self._early: list[Message] = []  # for the runner, before it is there
         self._early_notes: list[Message] = []  # the same for its control connection
         self._inflight: dict[int, str] = {}  # token -> input id
+        self._inputs = 0  # so many were given to it
         self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
@@ -179,6 +180,7 @@ class Cell:
             for token, blob in zip(message.tokens, message.blobs, strict=False):
                 if blob:
                     self._give(token, blob)
+            self._inputs += len(message.tokens)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
             if self._runner is not None:
                 self._runner.send(frame.kind, frame.type, frame.header, frame.body)
@@ -218,6 +220,10 @@ class Cell:
             self.end_inputs()
         elif self.stream is not None:
             self.detach()
+
+    def activity(self) -> tuple[bool, int]:
+        """Whether it runs inputs or is still starting, and how many inputs it has been given."""
+        return bool(self._inflight) or not self.ready, self._inputs
 
     def end_inputs(self) -> None:
         """No more inputs: the runner finishes what it has, runs exit handlers, and ends."""

@@ -17,6 +17,8 @@ from intermodal.server.invocation import Invocation
 from intermodal.server.store.store import Store
 from intermodal.worker.agent import Agent
 from intermodal.worker.containers.launch import Exit
+from intermodal.worker.devices.inventory import Inventory
+from intermodal.worker.volumes.volumes import Volumes
 from modal._client import Client
 from modal._protocol import aio
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
@@ -38,6 +40,7 @@ class Home:
         self.path = path
         self.containers = path / "containers"
         self.values = path / "values"
+        self.volumes = path / "volumes"
         for directory in (self.containers, self.values):
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -122,6 +125,8 @@ class PlainAgent(Agent):
 
     def _make_parts(self) -> None:
         self.containers = self._plain  # type: ignore[assignment]
+        self.devices = Inventory()
+        self.volumes = Volumes(self.home, lambda: self._connection)
 
     async def _close_parts(self) -> None:
         pass

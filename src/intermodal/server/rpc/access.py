@@ -17,7 +17,7 @@ from intermodal.server.services.tokens import Tokens
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
-from modal._protocol.messages.image import ImageList, ImagePrune
+from modal._protocol.messages.image import BuilderVersionGet, BuilderVersionSet, ImageList, ImageLogGet, ImagePrune
 from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
 from modal._protocol.messages.secret import (
     SecretsRotate,
@@ -27,6 +27,7 @@ from modal._protocol.messages.secret import (
     TokenList,
     TokenRevoke,
 )
+from modal._protocol.messages.volume import VolumeChanges, VolumeCheckout
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -40,7 +41,17 @@ from modal._protocol.messages.worker import (
 
 FROM_WORKERS: set[int] = {
     message.TYPE
-    for message in (WorkerRegister, ContainerAdopt, ContainerLogs, ContainerMarks, WorkerStats, FileGet, MountGet)
+    for message in (
+        WorkerRegister,
+        ContainerAdopt,
+        ContainerLogs,
+        ContainerMarks,
+        WorkerStats,
+        FileGet,
+        MountGet,
+        VolumeChanges,
+        VolumeCheckout,
+    )
 }
 FROM_OPERATORS: set[int] = {
     message.TYPE
@@ -53,6 +64,9 @@ FROM_OPERATORS: set[int] = {
         TokenRevoke,
         ImageList,
         ImagePrune,
+        ImageLogGet,
+        BuilderVersionGet,
+        BuilderVersionSet,
         ProxyTokenCreate,
         ProxyTokenList,
         ProxyTokenRevoke,
