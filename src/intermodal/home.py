@@ -14,6 +14,8 @@ class Home:
         self.path = Path(path or home_dir()).absolute()
         self.socket = Path(socket_path(str(self.path)))  # clients and the worker connect here
         self.address = server_address(str(self.path))
+        self.handover = self.socket.with_name(f"{self.socket.stem}.handover")  # the worker gives connections there
+        self.gateway = self.path / "gateway.json"  # where the gateway listens
         self.lock = self.path / "server.lock"  # held by the server as long as it lives
         self.worker_lock = self.path / "worker.lock"
         self.server_log = self.path / "server.log"

@@ -15,12 +15,14 @@ from typing import Any
 
 from intermodal.home import Home
 from intermodal.worker import entrypoint
+from intermodal.worker.buckets import Buckets
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
 from intermodal.worker.containers.running import Running
 from intermodal.worker.devices.edits import Edits
 from intermodal.worker.devices.inventory import Inventory
+from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
 from intermodal.worker.images.images import Images
@@ -34,6 +36,7 @@ from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
+from modal._protocol.messages.web import ContainerConnect
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -87,6 +90,8 @@ class Agent:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
         self.devices = Inventory()
+        self.buckets = Buckets(self.home)
+        self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
 
     async def _close_parts(self) -> None:
@@ -192,6 +197,7 @@ class Agent:
         handlers.stream(ContainerStart)(self._start)
         handlers.unary(ContainerKill)(self._kill)
         handlers.stream(WorkerImageBuild)(self._build)
+        handlers.unary(ContainerConnect)(self._connect)
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
@@ -202,7 +208,7 @@ class Agent:
         spec = message.spec
         cell = Cell(
             spec.container_id, spec.app_id, spec.function_id,
-            self.home.containers / spec.container_id, self.home.values, self._emit_logs,
+            self.home.containers / spec.container_id, self.home.values, self._emit_logs, self.handover.send,
         )  # fmt: skip
         cell.spec = spec
         cell.marks["worker asked"] = time.time()
@@ -226,6 +232,7 @@ class Agent:
             except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
                 log.warning("%s did not start: %s", spec.container_id, error)
                 await self.volumes.finish(spec.container_id)
+                await self.buckets.release(spec.container_id)
                 await cell.close()
                 cell.not_started(str(error))
                 await cell.released.wait()
@@ -249,6 +256,7 @@ class Agent:
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
             self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
+        await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -273,6 +281,9 @@ class Agent:
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
             *(Bind(Path(mount.source), mount.target) for mount in edits.mounts),
             *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
+            *await self.buckets.attach(
+                spec.container_id, spec.volumes, spec.credentials, self.containers.isolates(spec.runtime)
+            ),
         ]
         cell.marks["layers ready"] = time.time()
         return Launch(
@@ -345,6 +356,20 @@ class Agent:
             exit_task.cancel()
             await cell.running.kill()
 
+    async def _connect(self, connection: aio.Connection, message: ContainerConnect) -> Done:
+        cell = self.cells.get(message.container_id)
+        if cell is None or cell.running is None:
+            raise Fault(Code.NOT_FOUND, f"container {message.container_id} does not run here")
+        try:
+            sock = await connect_port(cell.running, message.port)
+        except (OSError, TimeoutError) as error:
+            raise Fault(
+                Code.INTERNAL, f"port {message.port} of {message.container_id} cannot be reached: {error}"
+            ) from None
+        with sock:
+            self.handover.send(message.container_id, sock.fileno(), message.ticket)
+        return Done()
+
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
         asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
         return Done()
@@ -388,6 +413,7 @@ class Agent:
         waiting = []
         adopted = await self.containers.adopt()
         self.volumes.disown({running.container_id for running in adopted})
+        await self.buckets.sweep({running.container_id for running in adopted})
         for running in adopted:
             directory = running.directory
             try:
@@ -397,8 +423,9 @@ class Agent:
                 await running.close()
                 continue
             cell = Cell(
-                running.container_id, note["app_id"], note["function_id"], directory, self.home.values, self._emit_logs
-            )
+                running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
+                self._emit_logs, self.handover.send,
+            )  # fmt: skip
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell))
             self.cells[cell.container_id] = cell

@@ -46,6 +46,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class User:
+    """Whom the first process of a container is."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+ROOT = User()
+
+
+@dataclass(frozen=True)
 class Launch:
     """One container to start."""
 
@@ -60,6 +72,7 @@ class Launch:
     network: str = "bridge"  # "bridge", "none" (loopback alone) or "host"
     hostname: str = "modal"
     upper: Path | None = None  # an upper directory of the caller's own, kept when the container is closed
+    user: User = ROOT
     runtime: str = ""  # "" = the best one here
     devices: list[Device] = field(default_factory=list)
     hooks: dict[str, list[dict[str, object]]] = field(default_factory=dict)  # of the runtime, by their moment
