@@ -34,7 +34,6 @@ CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after o
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
 TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
-UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 STOP_GRACE = 30.0  # seconds for exit handlers
 
 

@@ -11,6 +11,8 @@ from intermodal.server.scheduler import Pool
 from modal._protocol.messages.call import CallFailure
 from modal._protocol.messages.function import FunctionSpec
 
+UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
+
 
 class Function:
     """A function as the hot path knows it."""
