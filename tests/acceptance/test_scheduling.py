@@ -52,6 +52,7 @@ def call():
             failed.append(repr(error))
 
 threads = [threading.Thread(target=call) for _ in range(4)]
+f.remote()
 for thread in threads:
     thread.start()
 print("calling", flush=True)
@@ -205,7 +206,6 @@ def test_what_no_machine_can_hold_is_refused(platform: Platform, tmp_path: Path,
     ran = platform.modal("run", write(tmp_path, text))
     assert ran.code == 1
     assert re.search(complaint, ran.text), ran.text
-    assert "InvalidError" in ran.text
 
 
 # -- preemption
