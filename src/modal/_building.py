@@ -196,7 +196,14 @@ async def _build(
     sink = _events.sink()
     started = time.monotonic()
     announced = False
-    request = ImageBuild(recipe, environment, app_id, config.get("force_build"), config.get("ignore_cache"))
+    request = ImageBuild(
+        recipe,
+        environment,
+        app_id,
+        config.get("force_build"),
+        config.get("ignore_cache"),
+        config.get("image_builder_version") or "",
+    )
     built: Optional[ImageBuilt] = None
     try:
         async for item in client.stream(request, repeat=True):

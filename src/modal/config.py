@@ -17,6 +17,7 @@ Settings (the variable is `MODAL_` and the name in capitals):
     logs_timeout             seconds to wait for logs when an app ends; default 10
     force_build              build every image layer again, and keep the result
     ignore_cache             build every image layer again, and leave the cache as it is
+    image_builder_version    what the bases of images contain; none: the workspace's version (docs/images.md)
     traceback                show all frames of errors
     build_validation         "error", "warning" or "ignore" when local files change during a build
 
@@ -68,6 +69,7 @@ _SETTINGS = {
     "force_build": _Setting(False, _boolean),
     "ignore_cache": _Setting(False, _boolean),
     "traceback": _Setting(False, _boolean),
+    "image_builder_version": _Setting(),
     "build_validation": _Setting("error", _build_validation),
 }
 

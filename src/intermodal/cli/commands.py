@@ -12,6 +12,7 @@ import click
 from intermodal import lifecycle
 from intermodal.cli import running, tables
 from intermodal.cli.asking import ask
+from intermodal.cli.images import images
 from intermodal.cli.proxy_tokens import proxy_token
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
@@ -211,6 +212,7 @@ def token_revoke(token_id: str) -> None:
 
 
 cli.add_command(proxy_token)
+cli.add_command(images)
 
 
 @cli.group()
@@ -230,40 +232,6 @@ def secrets_rotate_key() -> None:
 
     count = ask(SecretsRotate(), ObjectCount).count
     click.echo(f"Encrypted {count} secrets with a new key.")
-
-
-@cli.group()
-def images() -> None:
-    """Images on this machine."""
-
-
-@images.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def images_list(as_json: bool) -> None:
-    """List images, most recently used first."""
-    from modal._protocol.messages.image import ImageList, ImagesKnown
-
-    tables.images(ask(ImageList(), ImagesKnown).images, as_json)
-
-
-@images.command("prune")
-@click.option(
-    "--unused-for",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    metavar="DAYS",
-    help="Keep images that were used within so many days.",
-)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def images_prune(unused_for: float, yes: bool) -> None:
-    """Delete images that no app uses, and their layers. No container may run meanwhile."""
-    from modal._protocol.messages.image import ImagePrune, ImagesKnown
-
-    if not yes:
-        click.confirm("Delete all images that no app uses?", abort=True)
-    gone = ask(ImagePrune(unused_for * 86400.0), ImagesKnown)
-    click.echo(f"Deleted {len(gone.images)} images and freed {tables.size(gone.freed)}.")
 
 
 def _show(found: dict[str, Any]) -> None:

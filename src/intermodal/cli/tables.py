@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,14 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def bytes_of(text: str) -> int:
+    """Turn "20GB", "1.5 GiB" or "500M" into bytes, in powers of 1,024. Raises click.BadParameter."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size: use for instance 20GB")
+    return int(float(match[1]) * 1024 ** ("KMGT".index(match[2].upper()) + 1 if match[2] else 0))
 
 
 def moment(seconds: float) -> str:
@@ -96,7 +105,7 @@ def proxy_tokens(found: list[ProxyTokenInfo], as_json: bool) -> None:
 
 def images(found: list[ImageInfo], as_json: bool) -> None:
     if as_json:
-        fields = ("image_id", "python", "steps", "built_at", "used_at", "in_use")
+        fields = ("image_id", "python", "steps", "built_at", "used_at", "in_use", "size", "own_size")
         click.echo(json.dumps([{name: getattr(image, name) for name in fields} for image in found], indent=2))
         return
     rows = [
@@ -107,10 +116,12 @@ def images(found: list[ImageInfo], as_json: bool) -> None:
             moment(one.built_at),
             moment(one.used_at),
             "yes" if one.in_use else "",
+            size(one.size),
+            size(one.own_size),
         ]
         for one in found
     ]
-    table(["Image", "Python", "Steps", "Built", "Used", "In use"], rows)
+    table(["Image", "Python", "Steps", "Built", "Used", "In use", "Size", "Own size"], rows)
 
 
 def _yes(value: bool) -> str:

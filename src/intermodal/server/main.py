@@ -30,6 +30,8 @@ from intermodal.server.rpc.objects import ObjectHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
+from intermodal.server.services.build_logs import BuildLogs
+from intermodal.server.services.builder_version import WorkspaceBuilderVersion
 from intermodal.server.services.container_specs import ContainerSpecs
 from intermodal.server.services.dicts import Dicts
 from intermodal.server.services.environments import Environments
@@ -189,7 +191,8 @@ class Server:
         calls = workers = self.invocation
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
-        self.images = Images(store.images, self.secrets, workers, home.layers)
+        build_logs, builder_version = BuildLogs(home.images), WorkspaceBuilderVersion(store)
+        self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
         self.workspace = user_name(os.geteuid())
@@ -200,7 +203,13 @@ class Server:
         for part in (
             app_handlers,
             FunctionHandlers(self.functions),
-            ImageHandlers(self.images, Pruning(home, self.images, store.functions, workers), self.specs),
+            ImageHandlers(
+                self.images,
+                Pruning(home, self.images, store.functions, workers),
+                self.specs,
+                build_logs,
+                builder_version,
+            ),
             FileHandlers(files, Mounts(store.images, files), self.values),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
             ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),

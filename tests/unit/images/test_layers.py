@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from intermodal.home import Home
 from intermodal.worker.images import layers as module
 from intermodal.worker.images.layers import Layer, LayerStore, remove_tree
+from intermodal.worker.images.scrub import Scrub
 
 
 @pytest.fixture
@@ -122,3 +124,53 @@ def test_a_tree_with_forbidding_modes_is_removed(tmp_path: Path) -> None:
     remove_tree(tree)
     assert not tree.exists()
     remove_tree(tree)
+
+
+# -- damage
+def test_damage_shows_in_names_and_properties_or_in_the_content(store: LayerStore) -> None:
+    with store.stage() as stage:
+        upper = stage / "upper"
+        (upper / "etc").mkdir()
+        (upper / "etc/conf").write_text("content")
+        (upper / "link").symlink_to("etc/conf")
+        layer = store.adopt(upper, Layer("aa", "aa"))
+    assert store.is_sound(layer) and layer.shape
+    store.sync(layer)
+    synced = store.find("aa")
+    assert synced is not None and synced.digest
+    path = store.path("aa") / "etc/conf"
+    before = path.stat()
+    path.write_text("c0ntent")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.is_sound(synced)  # a disk that lost a byte changed nothing else
+    assert not store.is_sound(synced, content=True)
+    path.write_text("content, and more")
+    assert not store.is_sound(synced)
+    path.unlink()
+    assert not store.is_sound(synced)
+    store.discard(synced)
+    assert store.find("aa") is None
+    assert list(store.path("").iterdir()) == []
+    store.discard(synced)  # again: nothing happens
+
+
+async def test_a_layer_is_looked_at_once_and_a_damaged_one_taken_out_of_use(store: LayerStore) -> None:
+    make(store, "aa")
+    layer = make(store, "bb")
+    scrub = Scrub(store)
+    assert scrub.untrusted(["aa", "bb"]) == ["aa", "bb"]
+    (store.path("bb") / "file").write_text("changed")
+    await scrub.later(["aa", "bb", "gone"])
+    assert scrub.untrusted(["aa", "bb"]) == ["bb"]
+    assert store.find("bb") is None
+    assert not await scrub.first_use(layer)
+
+
+async def test_every_byte_is_read_once_a_week(store: LayerStore) -> None:
+    old, new = make(store, "aa"), make(store, "bb")
+    for layer in (old, new):
+        store.sync(layer)
+    os.utime(store.about(old), (0, 0))
+    assert [layer.id for layer in Scrub(store)._due()] == ["aa"]
+    assert await Scrub(store)._check(old, content=True)
+    assert Scrub(store)._due() == []

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from intermodal.image_builder import DEFAULT
+from intermodal.server.services.build_logs import MOST_BYTES, BuildLogs
+from intermodal.server.services.builder_version import WorkspaceBuilderVersion
 from intermodal.server.services.images import Images, image_id_of
+from intermodal.server.services.pruning import Sizes, choose
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.vault import Vault
+from intermodal.server.store.images import ImageRow
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import BuildLog, ImageConfig
@@ -63,7 +69,8 @@ def builder() -> Builder:
 @pytest.fixture
 async def images(store: Store, builder: Builder, tmp_path: Path) -> Images:
     secrets = Secrets(store.secrets, Vault(tmp_path / "secrets.key"))
-    return Images(store.images, secrets, builder, tmp_path / "layers")  # type: ignore[arg-type]
+    logs, version = BuildLogs(tmp_path / "images"), WorkspaceBuilderVersion(store)
+    return Images(store.images, secrets, builder, tmp_path / "layers", logs, version.get)  # type: ignore[arg-type]
 
 
 async def follow(images: Images, force: bool = False) -> list[str]:
@@ -155,5 +162,67 @@ def test_ids_depend_on_what_an_image_is() -> None:
 @pytest.mark.parametrize("recipe", [[], [{"python_version": "3.11"}], [{"kind": 3}], [{"kind": "run"}] * 501])
 async def test_no_recipes(images: Images, recipe: list[dict[str, Any]]) -> None:
     with pytest.raises(Fault) as caught:
-        await images.known(recipe, False)
+        await images.resolve(recipe)
     assert caught.value.code == Code.INVALID
+
+
+async def test_a_recipe_gets_the_workspaces_builder_version(images: Images, store: Store) -> None:
+    assert (await images.resolve(RECIPE))[0]["builder_version"] == DEFAULT
+    assert (await images.resolve(RECIPE, "2026.11-bare"))[0]["builder_version"] == "2026.11-bare"
+    with pytest.raises(Fault, match=r"no image builder version '2024\.10' here") as caught:
+        await images.resolve(RECIPE, "2024.10")
+    assert caught.value.code == Code.INVALID
+    await WorkspaceBuilderVersion(store).set("2026.11-bare")
+    assert await WorkspaceBuilderVersion(store).get() == "2026.11-bare"
+
+
+async def test_an_image_that_exists_can_be_built_upon(images: Images, builder: Builder) -> None:
+    builder.go.set()
+    await follow(images)
+    step = {"kind": "run", "commands": ["x"]}
+    assert await images.resolve([{"kind": "image", "image_id": image_id_of(RECIPE)}, step]) == [*RECIPE, step]
+    with pytest.raises(Fault, match="there is no image im-none"):
+        await images.resolve([{"kind": "image", "image_id": "im-none"}, step])
+
+
+def test_what_a_step_is_carried_out_with_is_no_part_of_the_image() -> None:
+    plain = [*RECIPE, {"kind": "run_function", "name": "f", "identity": "x"}]
+    assert image_id_of(plain) == image_id_of(
+        [*RECIPE, {**plain[1], "supplies": {"mount_ids": ["mo-1"]}, "force": True}]
+    )
+    assert image_id_of(plain) != image_id_of([*RECIPE, {**plain[1], "identity": "y"}])
+
+
+async def test_the_log_of_a_build_is_kept_also_of_one_that_failed(
+    images: Images, builder: Builder, tmp_path: Path
+) -> None:
+    logs, image_id = BuildLogs(tmp_path / "images"), image_id_of(RECIPE)
+    with pytest.raises(Fault, match="there is no log of im-"):
+        await logs.get(image_id)
+    with pytest.raises(Fault, match="is not the id of an image"):
+        await logs.get("../../etc/passwd")
+    builder.go.set()
+    builder.fault = Fault(Code.REMOTE, "step 1 failed")
+    await asyncio.gather(follow(images), return_exceptions=True)
+    assert await logs.get(image_id) == b"step 1\nstep 1 failed\n"
+    builder.fault = None
+    await follow(images)
+    assert await logs.get(image_id) == b"step 1\nstep 1\n"
+    await logs.keep(image_id, [BuildLog("output", "x" * MOST_BYTES), BuildLog("output", "the end\n")])
+    text = await logs.get(image_id)
+    assert len(text) == MOST_BYTES and text.endswith(b"the end\n")
+
+
+def row(image_id: str, *layers: str) -> ImageRow:
+    return ImageRow(image_id, RECIPE, ImageConfig(list(layers)), 0.0, 0.0, 0.0)
+
+
+def test_least_recently_used_images_go_until_the_rest_fits() -> None:
+    rows = [row("im-old", "base", "a"), row("im-mid", "base", "b"), row("im-new", "base", "a", "c")]
+    sizes = Sizes({"base": 100, "a": 10, "b": 20, "c": 5, "nobodys": 50}, Counter({"base": 3, "a": 2, "b": 1, "c": 1}))
+    infos = [sizes.info(one, False) for one in rows]
+    assert [(info.size, info.own_size) for info in infos] == [(110, 0), (120, 20), (115, 5)]
+    assert [one.image_id for one in choose(rows, sizes, 200)] == []
+    assert [one.image_id for one in choose(rows, sizes, 134)] == ["im-old", "im-mid"]  # the first frees nothing
+    assert [one.image_id for one in choose(rows, sizes, 114)] == ["im-old", "im-mid", "im-new"]
+    assert [one.image_id for one in choose(rows[:1], sizes, 1)] == ["im-old"]

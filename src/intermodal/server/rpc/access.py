@@ -17,7 +17,7 @@ from intermodal.server.services.tokens import Tokens
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
-from modal._protocol.messages.image import ImageList, ImagePrune
+from modal._protocol.messages.image import BuilderVersionGet, BuilderVersionSet, ImageList, ImageLogGet, ImagePrune
 from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
 from modal._protocol.messages.secret import (
     SecretsRotate,
@@ -53,6 +53,9 @@ FROM_OPERATORS: set[int] = {
         TokenRevoke,
         ImageList,
         ImagePrune,
+        ImageLogGet,
+        BuilderVersionGet,
+        BuilderVersionSet,
         ProxyTokenCreate,
         ProxyTokenList,
         ProxyTokenRevoke,

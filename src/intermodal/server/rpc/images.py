@@ -4,40 +4,56 @@ from __future__ import annotations
 
 import asyncio
 
+from intermodal.image_builder import VERSIONS
+from intermodal.server.services.build_logs import BuildLogs
+from intermodal.server.services.builder_version import WorkspaceBuilderVersion
 from intermodal.server.services.container_specs import ContainerSpecs
 from intermodal.server.services.images import Images
 from intermodal.server.services.pruning import Pruning
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import (
+    BuilderVersionGet,
+    BuilderVersionKnown,
+    BuilderVersionSet,
     ImageBuild,
     ImageBuilt,
     ImageGet,
     ImageList,
+    ImageLog,
+    ImageLogGet,
     ImagePrune,
     ImagesKnown,
 )
 
 
 class ImageHandlers:
-    def __init__(self, images: Images, pruning: Pruning, specs: ContainerSpecs) -> None:
+    def __init__(
+        self, images: Images, pruning: Pruning, specs: ContainerSpecs, logs: BuildLogs, version: WorkspaceBuilderVersion
+    ) -> None:
         self._images = images
         self._pruning = pruning
         self._specs = specs
+        self._logs = logs
+        self._version = version
 
     def register(self, handlers: Handlers) -> None:
         handlers.stream(ImageBuild)(self.build)
         handlers.unary(ImageGet)(self.get)
         handlers.unary(ImageList)(self.list)
         handlers.unary(ImagePrune)(self.prune)
+        handlers.unary(ImageLogGet)(self.log)
+        handlers.unary(BuilderVersionGet)(self.builder_version)
+        handlers.unary(BuilderVersionSet)(self.set_builder_version)
 
     async def build(self, connection: Connection, message: ImageBuild, stream: Stream) -> None:
         """BuildLog items, then ImageBuilt, then END."""
-        known = await self._images.known(message.recipe, message.force)
+        recipe = await self._images.resolve(message.recipe, message.builder_version)
+        known = await self._images.known(recipe, message.force)
         if known is not None:
             await stream.send(known)
             return
-        build = self._images.build(message.recipe, message.ignore_cache, message.force)
+        build = self._images.build(recipe, message.ignore_cache, message.force)
         try:
             async for line in build.follow():
                 await stream.send(line)
@@ -60,6 +76,16 @@ class ImageHandlers:
         return ImagesKnown(await self._pruning.known())
 
     async def prune(self, connection: Connection, message: ImagePrune) -> ImagesKnown:
-        gone, freed = await self._pruning.prune(message.unused_for)
+        gone, freed = await self._pruning.prune(message.unused_for, message.keep_size)
         self._specs.forget_images([image.image_id for image in gone])
         return ImagesKnown(gone, freed)
+
+    async def log(self, connection: Connection, message: ImageLogGet) -> ImageLog:
+        return ImageLog(await self._logs.get(message.image_id))
+
+    async def builder_version(self, connection: Connection, message: BuilderVersionGet) -> BuilderVersionKnown:
+        return BuilderVersionKnown(await self._version.get(), {one.name: one.note for one in VERSIONS.values()})
+
+    async def set_builder_version(self, connection: Connection, message: BuilderVersionSet) -> BuilderVersionKnown:
+        await self._version.set(message.name)
+        return BuilderVersionKnown(message.name)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from intermodal.server.ids import canonical, content_id
 from intermodal.server.ports import WorkersPort
+from intermodal.server.services.build_logs import BuildLogs
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.store.images import ImageRow, ImageStore
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import BuildLog, ImageBuilt, mounts_of
+
+Version = Callable[[str], Awaitable[str]]  # the builder version that is asked for, or the workspace's
 
 LOG_LIMIT = 10_000  # lines of a build that are kept for those who join it late or read slowly
 MAX_STEPS = 500
@@ -59,12 +62,32 @@ class Build:
 
 
 class Images:
-    def __init__(self, store: ImageStore, secrets: Secrets, workers: WorkersPort, layers: Path) -> None:
+    def __init__(
+        self, store: ImageStore, secrets: Secrets, workers: WorkersPort, layers: Path, logs: BuildLogs, version: Version
+    ) -> None:
         self._store = store
         self._secrets = secrets
         self._workers = workers
         self._layers = layers  # the worker's, where it is of this machine
+        self._logs = logs
+        self._version = version
         self._builds: dict[str, Build] = {}
+
+    async def resolve(self, recipe: list[dict[str, Any]], builder_version: str = "") -> list[dict[str, Any]]:
+        """The recipe from its base on, with the builder version that decides what the base has.
+
+        One that begins with an image that exists goes on where that image's recipe ends. Fault: invalid, not-found.
+        """
+        check_recipe(recipe)
+        first = recipe[0]
+        if first["kind"] == "image":
+            image_id = str(first.get("image_id", ""))
+            row = await self._store.get(image_id)
+            if row is None:
+                raise Fault(Code.NOT_FOUND, f"there is no image {image_id}")
+            return [*row.recipe, *recipe[1:]]
+        version = await self._version(builder_version)
+        return [{**first, "builder_version": version}, *recipe[1:]]
 
     @property
     def building(self) -> bool:
@@ -72,8 +95,7 @@ class Images:
         return bool(self._builds)
 
     async def known(self, recipe: list[dict[str, Any]], force: bool) -> ImageBuilt | None:
-        """The image of a recipe where nothing has to be done for it. Fault: invalid."""
-        check_recipe(recipe)
+        """The image of a (resolved) recipe where nothing has to be done for it."""
         if force or any(step.get("force") for step in recipe):
             return None
         row = await self._store.get(image_id_of(recipe))
@@ -123,7 +145,12 @@ class Images:
         secret_ids = sorted({str(secret_id) for step in recipe for secret_id in step.get("secrets", ())})
         secrets = await self._secrets.values(secret_ids)
         steps = [{**step, "force": True} for step in recipe] if force else recipe
-        built = await self._workers.build_image(image_id, steps, secrets, ignore_cache, build.add)
+        try:
+            built = await self._workers.build_image(image_id, steps, secrets, ignore_cache, build.add)
+        except Fault as fault:
+            await self._logs.keep(image_id, build.lines, fault.text)
+            raise
+        await self._logs.keep(image_id, build.lines)
         await self._store.put(image_id, recipe, built.config, built.seconds)
         return ImageBuilt(image_id, built.cached, built.config.python_version, built.seconds)
 

@@ -70,5 +70,9 @@ class Store:
 
         return await self.database.write(work)
 
+    async def set_setting(self, key: str, value: str) -> None:
+        """Replace a value of the table `meta`."""
+        await self.database.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+
     async def close(self) -> None:
         await self.database.close()

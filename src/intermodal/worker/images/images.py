@@ -29,6 +29,7 @@ from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
 from intermodal.worker.images.registry import Registry
+from intermodal.worker.images.scrub import Scrub
 from intermodal.worker.images.workshop import TOOLS, Workshop
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
@@ -55,6 +56,8 @@ class Images:
         self._platform = Platform(home)
         self.workshop = Workshop(home, containers, self._mounts, self.host, self.platform)
         self._jobs = Jobs()
+        self._scrub = Scrub(self._layers)
+        self._scrubbing: asyncio.Task[None] | None = None
         self.registry = Registry(home.cache / "registry", self)
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()
@@ -67,9 +70,12 @@ class Images:
         await asyncio.to_thread(self._layers.clean)
         await asyncio.to_thread(self._mounts.clean)
         await asyncio.to_thread(self._files.clean)
+        self._scrubbing = asyncio.create_task(self._scrub.run())
 
     async def close(self) -> None:
         """End the builds that run, and wait until finished layers are on disk."""
+        if self._scrubbing is not None:
+            self._scrubbing.cancel()
         await self._jobs.close()
         if self._syncing:
             await asyncio.wait(self._syncing)
@@ -113,6 +119,8 @@ class Images:
 
     async def prepare(self, config: ImageConfig) -> None:
         """Have the platform's bytecode ready for this image's Python. Free when it is; else about a second, once."""
+        if self._scrub.untrusted(config.layers):
+            self._keep(self._scrub.later(config.layers))
         minor = ".".join(config.python_version.split(".")[:2])
         if not config.python or not minor or self._platform.is_compiled(minor):
             return
@@ -220,7 +228,9 @@ class Images:
         if not rebuild:
             found = self._layers.find(key)
             if found is not None:
-                return found
+                if await self._scrub.first_use(found):
+                    return found
+                emit("output", "what was kept of this step is damaged: it is built again\n")
         below = copied(config)
 
         async def make(shared: Log) -> Layer:
@@ -271,6 +281,7 @@ class Images:
                     layer = await asyncio.to_thread(self._layers.adopt, stage / "upper", described)
             except (StepError, OSError) as error:
                 raise self._explained(error) from error
+        self._scrub.trust(layer)
         self._sync_later(layer)
         return layer
 

@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import hashlib
 import itertools
 import json
 import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from intermodal.files import process_lives
 from intermodal.home import Home
@@ -59,6 +61,8 @@ class Layer:
     python: str = ""  # of a base: path of the interpreter
     python_version: str = ""  # of a base: "3.11.2"
     settings: dict[str, Any] = field(default_factory=dict)  # other fields of ImageConfig that it sets
+    shape: str = ""  # a hash of all names and properties: what can be checked without reading every file
+    digest: str = ""  # a hash of the content too, once the disk has it
     implied: list[str] = field(default_factory=list)  # directories that a registry's layer takes for granted
     boot: str = ""  # the boot that wrote it, until the disk has it for certain
 
@@ -129,8 +133,16 @@ class LayerStore:
         layer_id = layer.key
         if os.path.lexists(self._root / layer_id):
             layer_id = f"{layer.key}-{secrets.token_hex(4)}"
-        size, files = measure(upper)
-        layer = replace(layer, id=layer_id, size=size, files=files, created=time.time(), boot=self._boot)
+        found = survey(upper)
+        layer = replace(
+            layer,
+            id=layer_id,
+            size=found.size,
+            files=found.files,
+            shape=found.shape,
+            created=time.time(),
+            boot=self._boot,
+        )
         os.rename(upper, self._root / layer_id)
         self._write(layer)
         return layer
@@ -144,8 +156,48 @@ class LayerStore:
                 raise OSError(code, os.strerror(code))
         finally:
             os.close(fd)
+        digest = survey(self.path(layer.id), content=True).digest
         if self._known.get(layer.key) == layer:
-            self._write(replace(layer, boot=""))
+            self._write(replace(layer, boot="", digest=digest))
+
+    def all(self) -> list[Layer]:
+        """Every layer that is there."""
+        keys = sorted(path.stem for path in self._root.glob("*.json") if not path.name.startswith("."))
+        return [layer for layer in map(self.find, keys) if layer is not None]
+
+    def about(self, layer: Layer) -> Path:
+        """The file that says what is known of a layer; its time is when the layer was last read as a whole."""
+        return self._root / f"{layer.key}.json"
+
+    def checked_at(self, layer: Layer) -> float:
+        """Seconds since the epoch."""
+        try:
+            return self.about(layer).stat().st_mtime
+        except OSError:
+            return time.time()  # it has just gone
+
+    def is_sound(self, layer: Layer, content: bool = False) -> bool:
+        """Whether a layer is as it was made: all names and properties, or every byte of it. Blocking."""
+        try:
+            found = survey(self.path(layer.id), content=content and bool(layer.digest))
+        except OSError as error:
+            log.warning("layer %s cannot be read: %s", layer.id, error)
+            return False
+        if layer.shape and found.shape != layer.shape:
+            return False
+        return not (content and layer.digest) or found.digest == layer.digest
+
+    def discard(self, layer: Layer) -> None:
+        """Take a damaged layer out of use; containers that run on it keep it until they end. Blocking."""
+        self._known.pop(layer.key, None)
+        (self._root / f"{layer.key}.json").unlink(missing_ok=True)
+        gone = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
+        try:
+            os.rename(self.path(layer.id), gone)
+        except FileNotFoundError:
+            return
+        if not gone.is_symlink():
+            remove_tree(gone)
 
     def _write(self, layer: Layer) -> None:
         path = self._root / f"{layer.key}.json"
@@ -186,19 +238,42 @@ class LayerStore:
             os.close(fd)
 
 
-def measure(root: Path) -> tuple[int, int]:
-    """Bytes and number of files below a directory."""
+class Survey(NamedTuple):
+    """What a look at a whole layer finds."""
+
+    size: int  # bytes on disk
+    files: int
+    shape: str
+    digest: str  # "" where the content was not read
+
+
+def survey(root: Path, content: bool = False) -> Survey:
+    """Look at every name below a directory and, with `content`, at every byte. Raises OSError."""
     size = files = 0
+    shape, digest = hashlib.sha256(), hashlib.sha256()
     pending = [os.fspath(root)]
     while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                    continue
-                files += 1
-                size += entry.stat(follow_symlinks=False).st_blocks * 512
-    return size, files
+        place = pending.pop()
+        with os.scandir(place) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        shape.update(b"%d\n" % len(entries))
+        for entry in entries:
+            found = entry.stat(follow_symlinks=False)
+            line = f"{entry.name}\0{found.st_mode:o} {found.st_uid} {found.st_gid} ".encode("utf-8", "surrogateescape")
+            if stat.S_ISDIR(found.st_mode):
+                pending.append(entry.path)
+                shape.update(line)
+                continue
+            files += 1
+            size += found.st_blocks * 512
+            if stat.S_ISLNK(found.st_mode):
+                line += os.fsencode(os.readlink(entry.path))
+            shape.update(line + b"%d %d %d\n" % (found.st_size, found.st_mtime_ns, found.st_rdev))
+            if content and stat.S_ISREG(found.st_mode):
+                with open(entry.path, "rb", buffering=0) as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(shape.digest())
+    return Survey(size, files, shape.hexdigest(), digest.hexdigest() if content else "")
 
 
 def remove_tree(path: Path) -> None:

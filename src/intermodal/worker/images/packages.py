@@ -42,6 +42,7 @@ _UV_OPTIONS = {
     "--resolution": True,
     "--no-build": False,
     "--no-sources": False,
+    "-q": False,
 }
 _PIP_ALONE = {"--no-cache-dir": "--no-cache", "--prefer-binary": "", "--no-warn-script-location": "", "--quiet": "-q"}
 _UV_LINES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-binary", "--only-binary", "-e")

@@ -111,6 +111,8 @@ class Unpacking:
         if member.islnk():
             self._link(member, relative)
         elif member.issym():
+            if not member.linkname:
+                raise Refused(f"{member.name} is a symbolic link that leads nowhere")
             os.symlink(member.linkname, path)
             own(path, member)
             with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ class ImageBuild(Message, type=60):
     app_id: str = ""
     force: bool = False
     ignore_cache: bool = False
+    builder_version: str = ""  # "" is the workspace's
 
 
 class BuildLog(Message, type=61):
@@ -67,7 +68,9 @@ class ImageInfo(Record):
     used_at: float
     python: str = ""
     steps: int = 0
-    in_use: bool = False  # a function that takes calls has it
+    in_use: bool = False  # a function that takes calls, or a running container, has it
+    size: int = 0  # bytes of all its layers
+    own_size: int = 0  # bytes of the layers that no other image has
 
 
 class ImagesKnown(Message, type=70):
@@ -76,10 +79,36 @@ class ImagesKnown(Message, type=70):
 
 
 class ImagePrune(Message, type=71):
-    """Delete images that no function has and nobody used for that long, and their layers. Answered with ImagesKnown:
-    those that are gone. Fault: execution (containers run, or an image is being built)."""
+    """Delete images that nothing uses and nobody used for that long, least recently used first, and their layers.
+    Answered with ImagesKnown: those that are gone. Fault: execution (an image is being built)."""
 
     unused_for: float = 0.0  # seconds
+    keep_size: int = 0  # bytes: stop as soon as the layers take no more; 0 deletes all that may go
+
+
+class ImageLogGet(Message, type=72):
+    """What the last build of an image printed. Answered with ImageLog. Fault: not-found."""
+
+    image_id: str
+
+
+class ImageLog(Message, type=73):
+    text: bytes  # UTF-8; the last MiB
+
+
+class BuilderVersionGet(Message, type=74):
+    """Which builder version the workspace has. Answered with BuilderVersionKnown."""
+
+
+class BuilderVersionSet(Message, type=75):
+    """Images are built with it from now on. Answered with BuilderVersionKnown. Fault: invalid (no such version)."""
+
+    name: str
+
+
+class BuilderVersionKnown(Message, type=76):
+    name: str
+    all: Dict[str, str] = {}  # every version, and what its bases have
 
 
 def mounts_of(recipe: List[Dict[str, Any]]) -> List[str]:

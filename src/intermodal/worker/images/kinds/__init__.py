@@ -5,6 +5,7 @@ from __future__ import annotations
 from intermodal.worker.images.kinds import (
     add_python,
     apt,
+    builder_packages,
     copy,
     debian_slim,
     pip,
@@ -20,6 +21,7 @@ from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
 MODULES = (
     add_python,
     apt,
+    builder_packages,
     copy,
     debian_slim,
     pip,

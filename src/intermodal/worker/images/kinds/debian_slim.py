@@ -10,6 +10,7 @@ from intermodal.worker.images import debian
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.host import HostSettings
 from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find, interpreters
+from intermodal.worker.images.kinds.builder_packages import parts_for
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.workshop import Workshop
 
@@ -25,12 +26,13 @@ class DebianSlim(Kind):
     base = True
     settings_matter = False
     required = {"python_version": str}
+    optional = {"builder_version": str}
 
     def title(self, fields: Fields) -> str:
         return "FROM base"
 
     def parts(self, instruction: Instruction) -> list[Instruction]:
-        """A base whose Python no Debian release has is made of two layers."""
+        """A base whose Python no Debian release has has one layer more; the builder version's packages are the last."""
         wanted = instruction.fields["python_version"]
         match = _VERSION.match(wanted)
         if not match:
@@ -45,7 +47,7 @@ class DebianSlim(Kind):
             if interpreter is None:
                 raise StepError(_no_python(minor))
             parts.append(instruction.instead("interpreter", {"version": interpreter.version}))
-        return parts
+        return [*parts, *parts_for(instruction)]
 
     def inputs(self, instruction: Instruction, host: HostSettings) -> str:
         return debian.identity(instruction.fields["python_version"], host)
