@@ -28,6 +28,7 @@ from modal._protocol.messages.worker import (
 log = logging.getLogger("intermodal.dispatch")
 
 CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again after its container died under it
+HOPELESS_STARTS = 3  # failed ones in a row, after which whoever waits hears of it
 CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
@@ -518,8 +519,12 @@ class Dispatch:
         if delay and function.function_id in self.scheduler.pools:
             self.scheduler.hold_starts(function.function_id, time.monotonic() + delay)
             self._wake(time.monotonic() + delay)
-        if function.ever_ready and function.crashes.count < 3:
+        if function.ever_ready and function.crashes.count < HOPELESS_STARTS:
             return
+        if not function.ephemeral and container.failure is None:
+            # Killed, out of memory: a deployed function goes on trying, unless its containers cannot be started at all.
+            if message.reason != "start-failed" or function.crashes.count < HOPELESS_STARTS:
+                return
         value = pack_failure(failure)
         doomed = [held for held in pool.queue if function.ephemeral or held.call.kind != "spawn"]
         self.scheduler.withdraw(function.function_id, set(doomed))

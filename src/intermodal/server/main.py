@@ -186,7 +186,13 @@ class Server:
         self.queues = Queues(store.queues, partial(self.objects.number, "queue"))
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
-            store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
+            store.calls,
+            self._prepare_container,
+            _may_call,
+            self.logs.append,
+            self.logs.seq,
+            self._is_ephemeral,
+            self.logs.last_numbers,
         )
         calls = workers = self.invocation
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
