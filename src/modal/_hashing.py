@@ -54,18 +54,27 @@ class HashCache:
         stamp = stamp_of(path)
         if stamp is None:
             raise FileNotFoundError(path)
+        known = self.known(path, stamp)
+        if known:
+            return known, stamp
+        digest = hash_file(path)
+        self.learn(path, stamp, digest)
+        return digest, stamp
+
+    def known(self, path: str, stamp: Stamp) -> str:
+        """The hash of a file that looks as it did when it was hashed, "" for any other."""
         with self._lock:
             if stamp.size >= REMEMBER_FROM:
                 self._load()
             known = self._known.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1], stamp
-        digest = hash_file(path)
+        return known[1] if known is not None and known[0] == stamp else ""
+
+    def learn(self, path: str, stamp: Stamp, digest: str) -> None:
+        """A file was hashed that looked so before; it is remembered if it still does."""
         if time.time() - stamp.mtime / 1e9 > FRESH and stamp_of(path) == stamp:
             with self._lock:
                 self._known[path] = (stamp, digest)
                 self._dirty = self._dirty or stamp.size >= REMEMBER_FROM
-        return digest, stamp
 
     def _load(self) -> None:
         if self._loaded:

@@ -21,10 +21,6 @@ class Plan(NamedTuple):
     rows: list[FunctionRow]
     removed: list[str]
 
-    def handles(self, app: AppRow) -> list[FunctionHandle]:
-        """What the client gets to hold, in the order in which it named them."""
-        return [handle_of(row, app) for row in self.rows if not row.base_id]
-
 
 def plan(app_id: str, version: int, specs: list[FunctionSpec], known: list[FunctionRow]) -> Plan:
     """A function keeps its id as long as its app has one of that name. Fault: invalid."""
@@ -94,6 +90,7 @@ async def check_references(
     if missing:
         raise Fault(Code.NOT_FOUND, f"there is no mount {min(missing)}: upload it first")
     secrets = {secret_id for spec in specs for secret_id in spec.secret_ids}
+    secrets |= {one.object_id for spec in specs for one in spec.volumes if one.kind == "bucket" and one.object_id}
     if secrets:
         await check_secrets(secrets)
 
