@@ -250,7 +250,7 @@ class Agent:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
-            self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
+            cell.say(LogEntry(time.time(), Stream.SYSTEM, problem + "\n"))
         await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
