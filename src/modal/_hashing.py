@@ -15,7 +15,8 @@ from typing import Optional
 from modal._mounts import Stamp, stamp_of
 
 CHUNK = 1 << 20  # bytes
-REMEMBER_FROM = 256 * 1024  # bytes; smaller files are hashed sooner than looked up on disk
+REMEMBER_FROM = 256 * 1024  # bytes; a few smaller files are hashed sooner than the cache is read
+MANY = 500  # files; from so many on, small ones are remembered too
 FRESH = 2.0  # seconds
 MOST_REMEMBERED = 50_000  # files
 
@@ -45,26 +46,31 @@ class HashCache:
     def __init__(self, path: Optional[str] = None) -> None:
         self._path = path or cache_path()
         self._known: dict[str, tuple[Stamp, str]] = {}
+        self._kept: set[str] = set()  # paths that are worth a place on disk
         self._loaded = False
         self._dirty = False
         self._lock = threading.Lock()
 
-    def get(self, path: str) -> tuple[str, Stamp]:
-        """The hash of a file and the stamp that it had meanwhile. Raises OSError."""
+    def get(self, path: str, one_of: int = 1) -> tuple[str, Stamp]:
+        """The hash of a file, one of so many, and the stamp that it had meanwhile. Raises OSError."""
         stamp = stamp_of(path)
         if stamp is None:
             raise FileNotFoundError(path)
-        with self._lock:
-            if stamp.size >= REMEMBER_FROM:
+        worth_it = stamp.size >= REMEMBER_FROM or one_of >= MANY
+        if worth_it and not self._loaded:
+            with self._lock:
                 self._load()
-            known = self._known.get(path)
+        known = self._known.get(path)
         if known is not None and known[0] == stamp:
             return known[1], stamp
         digest = hash_file(path)
         if time.time() - stamp.mtime / 1e9 > FRESH and stamp_of(path) == stamp:
             with self._lock:
+                self._known.pop(path, None)  # what is new comes last, and is kept longest
                 self._known[path] = (stamp, digest)
-                self._dirty = self._dirty or stamp.size >= REMEMBER_FROM
+                if worth_it:
+                    self._kept.add(path)
+                    self._dirty = True
         return digest, stamp
 
     def _load(self) -> None:
@@ -77,6 +83,7 @@ class HashCache:
             with open(self._path, encoding="utf-8") as file:
                 for path, (stamp, digest) in json.load(file).items():
                     self._known.setdefault(path, (Stamp(*stamp), digest))
+                    self._kept.add(path)
         except (OSError, ValueError, TypeError, AttributeError):
             return  # no cache, or none of ours: everything is hashed again
 
@@ -86,15 +93,15 @@ class HashCache:
             if not self._dirty:
                 return
             self._dirty = False
-            large = {path: [list(s), d] for path, (s, d) in self._known.items() if s.size >= REMEMBER_FROM}
+            kept_paths = [path for path in self._known if path in self._kept][-MOST_REMEMBERED:]
+            kept = {path: self._known[path] for path in kept_paths}
         import json
 
-        kept = dict(list(large.items())[-MOST_REMEMBERED:])
         temporary = f"{self._path}.{os.getpid()}.tmp"
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(kept, file)
+                file.write(json.dumps(kept, separators=(",", ":")))
             os.replace(temporary, self._path)
         except OSError:
             return
