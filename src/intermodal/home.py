@@ -14,6 +14,8 @@ class Home:
         self.path = Path(path or home_dir()).absolute()
         self.socket = Path(socket_path(str(self.path)))  # clients and the worker connect here
         self.address = server_address(str(self.path))
+        self.handover = self.socket.with_name(f"{self.socket.stem}.handover")  # the worker gives connections there
+        self.gateway = self.path / "gateway.json"  # where the gateway listens
         self.lock = self.path / "server.lock"  # held by the server as long as it lives
         self.worker_lock = self.path / "worker.lock"
         self.server_log = self.path / "server.log"
@@ -24,6 +26,8 @@ class Home:
         self.mounts = self.path / "mounts"  # sets of files, ready to be a layer
         self.layers = self.path / "layers"  # layers/<id>/ and layers/<id>.json
         self.images = self.path / "images"  # images/<id>.json
+        self.volumes = self.path / "volumes"  # objects/ by SHA-256; a worker's checkouts/ and mounts/
+        self.network_files = self.path / "network-files"  # network-files/<id>/: the files themselves
         self.containers = self.path / "containers"  # containers/<id>/
         self.logs = self.path / "logs"  # logs/<app id>…
         self.cache = self.path / "cache"  # package caches of builds

@@ -40,6 +40,11 @@ def cache_path() -> str:
     return os.path.join(base, "intermodal", "hashes.json")
 
 
+def _worth_it(stamp: Stamp, one_of: int) -> bool:
+    """Whether a file's hash is worth a place on disk."""
+    return stamp.size >= REMEMBER_FROM or one_of >= MANY
+
+
 class HashCache:
     """Hashes by path and stamp; what was learnt is written by `save`."""
 
@@ -56,22 +61,30 @@ class HashCache:
         stamp = stamp_of(path)
         if stamp is None:
             raise FileNotFoundError(path)
-        worth_it = stamp.size >= REMEMBER_FROM or one_of >= MANY
-        if worth_it and not self._loaded:
+        known = self.known(path, stamp, one_of)
+        if known:
+            return known, stamp
+        digest = hash_file(path)
+        self.learn(path, stamp, digest, one_of)
+        return digest, stamp
+
+    def known(self, path: str, stamp: Stamp, one_of: int = 1) -> str:
+        """The hash of a file that looks as it did when it was hashed, "" for any other."""
+        if not self._loaded and _worth_it(stamp, one_of):
             with self._lock:
                 self._load()
         known = self._known.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1], stamp
-        digest = hash_file(path)
+        return known[1] if known is not None and known[0] == stamp else ""
+
+    def learn(self, path: str, stamp: Stamp, digest: str, one_of: int = 1) -> None:
+        """A file was hashed that looked so before; it is remembered if it still does."""
         if time.time() - stamp.mtime / 1e9 > FRESH and stamp_of(path) == stamp:
             with self._lock:
                 self._known.pop(path, None)  # what is new comes last, and is kept longest
                 self._known[path] = (stamp, digest)
-                if worth_it:
+                if _worth_it(stamp, one_of):
                     self._kept.add(path)
                     self._dirty = True
-        return digest, stamp
 
     def _load(self) -> None:
         if self._loaded:

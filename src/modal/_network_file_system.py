@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Iterator, Optional, Union
+import os
+from typing import TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, Optional, Type, Union
 
-from modal._named import _Named
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
-from modal._planned import planned
+from modal._sync import call_blocking, synchronized, synchronized_context_classmethod
+from modal._volume import _Stored, check_path
+from modal.exception import InvalidError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from pathlib import Path, PurePosixPath
 
     from modal._client import Client
     from modal.volume import FileEntry
 
 
-class NetworkFileSystem(_Named):
-    """A shared, writable file system accessible by one or more Modal functions. Superseded by `modal.Volume`."""
+class NetworkFileSystem(_Stored):
+    """A shared, writable file system accessible by one or more Modal functions. Superseded by `modal.Volume`.
+
+    What one container writes is seen by all others at once, without commit or reload.
+
+    ```python
+    nfs = modal.NetworkFileSystem.from_name("my-nfs", create_if_missing=True)
+
+    @app.function(network_file_systems={"/root/foo": nfs})
+    def f():
+        pass
+    ```
+    """
 
     _kind = "network file system"
+
+    @classmethod
+    def _wire_kind(cls) -> str:
+        from modal._protocol.messages.volume import NETWORK_FILE_SYSTEM
+
+        return NETWORK_FILE_SYSTEM
 
     @staticmethod
     def from_name(
@@ -32,60 +50,129 @@ class NetworkFileSystem(_Named):
         """Reference a NetworkFileSystem by its name, creating if necessary, when it is first used."""
         return NetworkFileSystem._named(name, environment_name, create_if_missing)  # type: ignore[no-any-return]
 
-    @planned
-    @classmethod
-    def ephemeral(
-        cls,
+    @synchronized_context_classmethod
+    async def ephemeral(
+        cls: Type[NetworkFileSystem],
         client: Optional[Client] = None,
         environment_name: Optional[str] = None,
         _heartbeat_sleep: float = EPHEMERAL_OBJECT_HEARTBEAT_SLEEP,
-    ) -> AbstractContextManager[NetworkFileSystem]:
-        """Creates a new ephemeral network filesystem within a context manager."""
-        raise AssertionError
+    ) -> AsyncIterator[NetworkFileSystem]:
+        """Creates a new ephemeral network filesystem within a context manager:
 
-    @planned
+        ```python
+        with modal.NetworkFileSystem.ephemeral() as nfs:
+            assert nfs.listdir("/") == []
+        ```
+        """
+        async for made in cls._new_ephemeral(client, environment_name, 0, _heartbeat_sleep):
+            yield made
+
+    @synchronized
     @staticmethod
-    def delete(name: str, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
-        """Delete a network file system by name."""
+    async def delete(name: str, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
+        """Delete a network file system by name, with all that is in it."""
+        await NetworkFileSystem._delete(name, client, environment_name)
 
-    @planned
-    def write_file(self, remote_path: str, fp: BinaryIO, progress_cb: Optional[Callable[..., Any]] = None) -> int:
-        """Write from a file object to a path on the network file system, atomically."""
-        raise AssertionError
+    @synchronized
+    async def write_file(self, remote_path: str, fp: BinaryIO, progress_cb: Optional[Callable[..., Any]] = None) -> int:
+        """Write from a file object to a path on the network file system, atomically. The number of bytes.
 
-    @planned
-    def read_file(self, path: str) -> Iterator[bytes]:
-        """Read a file from the network file system."""
-        raise AssertionError
+        Will create any needed parent directories automatically.
 
-    @planned
-    def iterdir(self, path: str) -> Iterator[FileEntry]:
-        """Iterate over all files in a directory in the network file system."""
-        raise AssertionError
+        If remote_path ends with `/` it's assumed to be a directory and the file will be uploaded with its current
+        name to that directory.
+        """
+        check_path(remote_path)
+        if remote_path.endswith("/"):
+            name = getattr(fp, "name", None)
+            if not isinstance(name, str) or not os.path.basename(name):
+                raise InvalidError(f"write_file: this file object has no name: give a path below {remote_path!r}.")
+            remote_path += os.path.basename(name)
+        content: Any = await call_blocking(fp.read)
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            raise InvalidError("write_file: the file object must be binary (opened with 'rb', or an io.BytesIO).")
+        data = bytes(content)
+        await self._put(remote_path, [data], len(data), 0o644, progress_cb)
+        return len(data)
 
-    @planned
-    def add_local_file(
+    async def _put(
+        self, remote: str, content: Any, size: int, mode: int, progress_cb: Optional[Callable[..., Any]]
+    ) -> None:
+        from modal._protocol.messages.volume import NetworkFilePut
+        from modal._protocol.messages.wire import Done
+
+        client = await self._ready()
+        await client.upload(NetworkFilePut(self.object_id, remote, mode & 0o777), content, Done)
+        if progress_cb is not None:
+            progress_cb(advance=size)
+
+    @synchronized
+    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+        """Read a file from the network file system, in chunks."""
+        async for chunk in self._chunks(path):
+            yield chunk
+
+    @synchronized
+    async def iterdir(self, path: str) -> AsyncIterator[FileEntry]:
+        """Iterate over all files in a directory in the network file system.
+
+        * Passing a directory path lists all files in the directory (names are relative to the directory)
+        * Passing a file path returns a list containing only that file's listing description
+        * Passing a glob path (including at least one * or ** sequence) returns all files matching
+          that glob path (using absolute paths)
+        """
+        async for entry in self._entries(path, False):
+            yield entry
+
+    @synchronized
+    async def add_local_file(
         self,
         local_path: Union[Path, str],
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add a local file."""
+        """Add a local file: at `remote_path`, else in the root under its own name."""
+        local = _existing(local_path, "add_local_file")
+        if os.path.isdir(local):
+            raise InvalidError(f"add_local_file: {local} is a directory. Use add_local_dir.")
+        remote = "/" + os.path.basename(local) if remote_path is None else str(remote_path)
+        if remote.endswith("/"):
+            remote += os.path.basename(local)
+        status = os.stat(local)
+        await self._put(remote, local, status.st_size, status.st_mode, progress_cb)
 
-    @planned
-    def add_local_dir(
+    @synchronized
+    async def add_local_dir(
         self,
         local_path: Union[Path, str],
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add a local directory."""
+        """Add all files of a local directory: below `remote_path`, else below the directory's own name."""
+        local = _existing(local_path, "add_local_dir")
+        if not os.path.isdir(local):
+            raise InvalidError(f"add_local_dir: {local} is a file. Use add_local_file.")
+        remote = "/" + os.path.basename(local) if remote_path is None else str(remote_path)
+        found = [os.path.join(directory, name) for directory, _below, names in os.walk(local) for name in sorted(names)]
+        for path in found:
+            if os.path.isfile(path):
+                status = os.stat(path)
+                place = f"{remote.rstrip('/')}/{os.path.relpath(path, local)}"
+                await self._put(place, path, status.st_size, status.st_mode, progress_cb)
 
-    @planned
-    def listdir(self, path: str) -> list[FileEntry]:
-        """List all files in a directory in the network file system."""
-        raise AssertionError
+    @synchronized
+    async def listdir(self, path: str) -> list[FileEntry]:
+        """List all files in a directory in the network file system; see `iterdir`."""
+        return [entry async for entry in self._entries(path, False)]
 
-    @planned
-    def remove_file(self, path: str, recursive: bool = False) -> None:
-        """Remove a file in a network file system."""
+    @synchronized
+    async def remove_file(self, path: str, recursive: bool = False) -> None:
+        """Remove a file in a network file system; a directory with `recursive`."""
+        await self._remove(path, recursive)
+
+
+def _existing(path: Union[Path, str], what: str) -> str:
+    local = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    if not os.path.exists(local):
+        raise FileNotFoundError(f"{what}: there is no file or directory {local}.")
+    return local

@@ -25,7 +25,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"intermodal.runner", "modal._protocol", "modal._context", "modal._serialization"},
         {"cloudpickle"},
     ),
-    ("intermodal.server", {"intermodal.server", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography"}),
+    (
+        "intermodal.server",
+        {"intermodal.server", "intermodal.", "modal._protocol"},
+        {"uvloop", "cryptography", "httptools", "websockets"},
+    ),
     ("intermodal.worker", {"intermodal.worker", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography", "uv"}),
     ("intermodal.cli", {"intermodal", "modal._protocol"}, {"click", "rich"}),
     ("intermodal.__main__", {"intermodal", "modal._protocol"}, {"click", "rich"}),
@@ -34,6 +38,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
 PARTS = {"runner", "server", "worker", "cli"}  # "intermodal." above means: modules shared by these, not these
 LAZY = {  # third-party packages that may be imported only inside a function, and by whom
     "modal": {"tomli", "tomli_w", "dotenv", "rich", "typing_extensions", "IPython"},
+    "intermodal.runner": {"fastapi"},  # the user's image's
     "modal.cli": {"watchfiles"},
 }
 

@@ -14,6 +14,7 @@ from intermodal.cli import running, tables
 from intermodal.cli.asking import ask
 from intermodal.cli.images import images
 from intermodal.cli.proxy_tokens import proxy_token
+from intermodal.cli.volumes import volumes
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
 
@@ -211,6 +212,7 @@ def token_revoke(token_id: str) -> None:
     click.echo(f"Revoked {token_id}.")
 
 
+cli.add_command(volumes)
 cli.add_command(proxy_token)
 cli.add_command(images)
 

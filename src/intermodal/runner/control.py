@@ -40,8 +40,8 @@ class Control(threading.Thread):
     def __init__(self, path: str, spec: RunnerSpec, queue: InputQueue, outbox: Outbox) -> None:
         super().__init__(name="intermodal-control", daemon=True)
         self.ready = False  # imports and hooks are done
-        self._path = path
-        self._spec = spec
+        self.path = path  # the worker's socket
+        self.spec = spec
         self._link = Link(path, "runner-control", spec.container_id)
         self._queue = queue
         self._outbox = outbox
@@ -88,11 +88,11 @@ class Control(threading.Thread):
             time.sleep(RELINK_PAUSE)
             data = control = None
             try:
-                data = Link(self._path, "runner", self._spec.container_id, resume=True)
+                data = Link(self.path, "runner", self.spec.container_id, resume=True)
                 _welcome, early = data.welcome()
-                control = Link(self._path, "runner-control", self._spec.container_id, resume=True)
+                control = Link(self.path, "runner-control", self.spec.container_id, resume=True)
                 held = self._queue.suspend()
-                self._outbox.resume(data, self.ready, held, self._spec.app_id, self._spec.function_id)
+                self._outbox.resume(data, self.ready, held, self.spec.app_id, self.spec.function_id)
             except (OSError, WireError):
                 for link in (data, control):
                     if link is not None:

@@ -52,7 +52,11 @@ class Service:
 
     def is_async(self) -> bool:
         """Whether inputs need an event loop."""
-        return self.spec.is_async or any(method.is_async for method in self.spec.methods)
+        return self.spec.is_async or any(method.is_async for method in self.spec.methods) or self.serves_web()
+
+    def serves_web(self) -> bool:
+        """Whether requests from outside come to this container."""
+        return self.spec.web is not None or any(method.web is not None for method in self.spec.methods)
 
 
 def load(spec: RunnerSpec) -> Service:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import signal
 import time
 from types import FrameType
-from typing import Any, AsyncIterator, Callable, Optional
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Optional
 
 from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
@@ -16,6 +17,9 @@ from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
 from modal import _context
 from modal._protocol.errors import ConnectionLost, WireError
+
+if TYPE_CHECKING:
+    from intermodal.runner.web_side import WebSide
 
 _input_id: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("modal_input_id", default=None)
 
@@ -36,13 +40,22 @@ class LoopExecutor:
         self._flush_due = False
         self._over: Optional[asyncio.Future[None]] = None
         self._served = 0
+        self._web: Optional[WebSide] = None  # where the container answers requests from outside
+        if service.serves_web():
+            from intermodal.runner.web_side import WebSide
+
+            self._web = WebSide(service, invoker.control)
         _context.set_task_lookup(_input_id.get)
 
     def enter(self) -> None:
         for hook in self._service.enter_hooks:
             self._run_hook(hook)
+        if self._web is not None:
+            self._loop.run_until_complete(self._web.open(_input_id.set, self._fill))
 
     def exit(self) -> None:
+        if self._web is not None:
+            self._loop.run_until_complete(self._web.close())
         for hook in self._service.exit_hooks:
             self._run_hook(hook)
 
@@ -121,7 +134,7 @@ class LoopExecutor:
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
         except NoMoreInputs as end:
-            if not self._tasks:
+            if not self._tasks and not (self._web is not None and self._web.busy):
                 self._finish(end)
         if limit and self._served >= limit and not self._tasks:
             self._finish()
@@ -155,7 +168,13 @@ class LoopExecutor:
         run = item
         try:
             run, args, kwargs = invoker.arguments(item, started)
-            result = self._service.find(item.method)(*args, **kwargs)
+            function = self._service.find(item.method)
+            if self._web is not None and not inspect.iscoroutinefunction(function):
+                result = await self._loop.run_in_executor(  # requests must go on meanwhile
+                    None, functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+                )
+            else:
+                result = function(*args, **kwargs)
             if inspect.isawaitable(result) and not hasattr(result, "__aiter__"):
                 result = await result
             if hasattr(result, "__aiter__"):

@@ -161,7 +161,10 @@ class Calls:
     # -- outputs
     def deliver(self, held: Held, status: int, value: bytes, blob: str, number: int = -1) -> None:
         """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
-        if held.call.kind == "spawn":
+        if held.call.direct is not None:
+            self.calls.pop(held.call.id, None)
+            held.call.direct.ended(status, value)
+        elif held.call.kind == "spawn":
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)
         else:

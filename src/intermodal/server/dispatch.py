@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from intermodal.server.failures import CrashLoop, crash_pause, describe_exit
+from intermodal.server.function_rules import batching_of, rules_of
 from intermodal.server.inputs import Call, Held
-from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Request, Rules, Scheduler, Start, Stop
+from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -232,8 +233,29 @@ class Dispatch:
     def _cancel(self, container: Container, token: int) -> None:
         container.cancelled[token] = time.monotonic()
         container.asked_to_cancel = True
-        if container.link is not None:
+        direct = container.tokens[token].call.direct
+        if direct is not None:
+            direct.interrupt()
+        elif container.link is not None:
             container.link.cancel([token])
+
+    def completed(self, held: Held, seconds: float | None) -> None:
+        """An input that reached its container by another way (see Call.direct) is over there."""
+        held.over = True
+        container: Container | None = held.container
+        if container is None or container.tokens.get(held.token) is not held:
+            return
+        del container.tokens[held.token]
+        container.cancelled.pop(held.token, None)
+        now = time.monotonic()
+        container.running_since = now
+        container.function.crashes.reset()
+        self.scheduler.finished(container.id, [held], now, seconds)
+        if self.scheduler.decisions:
+            self.run()
+        pool = container.function.pool
+        if pool.idle and self._timer is None:
+            self._wake(now + pool.rules.scaledown_window + 0.01)
 
     # -- decisions
     def run(self) -> None:
@@ -276,12 +298,16 @@ class Dispatch:
             held.container = container
             held.deadline = deadline
             tokens[token] = held
+            if held.call.direct is not None:
+                held.call.direct.assigned(container)
+                continue
             if batch and (len(batch) >= BATCH_INPUTS or size + len(held.args) > BATCH_BYTES):
                 self._send(container, batch, together)
                 batch, size = [], 0
             batch.append(held)
             size += len(held.args)
-        self._send(container, batch, together)
+        if batch:
+            self._send(container, batch, together)
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
@@ -576,7 +602,7 @@ class Dispatch:
             if at > now:
                 return at
             self._cancel(container, token)
-            if spec.retry is not None and held.attempts < spec.retry.max_retries:
+            if spec.retry is not None and held.attempts < spec.retry.max_retries and held.call.direct is None:
                 # The old attempt's answer is for nobody; the new one is an input of its own.
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
                 container.tokens[token].over = True
@@ -610,38 +636,6 @@ def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
         methods if any(methods) else [],
         together,
     )
-
-
-def rules_of(spec: FunctionSpec) -> Rules:
-    """The scheduler's view of a function."""
-    scaler = spec.autoscaler
-    limit = max(1, spec.concurrent_max)
-    gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
-    gpu_type, _, count = gpu.partition(":")
-    batch_size, batch_wait_ms = batching_of(spec)
-    return Rules(
-        scaler.min_containers,
-        scaler.max_containers,
-        scaler.buffer_containers,
-        float(scaler.scaledown_window),
-        limit,
-        max(1, min(spec.concurrent_target or limit, limit)),
-        batch_size,
-        batch_wait_ms / 1000,
-        spec.max_inputs,
-        not spec.is_async and limit == 1 and not batch_size,
-        Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
-    )
-
-
-def batching_of(spec: FunctionSpec) -> tuple[int, int]:
-    """Inputs in one run, and milliseconds that the first one waits; 0, 0 where it is not batched."""
-    if spec.batch_size:
-        return spec.batch_size, spec.batch_wait_ms  # of a function, or by `with_batching`
-    for method in spec.methods:
-        if method.batch_size:
-            return method.batch_size, method.batch_wait_ms  # a class with a batched method has no other
-    return 0, 0
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]

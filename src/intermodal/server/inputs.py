@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from modal._protocol.aio import Connection, Stream
 
@@ -12,8 +12,23 @@ if TYPE_CHECKING:
     from intermodal.server.delivery import Output
 
 
+class Direct(Protocol):
+    """An input that reaches its container by another way than the container's stream (HTTP requests do)."""
+
+    def assigned(self, container: Any) -> None:
+        """It is that container's from now on: send it there. May come again, when that container is stopped."""
+
+    def interrupt(self) -> None:
+        """It shall end in its container."""
+
+    def ended(self, status: int, value: bytes) -> None:
+        """The platform has given it a final output."""
+
+
 class Call:
-    """A group of inputs under one id. `kind`: unary, map, generator or spawn."""
+    """A group of inputs under one id. `kind`: unary, map, generator, spawn or web."""
+
+    direct: ClassVar[Direct | None] = None  # an attribute of each call of kind web
 
     __slots__ = (
         "app_id",

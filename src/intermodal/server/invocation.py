@@ -153,6 +153,14 @@ class Invocation:
         """See ports.WorkersPort."""
         self.workers.stop_container(container_id)
 
+    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+        """See ports.WorkersPort."""
+        await self.workers.sync_volume(container_id, volume_id, action)
+
+    def volume_changed(self, volume_id: str) -> None:
+        """See ports.WorkersPort."""
+        self.workers.volume_changed(volume_id)
+
     def timings(self, container_id: str) -> dict[str, float] | None:
         """See ports.WorkersPort."""
         return self.workers.timings(container_id)

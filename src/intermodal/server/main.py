@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from intermodal import logfile
+from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
+from intermodal.server.gateway.gateway import Gateway
+from intermodal.server.gateway.routes import Routes
+from intermodal.server.gateway.settings import read_settings
 from intermodal.server.invocation import Invocation
 from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
@@ -28,6 +33,7 @@ from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
 from intermodal.server.rpc.objects import ObjectHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
+from intermodal.server.rpc.volumes import VolumeHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.build_logs import BuildLogs
@@ -41,6 +47,7 @@ from intermodal.server.services.local_worker import LocalWorker
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.maintenance import keep_clean, keep_objects_clean
 from intermodal.server.services.mounts import Mounts
+from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.objects import Objects
 from intermodal.server.services.proxy_tokens import ProxyTokens
 from intermodal.server.services.pruning import Pruning
@@ -49,6 +56,8 @@ from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.volume_names import VolumeNames
+from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from modal._protocol.address import Address, parse
@@ -117,6 +126,7 @@ class Server:
             undo.push_async_callback(self._end_tasks)
             undo.callback(self._hang_up)
             await self._listen()
+            undo.callback(self.gateway.close)
             if self.local_worker is not None:
                 self.local_worker.start()
                 undo.push_async_callback(self.local_worker.close)
@@ -125,6 +135,7 @@ class Server:
             objects = keep_objects_clean(self.objects, self.dicts, self.queues, lambda app_id: app_id in self.apps.live)
             self._tasks.append(asyncio.create_task(objects))
             self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._tasks.append(asyncio.create_task(self.volumes.keep_clean(self._environment_ids)))
             self._closing = undo.pop_all()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -180,6 +191,9 @@ class Server:
         self.tokens = Tokens(store.tokens)
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
+        network_files = NetworkFiles(home.network_files)
+        self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
+        self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
         self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
@@ -189,13 +203,18 @@ class Server:
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
         calls = workers = self.invocation
-        self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, self.options.grace)
+        self.workspace = user_name(os.geteuid())
+        self.web_settings = read_settings()
+        routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
+        self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
+        self.gateway = Gateway(
+            home, self.web_settings, routes, self.invocation.calls, self.functions.bind, self.proxy_tokens.refusal
+        )
         build_logs, builder_version = BuildLogs(home.images), WorkspaceBuilderVersion(store)
         self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
-        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets)
+        self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
         self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
-        self.workspace = user_name(os.geteuid())
         files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()
@@ -211,6 +230,14 @@ class Server:
                 builder_version,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            VolumeHandlers(
+                self.volumes,
+                self.volume_names,
+                network_files,
+                self.environments,
+                workers.sync_volume,
+                workers.volume_changed,
+            ),
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
             ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),
             ProxyTokenHandlers(self.proxy_tokens),
@@ -235,6 +262,9 @@ class Server:
 
     def _running_containers(self) -> list[str]:
         return [container.container_id for container in self.invocation.containers()]
+
+    def _environment_ids(self) -> list[str]:
+        return [environment.environment_id for environment in self.environments.all]
 
     def _is_ephemeral(self, app_id: str) -> bool:
         app = self.apps.live.get(app_id)
@@ -264,11 +294,41 @@ class Server:
                 ) from None
             if where.scheme == "tcp" and where.host not in ("127.0.0.1", "::1", "localhost"):
                 _log.warning("%s is not encrypted: tokens and data can be read on the way; use tls:// instead", where)
+        self.gateway.open()
+        await self._listen_web(gate)
 
-    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> None:
-        listener = await serve(where, gate.greet, Handlers(), ssl=context, connected=self._connected)
+    async def _listen_web(self, gate: Gate) -> None:
+        """One port of this machine for HTTP, and for frames; the same one after a restart, where that is possible."""
+        if self.web_settings.listen is None:
+            return
+        host, port = self.web_settings.listen
+        remembered = self.gateway.remembered_port()
+        choices = [port] if self.web_settings.fixed else [remembered or port, port, 0]
+        for choice in dict.fromkeys(choices):
+            try:
+                listener = await self._serve(Address("tcp", host, choice), gate)
+            except OSError as error:
+                if choice and not self.web_settings.fixed and error.errno == errno.EADDRINUSE:
+                    continue
+                raise Refused(
+                    f"the gateway cannot listen on {host}:{choice} ({error.strerror or error}): is the port in use? "
+                    "INTERMODAL_WEB_LISTEN=HOST:PORT chooses another, INTERMODAL_WEB_LISTEN=off none"
+                ) from None
+            self.gateway.remember_port(listener.sockets[0].getsockname()[1])
+            return
+
+    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> asyncio.Server:
+        listener = cast(
+            "asyncio.Server",
+            await serve(
+                where, gate.greet, Handlers(), ssl=context, connected=self._connected, http=self.gateway.protocol
+            ),
+        )
         self._listeners.append(listener)
+        if where.scheme != "unix":
+            where = Address(where.scheme, where.host, listener.sockets[0].getsockname()[1])
         self.status.addresses.append(str(where))
+        return listener
 
     def _tls(self) -> ssl.SSLContext:
         if not self.options.tls_cert:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from intermodal.server.store.apps import AppRow
+from intermodal.server.store.functions import FunctionRow
 from modal._protocol.messages.container import ContainerInfo
-from modal._protocol.messages.function import Autoscaler, FunctionSpec
+from modal._protocol.messages.function import Autoscaler, FunctionHandle, FunctionSpec
 from modal._protocol.messages.image import BuildLog
 from modal._protocol.messages.worker import WorkerImageBuilt
 
@@ -33,6 +35,22 @@ class CallsPort(Protocol):
         """Until the next publication."""
 
 
+class WebPort(Protocol):
+    """The addresses of web functions, as apps and functions see them."""
+
+    def check(self, app: AppRow, specs: Iterable[FunctionSpec]) -> None:
+        """Fault(conflict) where an address is wanted twice."""
+
+    def publish(self, app: AppRow, rows: Iterable[FunctionRow]) -> None:
+        """These are the app's functions from now on."""
+
+    def forget(self, app_id: str) -> None:
+        """The app is served no longer."""
+
+    def address(self, handle: FunctionHandle, row: FunctionRow, app: AppRow) -> FunctionHandle:
+        """The handle, with the addresses at which the function is served."""
+
+
 class WorkersPort(Protocol):
     """The workers and their containers, as images, containers and the status see them."""
 
@@ -54,6 +72,12 @@ class WorkersPort(Protocol):
 
     async def stop_container(self, container_id: str) -> None:
         """SIGINT, exit handlers, end; its inputs go elsewhere. Fault: not-found."""
+
+    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+        """Commit or reload a volume in a container. Faults: execution (busy, not mounted), not-found, exhausted."""
+
+    def volume_changed(self, volume_id: str) -> None:
+        """It has a new version: workers that have mounted it before may prepare it."""
 
     def timings(self, container_id: str) -> dict[str, float] | None:
         """Marks of a start, None where the container is not known."""

@@ -17,6 +17,7 @@ from modal._protocol.message import Message
 from modal._protocol.messages.call import BlobChunk
 from modal._protocol.messages.image import BuildLog
 from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.volume import WorkerVolumeSync
 from modal._protocol.messages.wire import Done
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -326,6 +327,28 @@ class Workers:
         self._dispatch.scheduler.drain(container.id, time.monotonic())
         self.kill(container, 30.0, "stopped by the user")
         self._dispatch.run()
+
+    # -- volumes
+    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+        """Commit or reload a volume in a container. Raises Fault; WireError where the worker goes away meanwhile."""
+        container = self._dispatch.containers.get(container_id)
+        link = await self._reach(container.worker_id) if container is not None else None
+        if link is None:
+            raise Fault(Code.NOT_FOUND, f"container {container_id} does not run")
+        try:
+            await link.connection.request(WorkerVolumeSync(container_id, volume_id, action), Done)
+        except WireError as error:
+            raise Fault(Code.INTERNAL, f"the worker went away during the {action}: try it again") from error
+
+    def volume_changed(self, volume_id: str) -> None:
+        """Let workers that have had it mounted prepare its newest version."""
+        for link in self.links.values():
+            if not link.connection.closed:
+                task = asyncio.get_running_loop().create_task(
+                    _ask(link.connection, WorkerVolumeSync("", volume_id, "prepare"))
+                )
+                self._dispatch._tasks.add(task)
+                task.add_done_callback(self._dispatch._tasks.discard)
 
     def _acknowledge(self, container: Container) -> None:
         count = container.safe_frames()

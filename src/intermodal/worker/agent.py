@@ -19,9 +19,11 @@ from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
 from intermodal.worker.containers.running import Running
+from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
 from intermodal.worker.images.images import Images
+from intermodal.worker.volumes import Volumes
 from modal._protocol import aio
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
@@ -29,6 +31,8 @@ from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
+from modal._protocol.messages.volume import WorkerVolumeSync
+from modal._protocol.messages.web import ContainerConnect
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -79,13 +83,17 @@ class Agent:
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
+        self.handover = Handover(self.home)
+        self.volumes = Volumes(self.home, lambda: self._connection)
 
     async def _close_parts(self) -> None:
         await self.images.close()
+        await self.volumes.close()
 
     async def _open_parts(self) -> None:
         await self.containers.open()
         await self.images.open()
+        await asyncio.to_thread(self.volumes.open)
 
     # -- life
     async def run(self) -> None:
@@ -94,6 +102,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(self.volumes.keep_committed(self._activity))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -179,7 +188,9 @@ class Agent:
         handlers.stream(ContainerStart)(self._start)
         handlers.unary(ContainerKill)(self._kill)
         handlers.stream(WorkerImageBuild)(self._build)
+        handlers.unary(ContainerConnect)(self._connect)
         handlers.unary(WorkerStop)(self._stop)
+        handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
         handlers.note(ContainerSignalInput)(self._cancel_inputs)
         return handlers
@@ -188,7 +199,7 @@ class Agent:
         spec = message.spec
         cell = Cell(
             spec.container_id, spec.app_id, spec.function_id,
-            self.home.containers / spec.container_id, self.home.values, self._emit_logs,
+            self.home.containers / spec.container_id, self.home.values, self._emit_logs, self.handover.send,
         )  # fmt: skip
         cell.spec = spec
         cell.marks["worker asked"] = time.time()
@@ -211,6 +222,7 @@ class Agent:
                 running = await self.containers.start(launch)
             except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
                 log.warning("%s did not start: %s", spec.container_id, error)
+                await self.volumes.finish(spec.container_id)
                 await cell.close()
                 cell.not_started(str(error))
                 await cell.released.wait()
@@ -232,6 +244,8 @@ class Agent:
         if watching is not None:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
+        for problem in await self.volumes.finish(cell.container_id):
+            self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -251,6 +265,7 @@ class Agent:
             *host_binds,
             *self.images.platform(),
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
+            *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
         ]
         cell.marks["layers ready"] = time.time()
         resources = spec.resources
@@ -291,6 +306,24 @@ class Agent:
                 await cell.running.kill()
         return Done()
 
+    async def _sync_volume(self, connection: aio.Connection, message: WorkerVolumeSync) -> Done:
+        if message.action == "prepare":
+            await self.volumes.prepare(message.volume_id)
+            return Done()
+        cell = self.cells.get(message.container_id)
+        if cell is None or cell.running is None or not cell.running.pid:
+            raise Fault(Code.EXECUTION, f"container {message.container_id} does not run any more")
+        if message.action == "commit":
+            await self.volumes.commit(message.container_id, message.volume_id)
+        elif message.action == "reload":
+            await self.volumes.reload(message.container_id, message.volume_id, cell.running.pid)
+        else:
+            raise Fault(Code.INVALID, f"a volume cannot be asked to {message.action[:40]!r}")
+        return Done()
+
+    def _activity(self) -> dict[str, tuple[bool, int]]:
+        return {cell.container_id: cell.activity() for cell in self.cells.values()}
+
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:
             return
@@ -299,6 +332,20 @@ class Agent:
         if not done:
             exit_task.cancel()
             await cell.running.kill()
+
+    async def _connect(self, connection: aio.Connection, message: ContainerConnect) -> Done:
+        cell = self.cells.get(message.container_id)
+        if cell is None or cell.running is None:
+            raise Fault(Code.NOT_FOUND, f"container {message.container_id} does not run here")
+        try:
+            sock = await connect_port(cell.running, message.port)
+        except (OSError, TimeoutError) as error:
+            raise Fault(
+                Code.INTERNAL, f"port {message.port} of {message.container_id} cannot be reached: {error}"
+            ) from None
+        with sock:
+            self.handover.send(message.container_id, sock.fileno(), message.ticket)
+        return Done()
 
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
         asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
@@ -341,7 +388,9 @@ class Agent:
     async def _adopt(self) -> None:
         """Take over the containers of an earlier worker process."""
         waiting = []
-        for running in await self.containers.adopt():
+        adopted = await self.containers.adopt()
+        self.volumes.disown({running.container_id for running in adopted})
+        for running in adopted:
             directory = running.directory
             try:
                 note = json.loads((directory / "cell.json").read_text())
@@ -350,11 +399,13 @@ class Agent:
                 await running.close()
                 continue
             cell = Cell(
-                running.container_id, note["app_id"], note["function_id"], directory, self.home.values, self._emit_logs
-            )
+                running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
+                self._emit_logs, self.handover.send,
+            )  # fmt: skip
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell))
             self.cells[cell.container_id] = cell
+            await self.volumes.restore(cell.container_id, running.pid)
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
             waiting.append(asyncio.ensure_future(cell.resumed.wait()))
         if waiting:

@@ -60,6 +60,7 @@ class Cell:
         directory: Path,
         store: Path,
         emit_logs: Callable[[Cell, list[LogEntry]], None],
+        hand_over: Callable[[str, int], None],
     ) -> None:
         self.container_id = container_id
         self.app_id = app_id
@@ -81,6 +82,8 @@ class Cell:
         self.marks: dict[str, float] = {}
         self._store = store
         self._emit_logs = emit_logs
+        self._hand_over = hand_over
+        self._web_link = -1  # descriptor of the runner's link to the gateway, until it is handed over
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._runner: RunnerConnection | None = None
@@ -88,6 +91,7 @@ class Cell:
         self._early: list[Message] = []  # for the runner, before it is there
         self._early_notes: list[Message] = []  # the same for its control connection
         self._inflight: dict[int, str] = {}  # token -> input id
+        self._inputs = 0  # so many were given to it
         self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
@@ -154,6 +158,7 @@ class Cell:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
             stream.send_frame(RunnerFailed.TYPE, *self._failure)
+        self._give_web_link()
         if self.exit is not None:
             self._tell_exit()
         elif self._pump is not None:
@@ -171,6 +176,7 @@ class Cell:
             for token, blob in zip(message.tokens, message.blobs, strict=False):
                 if blob:
                     self._give(token, blob)
+            self._inputs += len(message.tokens)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
             if self._runner is not None:
                 self._runner.send(frame.kind, frame.type, frame.header, frame.body)
@@ -211,6 +217,10 @@ class Cell:
         elif self.stream is not None:
             self.detach()
 
+    def activity(self) -> tuple[bool, int]:
+        """Whether it runs inputs or is still starting, and how many inputs it has been given."""
+        return bool(self._inflight) or not self.ready, self._inputs
+
     def end_inputs(self) -> None:
         """No more inputs: the runner finishes what it has, runs exit handlers, and ends."""
         self._no_more_inputs = True
@@ -244,6 +254,9 @@ class Cell:
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
         """A runner has connected."""
+        if hello.role == "runner-web":
+            self._keep_web_link(connection)
+            return
         if hello.role == "runner-control":
             self._control = connection
             notes, self._early_notes = self._early_notes, []
@@ -263,6 +276,30 @@ class Cell:
             connection.send(Kind.ITEM, message.TYPE, *message.encode())
         if self._no_more_inputs:
             connection.send(Kind.END, 0, b"", b"")
+
+    def _keep_web_link(self, connection: RunnerConnection) -> None:
+        """This connection is for the gateway: nothing more is read from it here."""
+        assert connection.transport is not None
+        connection.transport.pause_reading()
+        self._drop_web_link()
+        self._web_link = os.dup(connection.transport.get_extra_info("socket").fileno())
+        connection.transport.abort()  # closes this process's own descriptor
+        self._give_web_link()
+
+    def _give_web_link(self) -> None:
+        if self._web_link < 0 or self.stream is None:
+            return  # with `attach`
+        try:
+            self._hand_over(self.container_id, self._web_link)
+        except OSError as error:
+            log.info("%s: its web link waits: %s", self.container_id, error)
+        else:
+            self._drop_web_link()
+
+    def _drop_web_link(self) -> None:
+        if self._web_link >= 0:
+            os.close(self._web_link)
+            self._web_link = -1
 
     def from_runner(self, connection: RunnerConnection, frame: Frame) -> None:
         """A frame on the data or the control connection."""
@@ -415,6 +452,7 @@ class Cell:
 
     async def close(self) -> None:
         """Close the sockets; the process is the caller's."""
+        self._drop_web_link()
         for server in self._servers:
             server.close()
         for connection in (self._runner, self._control):

@@ -32,9 +32,6 @@ def test_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Non
 
 
 PLANNED = [
-    ["volume", "create", "v"],
-    ["volume", "put", "v", "a", "/b"],
-    ["nfs", "ls", "n"],
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],

@@ -31,6 +31,7 @@ from modal._protocol.messages.file import FilePut, FilesMissing, FilesPut, Mount
 from modal._protocol.messages.function import FunctionBind, FunctionHandle, FunctionLookup, FunctionSpec
 from modal._protocol.messages.image import BuildLog, ImageBuild, ImageBuilt
 from modal._protocol.messages.secret import ObjectId, SecretCreate, SecretLookup
+from modal._protocol.messages.volume import VolumeGet, VolumeInfo, Volumes
 from modal._protocol.messages.wire import Done, Hello, Welcome
 from modal._protocol.messages.worker import RunnerSpec
 
@@ -138,6 +139,9 @@ class RecordingServer:
             return ObjectId("st-" + hashlib.sha256(repr(sorted(message.values.items())).encode()).hexdigest()[:8])
         if isinstance(message, SecretLookup):
             return ObjectId(f"st-{message.name}", message.name)
+        if isinstance(message, VolumeGet):
+            prefix = "vo" if message.kind == "volume" else "nf"
+            return Volumes([VolumeInfo(f"{prefix}-{message.name}", message.name, message.kind, 0.0)])
         if isinstance(message, FilesMissing):
             return FilesMissing([digest for digest in message.hashes if digest not in self.files])
         if isinstance(message, FilesPut):

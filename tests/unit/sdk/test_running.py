@@ -18,6 +18,7 @@ from modal._protocol.messages.file import FilePut, FilesMissing, FilesPut, Mount
 from modal._protocol.messages.function import FunctionBind, FunctionLookup, FunctionUpdateAutoscaler
 from modal._protocol.messages.image import ImageBuild
 from modal._protocol.messages.secret import SecretCreate
+from modal._protocol.messages.volume import VolumeGet
 from modal.exception import ExecutionError, InvalidError, NotFoundError, RemoteError
 
 
@@ -318,12 +319,19 @@ def test_app_run_while_a_container_imports_is_refused(
         pass
 
 
-def test_volumes_are_not_mounted_yet(server: Any) -> None:
+def test_volumes_are_a_part_of_the_function(server: Any) -> None:
     app = modal.App()
-    app.function(volumes={"/data": modal.Volume.from_name("v")})(f)
-    with pytest.raises(InvalidError, match="not implemented yet"), app.run():
-        pass
-    assert len(server.of(AppStop)) == 1
+    volumes = {"/data": modal.Volume.from_name("v", create_if_missing=True), "/data/more": modal.Volume.from_name("w")}
+    shared = {"/nfs": modal.NetworkFileSystem.from_name("n")}
+    app.function(volumes=volumes, network_file_systems=shared)(f)
+    with app.run():
+        mounts = server.specs()["f"].volumes
+        assert [(one.path, one.kind, one.object_id) for one in mounts] == [
+            ("/data", "volume", "vo-v"),
+            ("/data/more", "volume", "vo-w"),
+            ("/nfs", "network-file-system", "nf-n"),
+        ]
+    assert [(one.name, one.create) for one in server.of(VolumeGet)] == [("v", True), ("w", False), ("n", False)]
 
 
 def test_mounts_come_once(server: Any) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from intermodal.files import Files
 from intermodal.home import Home
+from intermodal.server.gateway.routes import Routes
+from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.ids import looks_like, new_id
 from intermodal.server.principal import Principal, Role
 from intermodal.server.services.apps import Apps
@@ -78,7 +80,8 @@ class Parts:
         self.logs = Logs(directory / "logs")
         self.environments = Environments(store.environments)
         self.secrets = Secrets(store.secrets, Vault(directory / "secrets.key"))
-        self.apps = Apps(store, self.environments, self.secrets, self.calls, self.logs, grace=0.05)
+        self.routes = Routes(WebSettings(), "ECorp", self.environments.web_suffix_of)
+        self.apps = Apps(store, self.environments, self.secrets, self.calls, self.logs, self.routes, grace=0.05)
         self.functions = Functions(store.functions, self.apps, self.secrets, self.calls)
 
 

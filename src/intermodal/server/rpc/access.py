@@ -27,6 +27,7 @@ from modal._protocol.messages.secret import (
     TokenList,
     TokenRevoke,
 )
+from modal._protocol.messages.volume import VolumeChanges, VolumeCheckout
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -40,7 +41,17 @@ from modal._protocol.messages.worker import (
 
 FROM_WORKERS: set[int] = {
     message.TYPE
-    for message in (WorkerRegister, ContainerAdopt, ContainerLogs, ContainerMarks, WorkerStats, FileGet, MountGet)
+    for message in (
+        WorkerRegister,
+        ContainerAdopt,
+        ContainerLogs,
+        ContainerMarks,
+        WorkerStats,
+        FileGet,
+        MountGet,
+        VolumeChanges,
+        VolumeCheckout,
+    )
 }
 FROM_OPERATORS: set[int] = {
     message.TYPE

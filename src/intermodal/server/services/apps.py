@@ -7,7 +7,7 @@ import logging
 import time
 
 from intermodal.server.ids import looks_like, new_id
-from intermodal.server.ports import CallsPort
+from intermodal.server.ports import CallsPort, WebPort
 from intermodal.server.principal import Principal
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.logs import Logs
@@ -17,9 +17,11 @@ from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.sessions import Sessions
 from intermodal.server.store.apps import AppRow, VersionRow, new_app
 from intermodal.server.store.environments import Environment
+from intermodal.server.store.functions import FunctionRow
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.app import AppCreate, AppPublish, AppPublished, AppState
+from modal._protocol.messages.function import FunctionHandle
 
 LISTED_AFTER_STOP = 2 * 3600.0  # seconds that a stopped app stays in the list
 _log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Apps:
         secrets: Secrets,
         calls: CallsPort,
         logs: Logs,
+        web: WebPort,
         grace: float | None = None,
     ) -> None:
         self.live: dict[str, AppRow] = {}
@@ -43,6 +46,7 @@ class Apps:
         self._secrets = secrets
         self._calls = calls
         self._logs = logs
+        self._web = web
         self._publishing = asyncio.Lock()
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, asyncio.Event] = {}
@@ -76,6 +80,7 @@ class Apps:
             planned = plan(app.app_id, version, message.functions, known)
             state = AppState.DEPLOYED if message.deploy else AppState.DETACHED if app.detached else AppState.EPHEMERAL
             app = app._replace(state=state, version=version)
+            self._web.check(app, message.functions)
             record = None
             if message.deploy:
                 record = VersionRow(
@@ -87,7 +92,8 @@ class Apps:
                 self.sessions.forget(app.app_id)
             changed = [(row.function_id, row.spec) for row in planned.rows]
             self._calls.functions_changed(app.app_id, changed, planned.removed)
-        return AppPublished(app.app_id, planned.handles(app), "", app.version)
+            self._web.publish(app, planned.rows)
+        return AppPublished(app.app_id, self._handles(planned.rows, app), "", app.version)
 
     async def detach(self, app_id: str) -> None:
         """It goes on without a client until its inputs are done. Fault: not-found."""
@@ -129,6 +135,8 @@ class Apps:
             self.live[app.app_id] = app
             rows = await self._store.functions.of_app(app.app_id)
             self._calls.functions_changed(app.app_id, [(row.function_id, row.spec) for row in rows], [])
+            if app.live:
+                self._web.publish(app, rows)
             if app.state == AppState.STOPPING:
                 self._session_over(app.app_id, app.stop_reason)
             elif app.state != AppState.DEPLOYED:
@@ -183,7 +191,14 @@ class Apps:
         """The functions of an app as handles."""
         app = await self.get(app_id)
         rows = await self._store.functions.of_app(app_id)
-        return AppPublished(app_id, [handle_of(row, app) for row in rows if not row.base_id], "", app.version)
+        return AppPublished(app_id, self._handles(rows, app), "", app.version)
+
+    def handle(self, row: FunctionRow, app: AppRow) -> FunctionHandle:
+        """What a client gets to hold of a function."""
+        return self._web.address(handle_of(row, app), row, app)
+
+    def _handles(self, rows: list[FunctionRow], app: AppRow) -> list[FunctionHandle]:
+        return [self.handle(row, app) for row in rows if not row.base_id]
 
     # -- inside
     async def _running(self, message: AppPublish) -> AppRow:
@@ -212,6 +227,7 @@ class Apps:
         self.sessions.forget(app_id)
         await self._store.apps.set_state(app_id, AppState.STOPPING, reason=reason)
         self.live[app_id] = app._replace(state=AppState.STOPPING, stop_reason=reason)
+        self._web.forget(app_id)
         await self._calls.stop_app(app_id, force)
         await self._store.apps.set_state(app_id, AppState.STOPPED, stopped_at=time.time(), reason=reason)
         self.live.pop(app_id, None)

@@ -8,10 +8,13 @@ from intermodal.server.dispatch import Container
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.secrets import Secrets
+from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.store.images import ImageRow
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
+from modal._protocol.messages.function import VolumeMount
 from modal._protocol.messages.image import ImageConfig
+from modal._protocol.messages.volume import NETWORK_FILE_SYSTEM, VOLUME
 from modal._protocol.messages.worker import ContainerSpec, RunnerSpec
 
 CONTAINER_API = "unix:/.intermodal/run/api.sock"  # where the container's own client connects
@@ -28,11 +31,14 @@ RESERVED = frozenset(
 class ContainerSpecs:
     """`await specs.prepare(container)`. What does not change while a function has containers is kept in memory."""
 
-    def __init__(self, store: Store, apps: Apps, environments: Environments, secrets: Secrets) -> None:
+    def __init__(
+        self, store: Store, apps: Apps, environments: Environments, secrets: Secrets, volumes: VolumeNames
+    ) -> None:
         self._store = store
         self._apps = apps
         self._environments = environments
         self._secrets = secrets
+        self._volumes = volumes
         self._images: dict[str, ImageRow] = {}
         self._class_parameters: dict[str, bytes] = {}  # by function id; they never change
 
@@ -70,12 +76,20 @@ class ContainerSpecs:
             image,
             spec.mount_ids,
             env,
-            spec.volumes,
+            [await self._volume(volume) for volume in spec.volumes],
             spec.resources,
             runner,
             spec.block_network,
             spec.restrict_modal_access,
         )
+
+    async def _volume(self, volume: VolumeMount) -> VolumeMount:
+        """With the version that is the newest one now. Fault: not-found."""
+        if volume.kind not in (VOLUME, NETWORK_FILE_SYSTEM):
+            return volume
+        row = await self._volumes.get(volume.object_id)
+        options = {**volume.options, "version": row.version}
+        return VolumeMount(volume.path, volume.kind, volume.object_id, volume.read_only, options)
 
     def forget_images(self, image_ids: list[str]) -> None:
         """They were pruned."""

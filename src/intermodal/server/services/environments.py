@@ -49,6 +49,11 @@ class Environments:
         found = self._by_id.get(environment_id)
         return found.name if found is not None else ""
 
+    def web_suffix_of(self, environment_id: str) -> str:
+        """What stands for it in host names; "" for nothing."""
+        found = self._by_id.get(environment_id)
+        return found.web_suffix if found is not None else ""
+
     async def create(self, name: str) -> None:
         """Faults: invalid, conflict."""
         check_name("Environment", name)

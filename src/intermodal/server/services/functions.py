@@ -5,7 +5,7 @@ from __future__ import annotations
 from intermodal.server.ports import CallsPort
 from intermodal.server.principal import Principal
 from intermodal.server.services.apps import Apps
-from intermodal.server.services.publishing import check_spec, handle_of
+from intermodal.server.services.publishing import check_spec
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.variants import apply, variant_id, variant_of
 from intermodal.server.store.functions import FunctionRow, FunctionStore
@@ -37,7 +37,7 @@ class Functions:
                 f"App {message.app_name!r} has no function or class named {message.name!r}: "
                 "is the deployment up to date?",
             )
-        return handle_of(row, app)
+        return self._apps.handle(row, app)
 
     async def bind(self, message: FunctionBind) -> FunctionHandle:
         """A variant; equal requests give the same one. Faults: not-found, invalid."""
@@ -47,11 +47,11 @@ class Functions:
         app = self._apps.running(base.app_id)
         variant = variant_of(message)
         if not variant and not message.parameters:
-            return handle_of(base, app)
+            return self._apps.handle(base, app)
         function_id = variant_id(base.function_id, variant, message.parameters)
         known = await self._store.get(function_id)
         if known is not None and known.active:
-            return handle_of(known, app)
+            return self._apps.handle(known, app)
         await self._secrets.check(set(message.secret_ids))
         spec = apply(base.spec, variant)
         check_spec(spec)
@@ -60,7 +60,7 @@ class Functions:
         )
         await self._store.put([row])
         self._calls.functions_changed(base.app_id, [(function_id, spec)], [])
-        return handle_of(row, app)
+        return self._apps.handle(row, app)
 
     async def update_autoscaler(self, message: FunctionUpdateAutoscaler) -> None:
         """Until the next publication. Faults: not-found, invalid."""

@@ -21,10 +21,6 @@ class Plan(NamedTuple):
     rows: list[FunctionRow]
     removed: list[str]
 
-    def handles(self, app: AppRow) -> list[FunctionHandle]:
-        """What the client gets to hold, in the order in which it named them."""
-        return [handle_of(row, app) for row in self.rows if not row.base_id]
-
 
 def plan(app_id: str, version: int, specs: list[FunctionSpec], known: list[FunctionRow]) -> Plan:
     """A function keeps its id as long as its app has one of that name. Fault: invalid."""

@@ -22,6 +22,7 @@ from intermodal.server.store.proxy_tokens import ProxyTokenStore
 from intermodal.server.store.queues import QueueStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
+from intermodal.server.store.volumes import VolumeStore
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Store:
         self.proxy_tokens = ProxyTokenStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
+        self.volumes = VolumeStore(database)
         self.objects = ObjectStore(database)
         self.dicts = DictStore(database)
         self.queues = QueueStore(database)

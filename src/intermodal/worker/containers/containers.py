@@ -73,6 +73,13 @@ class Containers:
         """The runtime in use; open() chooses it."""
         return self._runtime.name if self._runtime else ""
 
+    def isolates(self, runtime: str = "") -> bool:
+        """Whether containers of this runtime ("": the best one here) have file systems of their own."""
+        try:
+            return self._runtime_for(runtime).isolates
+        except ContainersError:
+            return True  # the start says what is wrong with it
+
     # Opening
 
     async def open(self) -> None:

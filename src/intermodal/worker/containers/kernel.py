@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
@@ -22,6 +23,13 @@ MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 
 MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
+
+_SYS_OPEN_TREE = 428  # on every architecture: these came after the numbers were unified
+_SYS_MOVE_MOUNT = 429
+_OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_AT_FDCWD = -100
 
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_TO = 0x80
@@ -54,6 +62,20 @@ def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     if _libc.umount2(os.fsencode(target), flags) != 0:
         _raise(f"umount {target}")
+
+
+def open_tree(path: str) -> int:
+    """open_tree(2): a descriptor of a copy of the mount at `path`, attached nowhere yet (Linux 5.2)."""
+    fd: int = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if fd < 0:
+        _raise(f"open_tree {path}")
+    return fd
+
+
+def move_mount(tree: int, target: str) -> None:
+    """move_mount(2): attach what `open_tree` gave."""
+    if _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH) != 0:
+        _raise(f"move_mount to {target}")
 
 
 def unshare(flags: int) -> None:

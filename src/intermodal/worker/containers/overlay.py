@@ -18,13 +18,17 @@ OPTIONS_LIMIT = 4000  # bytes: mount(2) copies one page
 
 
 class Overlay:
-    """One overlay mount."""
+    """One overlay mount. `options`: more of overlayfs's own; `flags`: more of mount(2)'s."""
 
-    def __init__(self, layers: list[Path], upper: Path, work: Path, root: Path) -> None:
+    def __init__(
+        self, layers: list[Path], upper: Path, work: Path, root: Path, options: str = "", flags: int = 0
+    ) -> None:
         self.layers = layers
         self.upper = upper
         self.work = work
         self.root = root
+        self.options = options
+        self.flags = flags | kernel.MS_NODEV
         self.mounted = False
 
     def mount(self, userxattr: bool = False) -> None:
@@ -67,13 +71,13 @@ class Overlay:
                 os.close(fd)
 
     def _mount(self, lowers: list[str], userxattr: bool) -> None:
-        options = f"lowerdir={':'.join(lowers)},upperdir={self.upper},workdir={self.work}"
+        options = f"lowerdir={':'.join(lowers)},upperdir={self.upper},workdir={self.work}{self.options}"
         if userxattr:
             options += ",userxattr"
         if len(os.fsencode(options)) > OPTIONS_LIMIT:
             raise StartFailed(f"{len(lowers)} layers are more than one overlay mount takes; join some into one")
         try:
-            kernel.mount("overlay", str(self.root), "overlay", kernel.MS_NODEV, options + ",volatile")
+            kernel.mount("overlay", str(self.root), "overlay", self.flags, options + ",volatile")
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise _explain(error, self.upper) from error
@@ -84,7 +88,7 @@ class Overlay:
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(exist_ok=True)
         try:
-            kernel.mount("overlay", str(self.root), "overlay", kernel.MS_NODEV, options)
+            kernel.mount("overlay", str(self.root), "overlay", self.flags, options)
         except OSError as error:
             raise _explain(error, self.upper) from error
 

@@ -2,7 +2,8 @@
 
 Numbers: 1–19 wire, 20–39 calls, 40–59 functions and apps, 60–79 images and files,
 80–99 secrets, environments, tokens, 100–119 logs and containers as users see them,
-120–149 server and worker, 150–169 worker and runner, 190–209 dicts and queues,
+120–149 server and worker, 150–169 worker and runner, 170–189 volumes, 190–209 dicts and queues,
+210–239 gateway and runner,
 240–259 proxy auth tokens and tunnels, 300–319 calls again. A number is never given twice.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 NOUNS = (
     "app", "call", "container", "dict", "file", "function", "image", "log", "object", "proxy", "queue", "secret",
-    "wire", "worker",
+    "volume", "web", "wire", "worker",
 )  # fmt: skip
 
 

@@ -1,0 +1,179 @@
+"""One WebSocket as an ASGI app sees it. Framing is the gateway's: whole messages come and go here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Optional
+
+from intermodal.runner.web_http import GONE_SECONDS, base_scope, describe, flatten
+from modal._protocol.messages.web import (
+    GRANT,
+    WINDOW,
+    WebAccept,
+    WebClose,
+    WebCredit,
+    WebData,
+    WebDone,
+    WebFailed,
+    WebMessage,
+    WebRequest,
+    WebResponse,
+)
+
+if TYPE_CHECKING:
+    from intermodal.runner.web import WebLink
+
+ABNORMAL = 1006  # the connection ended without a close frame
+_CONNECTING, _OPEN, _DENYING, _CLOSED = range(4)
+
+
+class WebSocketExchange:
+    """One connection, one input, for as long as it is open."""
+
+    def __init__(self, link: WebLink, token: int, request: WebRequest, state: dict[str, Any]) -> None:
+        self._link = link
+        self._loop = link.loop
+        self._token = token
+        self.task: Optional[asyncio.Task[None]] = None
+        self.scope = base_scope(request, "websocket", state)
+        self.scope["scheme"] = "wss" if request.scheme == "https" else "ws"
+        self.scope["extensions"] = {"websocket.http.response": {}}
+        offered = b",".join(value for name, value in self.scope["headers"] if name == b"sec-websocket-protocol")
+        self.scope["subprotocols"] = [part.strip() for part in offered.decode("latin-1").split(",") if part.strip()]
+        self._events: deque[dict[str, Any]] = deque([{"type": "websocket.connect"}])
+        self._arrived: Optional[asyncio.Future[None]] = None
+        self._phase = _CONNECTING
+        self._disconnected: Optional[dict[str, Any]] = None
+        self._consumed = 0
+        self._credit = WINDOW
+        self._room: Optional[asyncio.Future[None]] = None
+        self._denial: Optional[WebResponse] = None
+
+    # -- the app's side
+    async def receive(self) -> dict[str, Any]:
+        while not self._events:
+            if self._disconnected is not None:
+                return self._disconnected
+            self._arrived = self._loop.create_future()
+            await self._arrived
+        event = self._events.popleft()
+        self._consumed += len(event.get("bytes") or event.get("text") or b"")
+        if self._consumed >= GRANT:
+            self._link.send(self._token, WebCredit(self._consumed))
+            self._consumed = 0
+        return event
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if self._disconnected is not None:
+            raise OSError("the client has gone away")
+        if kind == "websocket.send" and self._phase == _OPEN:
+            await self._send_message(message)
+        elif kind == "websocket.accept" and self._phase == _CONNECTING:
+            self._phase = _OPEN
+            self._link.send(
+                self._token, WebAccept(message.get("subprotocol") or "", flatten(message.get("headers") or ()))
+            )
+        elif kind == "websocket.close" and self._phase in (_CONNECTING, _OPEN):
+            if self._phase == _CONNECTING:
+                self._link.send(self._token, WebResponse(403, b""))
+            else:
+                self._link.send(self._token, WebClose(message.get("code") or 1000, message.get("reason") or ""))
+            self._phase = _CLOSED
+        elif kind == "websocket.http.response.start" and self._phase == _CONNECTING:
+            self._phase = _DENYING
+            self._denial = WebResponse(message["status"], flatten(message.get("headers") or ()))
+        elif kind == "websocket.http.response.body" and self._phase == _DENYING:
+            self._deny(message.get("body", b""), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"the app sent {kind!r} where it has no place in a WebSocket's life")
+
+    async def _send_message(self, message: dict[str, Any]) -> None:
+        text = message.get("text")
+        data = text.encode() if text is not None else message.get("bytes")
+        if data is None:
+            raise RuntimeError("websocket.send needs 'text' or 'bytes'")
+        while self._credit <= 0:
+            self._room = self._loop.create_future()
+            await self._room
+            if self._disconnected is not None:
+                raise OSError("the client has gone away")
+        self._credit -= len(data)
+        self._link.send(self._token, WebMessage(bytes(data), text is not None))
+
+    def _deny(self, body: bytes, more: bool) -> None:
+        denial, self._denial = self._denial, None
+        if denial is not None:
+            denial.body, denial.more = bytes(body), more
+            self._link.send(self._token, denial)
+        else:
+            self._link.send(self._token, WebData(bytes(body), more))
+        if not more:
+            self._phase = _CLOSED
+
+    # -- how the app ended
+    def finish(self) -> None:
+        """The app has returned."""
+        if self._link.exchanges.pop(self._token, None) is None:
+            return
+        if self._phase == _OPEN and self._disconnected is None:
+            self._link.send(self._token, WebClose(1000, ""))
+        elif self._phase in (_CONNECTING, _DENYING) and self._disconnected is None:
+            self._link.send(self._token, WebFailed("the app returned without accepting the WebSocket"))
+            return
+        self._link.send(self._token, WebDone())
+
+    def fail(self, error: BaseException) -> None:
+        """The app has raised."""
+        if self._disconnected is not None and isinstance(error, OSError):
+            self.cancelled()
+            return
+        text, trace = describe(error)
+        if self._link.exchanges.pop(self._token, None) is not None:
+            self._link.send(self._token, WebFailed(text, trace))
+
+    def cancelled(self) -> None:
+        """The app was cancelled, or gave up because its client had gone."""
+        if self._link.exchanges.pop(self._token, None) is not None:
+            self._link.send(self._token, WebDone())
+
+    # -- the gateway's side
+    def message(self, message: WebMessage) -> None:
+        """A whole message of the client; text was checked by the gateway."""
+        if message.text:
+            self._events.append({"type": "websocket.receive", "text": message.data.decode(), "bytes": None})
+        else:
+            self._events.append({"type": "websocket.receive", "bytes": message.data, "text": None})
+        self._wake()
+
+    def closed(self, message: WebClose) -> None:
+        """The client has closed, or the connection is lost."""
+        self._disconnected = {"type": "websocket.disconnect", "code": message.code, "reason": message.reason}
+        self._wake()
+        self.grant(0)
+
+    def data(self, _message: WebData) -> None:
+        """Has no place here."""
+
+    def grant(self, size: int) -> None:
+        self._credit += size
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def gone(self, reason: str, cancel: bool) -> None:
+        """The client has left without a word."""
+        if self._disconnected is None:
+            self.closed(WebClose(ABNORMAL, reason))
+        if self.task is None:
+            return
+        if cancel:
+            self.task.cancel()
+        else:
+            self._loop.call_later(GONE_SECONDS, self.task.cancel)
+
+    def _wake(self) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None and not arrived.done():
+            arrived.set_result(None)

@@ -1,0 +1,117 @@
+"""Responses on the wire of HTTP/1.1: heads, and how a body is delimited."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import formatdate
+
+from intermodal.server.gateway.pages import phrase
+
+_BAD = re.compile(rb"[\r\n]")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"))
+_LINES = {
+    (version, status): f"HTTP/1.1 {status} {phrase(status)}\r\n".encode()
+    for version in ("1.0", "1.1")
+    for status in range(100, 600)
+}
+_known: dict[bytes, bytes] = {}  # header names that were seen, in lower case
+
+
+class BadResponse(Exception):
+    """An app's response that cannot be sent."""
+
+
+class _Clock:
+    """The Date header, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._line = b""
+
+    def line(self) -> bytes:
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._line = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+        return self._line
+
+
+_clock = _Clock()
+
+
+class Head:
+    """A response's head for one client: its bytes, and how the body is to be sent.
+
+    `length` is what the body must have (-1: not said), `chunked` how it is delimited without that,
+    `bodiless` whether there is none whatever the app says, `close` whether the connection must end after it.
+    """
+
+    __slots__ = ("bodiless", "chunked", "close", "data", "length")
+
+    def __init__(
+        self, status: int, headers: bytes, *, method: str, version: str, keep_alive: bool, whole: int = -1
+    ) -> None:
+        """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
+        if not 200 <= status <= 599:
+            raise BadResponse(f"{status} is no status of a response")
+        if _BAD.search(headers):
+            raise BadResponse("a header holds a line break")
+        self.length = -1
+        self.bodiless = method == "HEAD" or status in (204, 304)
+        self.close = not keep_alive
+        lines = [_LINES[version, status]]
+        dated = False
+        parts = headers.split(b"\0") if headers else []
+        for name, value in zip(parts[::2], parts[1::2], strict=True):
+            lower = _known.get(name) or _learn(name)
+            if lower in _HOP:
+                if lower == b"connection" and value.lower() == b"close":
+                    self.close = True
+                continue
+            if lower == b"content-length":
+                if status == 204:
+                    continue
+                self._take_length(value)
+            elif lower == b"date":
+                dated = True
+            lines.append(name + b": " + value + b"\r\n")
+        if not dated:
+            lines.append(_clock.line())
+        if whole >= 0 and self.length < 0 and status != 204 and not self.bodiless:
+            self.length = whole
+            lines.append(b"content-length: %d\r\n" % whole)
+        self.chunked = self.length < 0 and not self.bodiless and version == "1.1"
+        if self.chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif self.length < 0 and not self.bodiless:
+            self.close = True  # HTTP/1.0: the end of the connection is the end of the body
+        if self.close:
+            lines.append(b"connection: close\r\n")
+        elif version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self.data = b"".join(lines)
+
+    def _take_length(self, value: bytes) -> None:
+        if not value.isdigit() or (self.length >= 0 and int(value) != self.length):
+            raise BadResponse(f"its Content-Length {value[:40]!r} is no length, or one of two")
+        self.length = int(value)
+
+
+def _learn(name: bytes) -> bytes:
+    if not _TOKEN.match(name):
+        raise BadResponse(f"{name[:40]!r} is no header name")
+    lower = name.lower()
+    if len(_known) < 1000:
+        _known[name] = lower
+    return lower
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"

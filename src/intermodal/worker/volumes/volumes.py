@@ -1,0 +1,264 @@
+"""All volumes in the containers of this worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from intermodal.contents import Contents
+from intermodal.home import Home
+from intermodal.worker.containers.launch import Bind, StartFailed
+from intermodal.worker.containers.overlay import remove_tree
+from intermodal.worker.containers.private_mounts import in_user_namespace
+from intermodal.worker.volumes.checkouts import Checkouts
+from intermodal.worker.volumes.mounted import Mounted
+from modal._protocol import aio
+from modal._protocol.errors import Code, Fault, WireError
+from modal._protocol.messages.function import VolumeMount
+from modal._protocol.messages.volume import (
+    NETWORK_FILE_SYSTEM,
+    VOLUME,
+    Entry,
+    VolumeChanges,
+    VolumeCheckout,
+    VolumeEntries,
+    VolumeVersions,
+    portions,
+)
+
+log = logging.getLogger("intermodal.volumes")
+
+BACKGROUND_SECONDS = 5.0  # between commits while a function executes
+LOOK_SECONDS = 1.0  # between looks at what is due
+BACKGROUND_SHARE = 10.0  # and at least so many times what the last one took
+LAST_COMMIT_SECONDS = 30.0  # that the end of a container waits for the server; after that it is committed later
+RETRY_SECONDS = 30.0  # between attempts to commit what an ended container has left
+
+
+class Volumes:
+    """`attach` before a container starts, `finish` when it has ended; `commit` and `reload` in between."""
+
+    def __init__(self, home: Home, connection: Callable[[], aio.Connection | None]) -> None:
+        self._home = home
+        self._connection = connection
+        self._objects = Contents(home.volumes / "objects")
+        self._executor = ThreadPoolExecutor(8, "volumes")
+        self._checkouts = Checkouts(home.volumes / "checkouts", self._objects, self._executor, self._changed)
+        self._mounts = home.volumes / "mounts"
+        self._by_container: dict[str, list[Mounted]] = {}
+        self._left: list[Mounted] = []  # of ended containers, not committed yet
+        self._rootless = in_user_namespace()
+        self._inputs: dict[str, int] = {}  # container id -> inputs it had been given when it was last committed
+
+    def open(self) -> None:
+        """Blocking: find what earlier workers have left."""
+        self._objects.prepare()
+        self._checkouts.open()
+        self._mounts.mkdir(parents=True, exist_ok=True)
+        for container in self._mounts.iterdir():
+            found = []
+            for place in sorted(container.iterdir()):
+                one = self._new(place, container.name, VolumeMount("", VOLUME))
+                if one.recall():
+                    found.append(one)
+                else:
+                    remove_tree(place)
+            if found:
+                self._by_container[container.name] = found
+            else:
+                remove_tree(container)
+
+    async def close(self) -> None:
+        await self._checkouts.close()
+        self._executor.shutdown()
+
+    # -- containers
+    async def attach(self, container_id: str, volumes: Iterable[VolumeMount], isolates: bool = True) -> list[Bind]:
+        """What a container with these volumes has to be started with. Raises Fault, StartFailed.
+
+        `finish` must follow, whether it starts or not.
+        """
+        mounts = sorted(volumes, key=lambda one: one.path)
+        wanted = [one for one in mounts if one.kind in (VOLUME, NETWORK_FILE_SYSTEM)]
+        if wanted and not isolates:
+            raise StartFailed(
+                "volumes cannot be mounted by the runtime `host`, which has no file systems of its own for containers: "
+                "`intermodal doctor` says how to get one that has"
+            )
+        binds = []
+        for number, volume in enumerate(wanted):
+            if volume.kind == NETWORK_FILE_SYSTEM:
+                binds.append(Bind(self._network_directory(volume), volume.path, volume.read_only))
+                continue
+            one = self._new(self._mounts / container_id / str(number), container_id, volume)
+            self._by_container.setdefault(container_id, []).append(one)
+            await one.mount(int(volume.options.get("version", -1)))
+            one.due = time.monotonic() + BACKGROUND_SECONDS
+            binds.append(Bind(one.root, volume.path, volume.read_only))
+        return binds
+
+    def _network_directory(self, volume: VolumeMount) -> Path:
+        directory = self._home.network_files / volume.object_id
+        if not directory.is_dir():
+            raise StartFailed(
+                f"the network file system {volume.object_id} (for {volume.path}) is not on this machine: it was "
+                "deleted, or belongs to another worker"
+            )
+        return directory
+
+    def _new(self, directory: Path, container_id: str, volume: VolumeMount) -> Mounted:
+        return Mounted(
+            directory, container_id, volume.object_id, volume.path, volume.read_only,
+            self._checkouts, self._objects, self._executor, self._send, self._rootless,
+        )  # fmt: skip
+
+    def has(self, container_id: str) -> bool:
+        """Whether the container has volumes."""
+        return container_id in self._by_container
+
+    async def finish(self, container_id: str) -> list[str]:
+        """The container has ended: commit what it has left. What could not be committed, in words for its logs."""
+        problems = []
+        for one in self._by_container.pop(container_id, []):
+            self._left.append(one)
+            try:
+                async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                    problem = await self._settle(one)
+            except TimeoutError:
+                problem = "" if self._connection() is None else "the server does not answer"
+            if problem:
+                problems.append(
+                    f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
+                    "they are kept, and it is tried again"
+                )
+        self._inputs.pop(container_id, None)
+        return problems
+
+    async def _settle(self, one: Mounted) -> str:
+        """Commit what an ended container has left, and remove its files; else why not."""
+        try:
+            await one.commit()
+        except Fault as fault:
+            if fault.code != Code.NOT_FOUND:
+                return fault.text
+            log.warning("%s: %s", one.container_id, fault.text)
+        except WireError as error:
+            return str(error) or "the server is away"
+        if one in self._left:
+            self._left.remove(one)
+            await one.close()
+        return ""
+
+    async def restore(self, container_id: str, pid: int) -> None:
+        """The container was adopted from an earlier worker."""
+        for one in self._by_container.get(container_id, []):
+            try:
+                await one.restore(pid)
+            except (OSError, StartFailed) as error:
+                log.warning("%s: its volume at %s: %s", container_id, one.target, error)
+
+    def disown(self, running: set[str]) -> None:
+        """Whatever is not in one of these containers was left by one that is gone."""
+        for container_id in self._by_container.keys() - running:
+            self._left += self._by_container.pop(container_id)
+
+    # -- what containers ask for
+    async def commit(self, container_id: str, volume_id: str) -> None:
+        """Faults: execution (not mounted), and those of a commit."""
+        for one in self._find(container_id, volume_id):
+            await one.commit()
+
+    async def reload(self, container_id: str, volume_id: str, pid: int) -> None:
+        """Faults: execution (not mounted, busy), and those of a commit."""
+        for one in self._find(container_id, volume_id):
+            below = one.target.rstrip("/") + "/"
+            nested = [other for other in self._by_container[container_id] if other.target.startswith(below)]
+            await one.reload(pid, sorted(nested, key=lambda other: other.target))
+
+    def _find(self, container_id: str, volume_id: str) -> list[Mounted]:
+        found = [one for one in self._by_container.get(container_id, []) if one.volume_id == volume_id]
+        if not found:
+            raise Fault(Code.EXECUTION, f"the volume {volume_id} is not mounted in this container")
+        return found
+
+    async def prepare(self, volume_id: str) -> None:
+        """It has changed, and may be mounted soon: have the newest version ready if this machine has had it before."""
+        if self._checkouts.known(volume_id):
+            try:
+                await self._checkouts.prepare(volume_id)
+            except Fault as fault:
+                if fault.code == Code.NOT_FOUND:
+                    self._checkouts.forget(volume_id)
+
+    # -- in the background
+    async def keep_committed(self, activity: Callable[[], dict[str, tuple[bool, int]]]) -> None:
+        """Until cancelled: commit now and then what executing containers change, and what ended ones have left.
+
+        `activity` says of each container whether it executes, and how many inputs it has been given: one that has
+        executed since its last commit gets one more.
+        """
+        retry = 0.0
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            for container_id, (executes, inputs) in activity().items():
+                mounted = self._by_container.get(container_id, [])
+                due = [one for one in mounted if one.due <= now and not one.read_only]
+                if due and (executes or inputs != self._inputs.get(container_id)):
+                    self._inputs[container_id] = inputs if not executes else -1
+                    for one in due:
+                        await self._commit_in_background(one)
+            if self._left and now >= retry and self._connection() is not None:
+                for one in list(self._left):
+                    problem = await self._settle(one)
+                    if problem:
+                        log.warning("%s: its volume at %s: %s", one.container_id, one.target, problem)
+                        retry = time.monotonic() + RETRY_SECONDS
+
+    async def _commit_in_background(self, one: Mounted) -> None:
+        try:
+            await one.commit()
+        except (Fault, WireError) as error:
+            log.warning("%s: the volume at %s was not committed: %s", one.container_id, one.target, error)
+        except Exception:  # the other containers' volumes are not to suffer
+            log.exception("%s: the volume at %s was not committed", one.container_id, one.target)
+        one.due = time.monotonic() + max(BACKGROUND_SECONDS, BACKGROUND_SHARE * one.took)
+
+    # -- the server
+    def _link(self) -> aio.Connection:
+        connection = self._connection()
+        if connection is None:
+            raise Fault(Code.INTERNAL, "the server is away")
+        return connection
+
+    async def _changed(self, volume_id: str, since: int) -> tuple[int, int, list[Entry]]:
+        try:
+            stream = self._link().open(VolumeCheckout(volume_id, since))
+            stream.end()
+            entries: list[Entry] = []
+            async for item in stream:
+                if isinstance(item, VolumeEntries):
+                    entries += [Entry(*values) for values in item.entries]
+        except WireError as error:
+            raise Fault(Code.INTERNAL, f"the server went away: {error}") from error
+        answer = stream.response
+        if not isinstance(answer, VolumeVersions):
+            raise Fault(Code.INTERNAL, f"the server did not say what is in {volume_id}")
+        return answer.versions[0].version, answer.base, entries
+
+    async def _send(self, volume_id: str, container_id: str, changes: list[Entry]) -> None:
+        try:
+            stream = self._link().open(VolumeChanges(volume_id, container_id))
+            for part in portions(changes):
+                await stream.send(VolumeEntries(part))
+            stream.end()
+            async for _item in stream:
+                continue
+        except WireError as error:
+            raise Fault(Code.INTERNAL, f"the server went away: {error}") from error
+        if not isinstance(stream.response, VolumeVersions):
+            raise Fault(Code.INTERNAL, f"the server did not say whether {volume_id} is committed")

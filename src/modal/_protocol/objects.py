@@ -1,0 +1,194 @@
+"""The object store of volumes on disk, for the peers that share it: contents by their SHA-256.
+
+`objects/ab/abcd…` holds one content and never changes. It appears whole, by a rename, after its hash was taken of the
+very bytes that were written. Whoever refers to it makes it durable first (the server does, before a version names it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from typing import Tuple
+
+CHUNK = 1 << 20  # bytes; smaller files are read whole
+INCOMING = ".incoming"  # below the store: what is not whole yet, as `<pid>-<number>`
+_ZEROS = bytes(CHUNK)
+_numbers = itertools.count()
+
+
+def object_path(directory: str, digest: str) -> str:
+    """Where the content with this SHA-256 lies, or will lie."""
+    return f"{directory}/{digest[:2]}/{digest}"
+
+
+def has_object(directory: str, digest: str) -> bool:
+    """Whether the store holds the content."""
+    return os.path.exists(object_path(directory, digest))
+
+
+def place(fd: int, directory: str, mode: int, mtime: int) -> Tuple[str, int]:
+    """Put what `fd` reads, from its start, into the store; SHA-256 and size.
+
+    A new object gets these permission bits (readable for its owner in any case) and time (nanoseconds), so that it can
+    be linked into trees as it is. Holes stay holes. Raises OSError.
+    """
+    first = os.pread(fd, CHUNK, 0)
+    if len(first) < CHUNK:
+        return place_bytes(first, directory, mode, mtime), len(first)
+    temporary, out = _open_temporary(directory)
+    try:
+        try:
+            digest, size = _copy(fd, out)
+            _finish(out, mode, mtime)
+        finally:
+            os.close(out)
+        _settle(temporary, object_path(directory, digest))
+    except BaseException:
+        _discard(temporary)
+        raise
+    return digest, size
+
+
+def place_bytes(content: bytes, directory: str, mode: int, mtime: int) -> str:
+    """As `place`, for what is in memory."""
+    digest = hashlib.sha256(content).hexdigest()
+    target = object_path(directory, digest)
+    if os.path.exists(target):
+        return digest
+    temporary, out = _open_temporary(directory)
+    try:
+        try:
+            _write(out, content)
+            _finish(out, mode, mtime)
+        finally:
+            os.close(out)
+        _settle(temporary, target)
+    except BaseException:
+        _discard(temporary)
+        raise
+    return digest
+
+
+def hash_of(fd: int) -> Tuple[str, int]:
+    """SHA-256 and size of what `fd` reads, from its start. Holes cost no reading."""
+    return _copy(fd, -1)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy a file's content: by the kernel (a clone where the file system can), holes kept. Raises OSError."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _copy_by_kernel(fd, out)
+        finally:
+            os.close(out)
+    finally:
+        os.close(fd)
+
+
+def _copy_by_kernel(fd: int, out: int) -> None:
+    copy_range = getattr(os, "copy_file_range", None)
+    offset, end = 0, os.fstat(fd).st_size
+    while offset < end:
+        offset = _seek_data(fd, offset, end)
+        stop = _seek_hole(fd, offset, end)
+        while offset < stop:
+            copied = 0
+            if copy_range is not None:
+                try:
+                    copied = copy_range(fd, out, stop - offset, offset, offset)
+                except OSError:  # across file systems, or not on this one
+                    copy_range = None
+            if not copied:
+                chunk = os.pread(fd, min(CHUNK, stop - offset), offset)
+                if not chunk:
+                    return
+                _write(out, chunk, offset)
+                copied = len(chunk)
+            offset += copied
+    os.ftruncate(out, end)
+
+
+def _copy(fd: int, out: int) -> Tuple[str, int]:
+    digest = hashlib.sha256()
+    offset = 0
+    end = os.fstat(fd).st_size
+    while offset < end:
+        start = _seek_data(fd, offset, end)
+        while offset < start:  # a hole
+            size = min(CHUNK, start - offset)
+            digest.update(_ZEROS[:size])
+            offset += size
+        stop = _seek_hole(fd, offset, end)
+        while offset < stop:
+            chunk = os.pread(fd, min(CHUNK, stop - offset), offset)
+            if not chunk:  # it was shortened meanwhile
+                end = stop = offset
+                break
+            digest.update(chunk)
+            if out >= 0:
+                _write(out, chunk, offset)
+            offset += len(chunk)
+    if out >= 0:
+        os.ftruncate(out, offset)
+    return digest.hexdigest(), offset
+
+
+def _seek_data(fd: int, offset: int, end: int) -> int:
+    try:
+        return min(os.lseek(fd, offset, os.SEEK_DATA), end)
+    except AttributeError:  # not on this system
+        return offset
+    except OSError:  # nothing but a hole up to the end
+        return end if os.fstat(fd).st_size >= end else offset
+
+
+def _seek_hole(fd: int, offset: int, end: int) -> int:
+    try:
+        return min(os.lseek(fd, offset, os.SEEK_HOLE), end)
+    except (AttributeError, OSError):
+        return end
+
+
+def _write(fd: int, content: bytes, offset: int = 0) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest = rest[written:]
+        offset += written
+
+
+def _open_temporary(directory: str) -> Tuple[str, int]:
+    path = f"{directory}/{INCOMING}/{os.getpid()}-{next(_numbers)}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return path, os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path, os.open(path, flags, 0o600)
+
+
+def _finish(out: int, mode: int, mtime: int) -> None:
+    os.fchmod(out, (mode & 0o7777) | 0o400)
+    os.utime(out, ns=(mtime, mtime))
+
+
+def _settle(temporary: str, target: str) -> None:
+    """Under its name. What is there already is the same, and stays: trees may be linked to it."""
+    if os.path.exists(target):
+        os.unlink(temporary)
+        return
+    try:
+        os.rename(temporary, target)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.rename(temporary, target)
+
+
+def _discard(temporary: str) -> None:
+    try:
+        os.unlink(temporary)
+    except OSError:
+        pass

@@ -1,0 +1,140 @@
+"""Downloads of directories and files: several at a time, and on the server's own machine straight from its store.
+
+A file appears under its name when it is whole. What is there already with the right size and time is not fetched
+again by `resume`, so that a download which was interrupted goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, Callable, List, Optional, Tuple
+
+from modal import _sync
+from modal._protocol.messages.volume import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    Entry,
+    ObjectsMissing,
+    VolumeEntries,
+    VolumeLs,
+)
+from modal._protocol.objects import copy_file, has_object, object_path
+from modal._volume import Volume, _Stored
+from modal._volume_upload import Progress, _in_threads
+from modal.exception import InvalidError
+
+PARTIAL = ".modal-partial"  # ends the names of files that are still being written
+
+
+def list_entries(source: _Stored, path: str, recursive: bool) -> List[Entry]:
+    """What is at a path, as the server has it. Blocking."""
+    client = _sync.run(source._ready())
+    found: List[Entry] = []
+    for item in _sync.iterate(client.stream(VolumeLs(source.object_id, path, recursive))):
+        if isinstance(item, VolumeEntries):
+            found += [Entry(*values) for values in item.entries]
+    return found
+
+
+class Download:
+    """Fetches entries of a volume or network file system. Blocking."""
+
+    def __init__(self, source: _Stored, force: bool, progress: Optional[Progress] = None) -> None:
+        self._source = source
+        self._force = force
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._files = 0
+        self._bytes = 0
+        self._totals = (0, 0)
+        self._directory = ""
+
+    def fetch(self, wanted: List[Tuple[Entry, str, str]]) -> None:
+        """(entry, its remote path, local path) each. Raises InvalidError where a file is in the way, OSError."""
+        files = [one for one in wanted if one[0].kind == FILE]
+        self._totals = (len(files), sum(entry.size for entry, _remote, _local in files))
+        self._check([local for entry, _remote, local in wanted if entry.kind != DIRECTORY], wanted)
+        if isinstance(self._source, Volume):
+            client = _sync.run(self._source._ready())
+            self._directory = _sync.run(client.request(ObjectsMissing([]), ObjectsMissing)).directory
+        for entry, _remote, local in wanted:
+            if entry.kind == DIRECTORY:
+                os.makedirs(local, exist_ok=True)
+        for parent in {os.path.dirname(local) for _entry, _remote, local in wanted}:
+            if parent:
+                os.makedirs(parent, exist_ok=True)
+        _in_threads(self._fetch_file, files)
+        for entry, _remote, local in wanted:
+            if entry.kind == SYMLINK:
+                if os.path.lexists(local):
+                    os.unlink(local)
+                os.symlink(entry.content, local)
+        for entry, _remote, local in reversed(wanted):
+            if entry.kind == DIRECTORY:
+                os.utime(local, ns=(entry.mtime, entry.mtime))
+
+    def _check(self, locals_: List[str], wanted: List[Tuple[Entry, str, str]]) -> None:
+        if self._force:
+            return
+        same = {local for entry, _remote, local in wanted if entry.kind == FILE and _is_same(local, entry)}
+        for local in locals_:
+            if os.path.lexists(local) and local not in same:
+                raise InvalidError(f"{local} exists already: use --force to overwrite it.")
+
+    def _fetch_file(self, one: Tuple[Entry, str, str]) -> None:
+        entry, remote, local = one
+        if not _is_same(local, entry):
+            if os.path.isdir(local) and not os.path.islink(local):
+                raise InvalidError(f"{local} is a directory: a file cannot take its place.")
+            temporary = f"{local}{PARTIAL}"
+            try:
+                self._write(entry, remote, temporary)
+                os.chmod(temporary, entry.mode & 0o777)
+                os.utime(temporary, ns=(entry.mtime, entry.mtime))
+                os.replace(temporary, local)
+            except BaseException:
+                _unlink(temporary)
+                raise
+        with self._lock:
+            self._files += 1
+            self._bytes += entry.size
+            if self._progress is not None:
+                self._progress(self._files, self._totals[0], self._bytes, self._totals[1])
+
+    def _write(self, entry: Entry, remote: str, target: str) -> None:
+        if self._directory and entry.content and has_object(self._directory, entry.content):
+            try:
+                copy_file(object_path(self._directory, entry.content), target)
+                return
+            except FileNotFoundError:
+                pass  # collected at this very moment: the server says what is the matter
+        with open(target, "wb") as file:
+            for chunk in self._source._chunks_blocking(remote):
+                file.write(chunk)
+
+    def stream(self, remote: str, write: Callable[[bytes], Any]) -> None:
+        """A file's content to standard output or the like."""
+        for chunk in self._source._chunks_blocking(remote):
+            write(chunk)
+
+
+def _is_same(local: str, entry: Entry) -> bool:
+    """Whether a local file is what an earlier, interrupted download has left: same size, same time."""
+    try:
+        status = os.lstat(local)
+    except OSError:
+        return False
+    return (
+        status.st_size == entry.size
+        and status.st_mtime_ns == entry.mtime
+        and (status.st_mode & 0o170777) == (0o100000 | entry.mode & 0o777)
+    )
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

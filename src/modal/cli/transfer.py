@@ -1,0 +1,155 @@
+"""What `modal volume` and `modal nfs` share: names, listings, downloads, and the bar that shows how far they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Tuple
+
+import click
+
+if TYPE_CHECKING:
+    from modal._protocol.messages.volume import Entry, VolumeInfo
+    from modal._volume import _Stored
+
+    Progress = Callable[[int, int, int, int], None]
+
+TYPES = {1: "file", 2: "dir", 3: "link", 4: "fifo", 5: "socket"}
+
+
+def create_named(kind: str, name: str, environment: str, format: int = 0) -> VolumeInfo:
+    """Make it. Raises click.UsageError where it is there already."""
+    from modal._object import check_object_name
+    from modal._protocol.messages.volume import VolumeGet, Volumes
+    from modal.cli.server import ask
+
+    check_object_name(name, "Volume" if kind == "volume" else "NetworkFileSystem")
+    info = ask(VolumeGet(name, environment, kind, True, format=format), Volumes).volumes[0]
+    if not info.created:
+        raise click.ClickException(f"There is a {kind.replace('-', ' ')} {name!r} in {info.environment!r} already.")
+    return info
+
+
+def show_named(kind: str, title: str, environment: str, as_json: bool) -> None:
+    """A table of all of them."""
+    from modal._protocol.messages.volume import VolumeList, Volumes
+    from modal.cli.server import ask
+    from modal.cli.tables import moment, show_table
+
+    found = ask(VolumeList(environment, kind), Volumes).volumes
+    where = f" in environment '{environment}'" if environment else ""
+    show_table(
+        f"{title}{where}", ["Name", "Created at"], [[one.name, moment(one.created_at)] for one in found], as_json
+    )
+
+
+def show_entries(title: str, entries: List[Entry], as_json: bool, prefix: str = "") -> None:
+    """A table of files; names alone where no terminal reads them."""
+    from modal.cli.tables import moment, show_table
+
+    if not as_json and not sys.stdout.isatty():
+        for entry in entries:
+            click.echo(prefix + entry.path)
+        return
+    rows = [
+        [prefix + entry.path, TYPES.get(entry.kind, "?"), moment(entry.mtime / 1e9), size_of(entry.size)]
+        for entry in entries
+    ]
+    show_table(title, ["Filename", "Type", "Created/Modified", "Size"], rows, as_json)
+
+
+def size_of(number: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+@contextlib.contextmanager
+def progress_bar(text: str) -> Iterator[Optional[Progress]]:
+    """A bar on the terminal; None where there is none."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns: Any = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+
+        def show(files: int, all_files: int, done: int, total: int) -> None:
+            bar.update(task, description=f"{text} ({files}/{all_files} files)", completed=done, total=total or None)
+
+        yield show
+
+
+def download(source: _Stored, remote: str, destination: str, force: bool) -> None:
+    """Fetch a file, a directory or (network file systems) what a pattern matches."""
+    from modal._volume_download import Download, list_entries
+
+    if destination == "-":
+        _to_stdout(source, remote)
+        return
+    pattern = "*" in remote and source._wire_kind() != "volume"
+    found = list_entries(source, remote, True)
+    wanted = _places(found, remote, destination, pattern, source._wire_kind() == "volume")
+    with progress_bar("Downloading") as progress:
+        Download(source, force, progress).fetch(wanted)
+    files = sum(entry.kind == 1 for entry, _remote, _local in wanted)
+    size = sum(entry.size for entry, _remote, _local in wanted if entry.kind == 1)
+    click.echo(f"✓ Downloaded {files} {'file' if files == 1 else 'files'} ({size_of(size)}) to {destination}", err=True)
+
+
+def _places(
+    found: List[Entry], remote: str, destination: str, pattern: bool, whole_paths: bool
+) -> List[Tuple[Entry, str, str]]:
+    """Which entry goes where: as `cp -r` has it, into a directory that is there, else under the name that is given."""
+    cleaned = "/".join(part for part in remote.split("/") if part not in ("", "."))
+    name = cleaned.rpartition("/")[2]
+    into = os.path.isdir(destination) or destination.endswith("/")
+    if pattern:
+        fixed = remote.partition("*")[0].strip("/").rpartition("/")[0]
+        return [_placed(e, e.path.strip("/"), destination, e.path.strip("/")[len(fixed) :].lstrip("/")) for e in found]
+    whole = [(entry, entry.path if whole_paths else f"{cleaned}/{entry.path}".strip("/")) for entry in found]
+    if len(found) == 1 and found[0].kind != 2 and (not whole_paths or found[0].path == cleaned):
+        entry = found[0]
+        if entry.kind == 3:  # asked for by name, a link stands for its file
+            entry = entry._replace(kind=1, mode=0o644, content="")
+        if whole_paths or entry.path == name:
+            return [_placed(entry, cleaned, destination, name if into else "")]
+    base = f"{name}/" if into and name else ""
+    return [_placed(entry, path, destination, base + path[len(cleaned) :].lstrip("/")) for entry, path in whole]
+
+
+def _placed(entry: Entry, remote: str, destination: str, relative: str) -> Tuple[Entry, str, str]:
+    parts = relative.split("/") if relative else []
+    if ".." in parts:
+        raise click.ClickException(f"{remote!r} would lead out of {destination}.")
+    return entry, remote, os.path.join(destination, *parts) if parts else destination
+
+
+def _to_stdout(source: _Stored, remote: str) -> None:
+    from modal._volume_download import Download, list_entries
+
+    out = sys.stdout.buffer
+    pattern = "*" in remote and source._wire_kind() != "volume"
+    if pattern:
+        for entry in list_entries(source, remote, True):
+            if entry.kind == 1:
+                Download(source, True).stream(entry.path, out.write)
+    else:
+        Download(source, True).stream(remote, out.write)
+    out.flush()
