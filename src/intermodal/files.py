@@ -43,8 +43,12 @@ def process_lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
+    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 class Files:

@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import platform
+import secrets
 import socket
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
+from modal._protocol.messages.function import VolumeMount
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
@@ -85,6 +89,7 @@ class Agent:
         self.images = Images(self.home, self.containers)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
+        self.images.workshop.volumes = self._volumes_of_build
 
     async def _close_parts(self) -> None:
         await self.images.close()
@@ -368,6 +373,16 @@ class Agent:
         except ContainersError as error:
             raise Fault(Code.REMOTE, f"the image could not be built: {error}") from None
         await stream.send(WorkerImageBuilt(message.image_id, config, cached, time.monotonic() - began))
+
+    @asynccontextmanager
+    async def _volumes_of_build(self, mounts: list[VolumeMount]) -> AsyncIterator[list[Bind]]:
+        """Volumes for a step of a build. What the step has written is committed when it ends."""
+        build_id = f"ib-{secrets.token_hex(11)}"
+        try:
+            yield await self.volumes.attach(build_id, mounts, self.containers.isolates(""))
+        finally:
+            for problem in await self.volumes.finish(build_id):
+                log.warning("%s: %s", build_id, problem)
 
     async def _fetch_mounts(self, recipe: list[dict[str, Any]]) -> None:
         for mount_id in mounts_of(recipe):

@@ -24,6 +24,7 @@ _CHECK_PYTHON = (
 class DebianSlim(Kind):
     name = "debian_slim"
     base = True
+    pinned = True
     settings_matter = False
     required = {"python_version": str}
     optional = {"builder_version": str}
@@ -62,6 +63,7 @@ class InterpreterOfHost(Kind):
     """A Python of this machine, on top of a Debian release that lacks this version."""
 
     name = "interpreter"
+    pinned = True
     internal = True
     required = {"version": str}
 
