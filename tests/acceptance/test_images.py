@@ -260,7 +260,6 @@ def test_builds_that_are_killed_at_any_moment_leave_no_half_layer(own_platform: 
         out, err = process.communicate(timeout=100)
         if victim != "client":
             assert process.returncode == 0, out + err
-            assert "whole" in out
     assert own_platform.intermodal("up").code == 0
     path.write_text(SLOW_BUILD % 99)
     ran = own_platform.modal("run", path)
