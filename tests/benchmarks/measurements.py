@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import images, processes
+from tests.benchmarks import images, processes, volumes
 from tests.benchmarks.figures import OURS, Section, percentile
 from tests.benchmarks.systems import HERE, PEERS_PYTHON, ROOT, Celery, Dask, DriverError, Intermodal, Pool, Ray, System
 
@@ -362,4 +362,5 @@ ALL: dict[str, Callable[[Bench, Section], None]] = {
     "images": images.images,
     "copy": images.copy,
     "pip": images.pip,
+    **volumes.ALL,
 }

@@ -7,11 +7,8 @@ import json
 import logging
 import os
 import platform
-import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,6 @@ from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
-from modal._protocol.messages.function import VolumeMount
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
@@ -91,7 +87,7 @@ class Agent:
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
-        self.images.workshop.volumes = self._volumes_of_build
+        self.images.workshop.volumes = self.volumes.for_build
 
     async def _close_parts(self) -> None:
         await self.images.close()
@@ -360,8 +356,19 @@ class Agent:
         return Done()
 
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
+        if not message.keep_containers:
+            await self._commit_last()
         asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
         return Done()
+
+    async def _commit_last(self) -> None:
+        """End the containers that have volumes while the server still listens: their last changes are to reach it."""
+        ending = [cell for cell in self.cells.values() if cell.running and self.volumes.has(cell.container_id)]
+        for cell in ending:
+            cell.stop_reason = cell.stop_reason or "the worker is stopped"
+        await asyncio.gather(*(cell.running.kill() for cell in ending if cell.running is not None))
+        await asyncio.gather(*(self.volumes.finish(cell.container_id) for cell in ending))
+        await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
         began = time.monotonic()
@@ -380,16 +387,6 @@ class Agent:
         except ContainersError as error:
             raise Fault(Code.REMOTE, f"the image could not be built: {error}") from None
         await stream.send(WorkerImageBuilt(message.image_id, config, cached, time.monotonic() - began))
-
-    @asynccontextmanager
-    async def _volumes_of_build(self, mounts: list[VolumeMount]) -> AsyncIterator[list[Bind]]:
-        """Volumes for a step of a build. What the step has written is committed when it ends."""
-        build_id = f"ib-{secrets.token_hex(11)}"
-        try:
-            yield await self.volumes.attach(build_id, mounts, self.containers.isolates(""))
-        finally:
-            for problem in await self.volumes.finish(build_id):
-                log.warning("%s: %s", build_id, problem)
 
     async def _fetch_mounts(self, recipe: list[dict[str, Any]]) -> None:
         for mount_id in mounts_of(recipe):

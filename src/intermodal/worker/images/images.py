@@ -245,6 +245,9 @@ class Images:
 
         async def make(shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
+                if instruction.gpu:
+                    wanted = " or ".join(instruction.gpu)
+                    shared("output", f"this step asks for a GPU ({wanted}): builds get none here, it runs without\n")
                 making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
                 made = await kind.make(self.workshop, making) or Made()
                 return Layer(
