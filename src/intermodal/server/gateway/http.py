@@ -57,6 +57,7 @@ class HttpConnection(asyncio.Protocol):
         self._left = -1  # bytes of the response's body that its Content-Length still promises
         self._raw: Raw | None = None
         self.websocket: WebSocket | None = None
+        self._early: list[bytes] | None = None  # bytes for a protocol that has not begun yet
         self._ending: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
@@ -87,6 +88,11 @@ class HttpConnection(asyncio.Protocol):
             self._raw.data_received(data)
             return
         if self._closing or self._broken is not None:
+            return
+        if self._early is not None:
+            self._early.append(data)
+            if sum(map(len, self._early)) > KEPT_BACK:
+                self.stop_reading()
             return
         self._feed(data)
         self._pump()
@@ -235,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
         self._unread = 0
         self.since = time.monotonic()
         if not self._queue or len(self._queue) < 50:
-            self._resume_reading()
+            self.resume_reading()
         if self._queue or self._broken is not None:
             asyncio.get_running_loop().call_soon(self._pump)
 
@@ -260,11 +266,30 @@ class HttpConnection(asyncio.Protocol):
     def be_websocket(self, exchange: Exchange) -> None:
         """The request at work asks for a WebSocket: what follows it on the connection belongs to that."""
         self.websocket = WebSocket(self, exchange)
-        self._raw = self.websocket
-        self._resume_reading()
-        early = exchange.request.take_body()
-        if early:
-            self.websocket.data_received(early)
+        if self._early is None:
+            self.hold_raw(exchange.request)
+        self.be_raw(self.websocket)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it speaks, or waits to speak, another protocol than HTTP."""
+        return self._raw is not None or self._early is not None
+
+    def be_raw(self, raw: Raw, data: bytes = b"") -> None:
+        """From now on bytes belong to `raw`, also those that came early. `data` is sent before."""
+        early, self._early = self._early, None
+        self._raw = raw
+        self.resume_reading()
+        if self.transport is not None:
+            if data:
+                self.transport.write(data)
+            for part in early or ():
+                if part:
+                    raw.data_received(part)
+
+    def hold_raw(self, request: Request) -> None:
+        """The request asks for another protocol: keep what follows it until that has begun."""
+        self._early = [request.take_body()]
 
     def end_within(self, seconds: float, *, eof: bool = False) -> None:
         """End the connection: at once with 0, else when the other side does, or that time has passed."""
@@ -379,7 +404,7 @@ class HttpConnection(asyncio.Protocol):
     def resume_request(self) -> None:
         """See exchange.Sink."""
         if self.exchange is not None and self.exchange.sent <= WINDOW // 2:
-            self._resume_reading()
+            self.resume_reading()
 
     def _response_over(self) -> None:
         request, head = self._answering, self._head
@@ -393,7 +418,7 @@ class HttpConnection(asyncio.Protocol):
             self._next()
         else:
             self.exchange = None  # the rest of the request is read and dropped, within its limits
-            self._resume_reading()
+            self.resume_reading()
 
     def release(self) -> None:
         """The exchange's response will be fetched by another request."""
@@ -405,14 +430,14 @@ class HttpConnection(asyncio.Protocol):
             self._reading = False
             self.transport.pause_reading()
 
-    def _resume_reading(self) -> None:
+    def resume_reading(self) -> None:
         if not self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
     def look(self, now: float) -> None:
         """End what takes too long: called about once a second."""
-        if self._raw is not None or self.transport is None:
+        if self.is_raw or self.transport is None:
             return
         limits, age = self._gateway.settings, now - self.since
         if self._in_head:
