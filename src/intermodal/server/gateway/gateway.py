@@ -266,7 +266,9 @@ class Gateway:
         if old is not None:
             old.close()
         for exchange in self._waiting.pop(container_id, ()):
-            if not exchange.input_over:
+            if exchange.sink is None:
+                exchange.finish_input(None)  # its client did not wait
+            elif not exchange.input_over:
                 link.begin(exchange)
 
     def _link_lost(self, link: RunnerLink) -> None:

@@ -25,6 +25,7 @@ HIGH_WATER = 256 << 10  # bytes that wait for a client to read, above which its 
 KEPT_BACK = 256 << 10  # bytes of requests that wait behind one that is at work
 TEXT = b"content-type\0text/plain; charset=utf-8"
 JOIN_LIMIT = 1 << 16  # bytes: a larger part of a body is not copied together with its head
+LINGER_SECONDS = 2.0  # that a client may go on to send what nobody will read
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -212,10 +213,16 @@ class HttpConnection(asyncio.Protocol):
     # -- one request after the other
     def _pump(self) -> None:
         """Begin with the next request, if there is one and the last is answered."""
+        if self._broken is not None and self._answering is not None and not self._answering.complete:
+            self._give_up(self._broken)
+            return
         while self._answering is None and self._queue and not self._closing and self._raw is None:
             request = self._queue.popleft()
             self._answering = request
             request.dispatched = True
+            if self._broken is not None and not request.complete:
+                self._refuse(self._broken)  # what follows its head is none of its body
+                return
             try:
                 self._gateway.admit(self, request)
             except Refusal as refusal:
@@ -227,6 +234,16 @@ class HttpConnection(asyncio.Protocol):
             self._queue
         ) > 100:
             self.stop_reading()
+
+    def _give_up(self, refusal: Refusal) -> None:
+        """The rest of the request at work will not come."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone(refusal.text)
+        if self._head is None:
+            self._refuse(refusal)
+        else:
+            self._break_off(refusal.text)
 
     def expect_body(self, request: Request) -> None:
         """The request was accepted: the client may send its body."""
@@ -412,7 +429,11 @@ class HttpConnection(asyncio.Protocol):
         assert self.transport is not None
         if head.close:
             self._closing = True
-            self.transport.close()
+            if request is not None and request.complete and self._broken is None:
+                self.transport.close()
+            else:  # a connection that is closed with bytes unread is reset, and the answer lost with it
+                self.resume_reading()
+                self.end_within(LINGER_SECONDS, eof=True)
             return
         if request is not None and request.complete:
             self._next()
@@ -448,10 +469,4 @@ class HttpConnection(asyncio.Protocol):
             if age > limits.idle_timeout:
                 self.transport.close()
         elif not self._answering.complete and self._reading and age > limits.body_timeout:
-            if self.exchange is not None:
-                self.exchange.client_gone("the request's body did not arrive in time")
-                self.exchange = None
-            if self._head is None:
-                self._refuse(Refusal(408, "the request's body did not arrive in time", close=True))
-            else:
-                self._break_off("the request's body did not arrive in time")
+            self._give_up(Refusal(408, "the request's body did not arrive in time", close=True))
