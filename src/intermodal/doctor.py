@@ -52,10 +52,43 @@ def report(home: Home) -> list[Check]:
         _disk(home),
         _open_files(),
         _mmdebstrap(),
+        _bucket_mounts(),
         _certificates(),
+        *_shown_certificates(home),
         _clock(),
     ]
     return checks
+
+
+def _bucket_mounts() -> Check:
+    missing = [name for name in ("rclone", "fusermount3") if _find(name) is None]
+    if not os.path.exists("/dev/fuse"):
+        return Check("bucket mounts", False, "there is no /dev/fuse", "modprobe fuse", required=False)
+    if missing:
+        detail = f"{' and '.join(missing)} not found: modal.CloudBucketMount cannot be used"
+        return Check("bucket mounts", False, detail, _install("rclone fuse3"), required=False)
+    return Check("bucket mounts", True, "rclone and FUSE", required=False)
+
+
+def _shown_certificates(home: Home) -> list[Check]:
+    """What the server that runs shows to clients."""
+    from intermodal import lifecycle
+    from modal._protocol.errors import Fault, WireError
+
+    try:
+        found = lifecycle.status(home, disk=False)
+    except (Fault, WireError):
+        return []
+    return [
+        Check(
+            "TLS",
+            not shown["problem"],
+            shown["problem"] or f"{', '.join(shown['names'])}, from {shown['path']}",
+            "renew it; a changed file is taken over by itself",
+            required=False,
+        )
+        for shown in (found or {}).get("certificates", ())
+    ]
 
 
 def _find(name: str) -> str | None:

@@ -158,12 +158,16 @@ class Image(PythonPackages, Object):
             raise InvalidError(f'Image.{method}: the tag must be a string such as "ubuntu:22.04", not {tag!r}.')
         if secret is not None and not isinstance(secret, Secret):
             raise InvalidError(f"Image.{method}: secret must be a modal.Secret, not {type(secret).__name__}.")
-        fields = {
+        fields: dict[str, Any] = {
             "tag": tag,
             "access": {"from_aws_ecr": "aws", "from_gcp_artifact_registry": "gcp"}.get(method, ""),
             "setup": flatten(setup_dockerfile_commands, method, "setup_dockerfile_commands"),
             "add_python": "" if add_python is None else _python_version(add_python, method),
         }
+        if fields["setup"]:
+            from modal._image_dockerfile import check_commands
+
+            check_commands(fields["setup"], method)
         secrets = [secret] if secret is not None else []
         return Image._from_step(Step("registry", fields, secrets=secrets, force=force_build, method=method))
 
@@ -237,13 +241,19 @@ class Image(PythonPackages, Object):
         """
         method = "from_dockerfile"
         _refuse_context_mount(context_mount, method)
-        fields = {
-            "path": str(path),
-            "context_dir": "" if context_dir is None else str(context_dir),
-            "add_python": "" if add_python is None else _python_version(add_python, method),
-        }
-        checked = check_secrets(secrets, f"Image.{method}")
-        step = Step("dockerfile", fields, secrets=checked, gpus=parse_gpus(gpu), force=force_build, method=method)
+        from modal._image_dockerfile import DockerfileStep
+
+        step = DockerfileStep(
+            "dockerfile",
+            method,
+            path=str(path),
+            context_dir="" if context_dir is None else str(context_dir),
+            ignore=ignore,
+            fields={"add_python": "" if add_python is None else _python_version(add_python, method)},
+            secrets=check_secrets(secrets, f"Image.{method}"),
+            gpus=parse_gpus(gpu),
+            force=force_build,
+        )
         return Image._from_step(step)
 
     # -- the rest of the system
@@ -298,12 +308,20 @@ class Image(PythonPackages, Object):
         lines = flatten(dockerfile_commands, method, "commands")
         if not lines:
             return self
-        fields = {
-            "commands": lines,
-            "context_files": dict(context_files),
-            "context_dir": "" if context_dir is None else str(context_dir),
-        }
-        return self._then(step_of(method, fields, secrets, gpu, force_build))
+        from modal._image_dockerfile import DockerfileStep
+
+        step = DockerfileStep(
+            method,
+            method,
+            commands=lines,
+            context_dir="" if context_dir is None else str(context_dir),
+            context_files=context_files,
+            ignore=ignore,
+            secrets=check_secrets(secrets, f"Image.{method}"),
+            gpus=parse_gpus(gpu),
+            force=force_build,
+        )
+        return self._then(step)
 
     def run_function(
         self,

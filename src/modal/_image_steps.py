@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
     (
-        "dockerfile",
-        "dockerfile_commands",
         "micromamba",
         "micromamba_install",
     )

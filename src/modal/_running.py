@@ -162,10 +162,12 @@ async def publish(
     tag: str = "",
     commit: Optional[dict[str, Any]] = None,
     before: Callable[[], None] = lambda: None,
+    schedules: bool = False,
 ) -> AppPublished:
     """Make everything that the app refers to, then all of its functions in one step; they are hydrated afterwards.
 
-    `before` is called when all is ready for that step, and may take its time or raise.
+    `before` is called when all is ready for that step, and may take its time or raise. `schedules`: they run though
+    the app is not deployed.
     """
     started = time.monotonic()
     sink = _events.sink()
@@ -176,7 +178,7 @@ async def publish(
     for spec in specs:
         sink.object_creating(f"function:{spec.name}", f"Creating {_kind(spec)} {spec.name}...")
     software = getattr(sys.modules["modal"], "__version__", "")
-    request = AppPublish(app_id, name, environment, specs, deploy, tag, commit or {}, software)
+    request = AppPublish(app_id, name, environment, specs, deploy, tag, commit or {}, software, schedules)
     before()
     published = await client.request(request, AppPublished)
     _hydrate(app, client, published)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, AsyncIterator, Optional
 
-from modal._planned import planned
+from modal import _context
+from modal._sync import synchronized_context
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from modal._client import Client
 
 
@@ -27,7 +26,8 @@ class Tunnel:
     @property
     def url(self) -> str:
         """Get the public HTTPS URL of the forwarded port."""
-        return f"https://{self.host}" if self.port == 443 else f"https://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}" if self.port == 443 else f"https://{host}:{self.port}"
 
     @property
     def tls_socket(self) -> tuple[str, int]:
@@ -56,7 +56,29 @@ class Tunnel:
         )
 
 
-@planned
-def forward(port: int, *, unencrypted: bool = False, client: Optional[Client] = None) -> AbstractContextManager[Tunnel]:
-    """Expose a port publicly from inside a running Modal container, with TLS."""
-    raise AssertionError
+@synchronized_context
+async def forward(port: int, *, unencrypted: bool = False, client: Optional[Client] = None) -> AsyncIterator[Tunnel]:
+    """Expose a port publicly from inside a running Modal container, with TLS.
+
+    If `unencrypted` is set, this also exposes the TCP socket without encryption on a random port number. The
+    port is exposed until the block ends, or the container.
+
+    Raises InvalidError for what is no port, and outside a container; AuthError in a restricted function.
+    """
+    given: Any = port
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= 65535:
+        raise InvalidError(f"modal.forward: the port must be a number from 1 to 65535, not {port!r}.")
+    if _context.is_local():
+        raise InvalidError(
+            "modal.forward exposes a port of a container: call it in a function that runs in one, not on this machine."
+        )
+    from modal._client import Client
+    from modal._protocol.messages.tunnel import TunnelClose, TunnelOpen, TunnelOpened
+    from modal._protocol.messages.wire import Done
+
+    own = client or Client.current()
+    opened = await own.request(TunnelOpen(port, bool(unencrypted)), TunnelOpened)
+    try:
+        yield Tunnel(opened.host, opened.port, opened.unencrypted_host, opened.unencrypted_port)
+    finally:
+        await own.request(TunnelClose(opened.tunnel_id), Done)

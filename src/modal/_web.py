@@ -10,7 +10,9 @@ from modal._protocol.messages.function import WebSpec
 from modal.exception import InvalidError
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
+_DOMAIN = re.compile(r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+MAX_DOMAIN = 253  # characters
 MAX_LABEL = 63  # characters of a host name's part
 
 
@@ -32,8 +34,11 @@ def _domains(custom_domains: Optional[Iterable[str]]) -> list[str]:
         raise InvalidError(f"custom_domains must be a list: write [{custom_domains!r}].")
     domains: list[Any] = list(custom_domains)
     for domain in domains:
-        if not isinstance(domain, str) or "." not in domain or "/" in domain:
-            raise InvalidError(f"custom_domains: {domain!r} is no domain name.")
+        if not isinstance(domain, str) or len(domain) > MAX_DOMAIN or not _DOMAIN.match(domain.lower()):
+            raise InvalidError(
+                f"custom_domains: {domain!r} is no domain name, such as api.example.com or *.example.com (without "
+                "scheme, port or path)."
+            )
     return [domain.lower() for domain in domains]
 
 

@@ -125,3 +125,32 @@ def test_mistakes_are_explained_at_the_caller(platform: Platform, registry: Regi
         assert ran.code != 0
         assert why in " ".join(ran.text.replace("│", " ").split()), ran.text
         assert "Traceback" not in ran.err or "RemoteError" in ran.err
+
+
+def test_a_dockerfile_is_built_and_extended(platform: Platform, registry: RegistryServer, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        f"""FROM {registry.host}/library/app:good AS base
+WORKDIR /srv
+COPY data/ ./
+FROM base
+ENV NAME=${{OTHER:-from-the-dockerfile}}
+RUN cat here.txt
+ENTRYPOINT ["/entry/good"]
+"""
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/here.txt").write_text("copied from here")
+    (tmp_path / "data/left.out").write_text("x")
+    (tmp_path / ".dockerignore").write_text("**/*.out\n")
+    image = 'modal.Image.from_dockerfile("Dockerfile", secrets=[secret]).pip_install("six")'
+    image += '.dockerfile_commands("ENV MORE=1")'
+    body = 'import six; return os.getcwd(), os.listdir(), *map(os.environ.get, ("NAME", "MORE", "FROM_ENTRYPOINT"))'
+    ran = run(platform, tmp_path, app(image, body))
+    assert ran.code == 0, ran.text
+    assert "answer: ('/srv', ['here.txt'], 'from-the-dockerfile', '1', 'set by the entrypoint')" in ran.out
+    assert "copied from here" in ran.text
+
+    (tmp_path / "Dockerfile").write_text("FROM x\nCOPPY a b\n")
+    ran = run(platform, tmp_path, app(image, body))
+    assert ran.code != 0
+    assert "line 2: unknown instruction 'COPPY'; did you mean COPY?" in " ".join(ran.text.replace("│", " ").split())

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.acceptance.conftest import Platform
+from tests.acceptance.conftest import Platform, ProgramFinder
 
 pytestmark = pytest.mark.acceptance
 
@@ -297,3 +298,72 @@ def test_a_module_of_a_package(platform: Platform, tmp_path: Path) -> None:
     served.process.terminate()
     served.rest()
     assert served.code() == 143
+
+
+WEB = """
+import asyncio, modal
+
+app = modal.App("web-serve")
+
+@app.function()
+@modal.concurrent(max_inputs=20)
+@modal.asgi_app()
+def page():
+    async def serve(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        if scope["path"].endswith("/slow"):
+            print("slow begins in {version}", flush=True)
+            await asyncio.sleep(3)
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": b"{version}"}})
+    return serve
+"""
+
+
+def test_a_web_function_is_updated_without_a_failed_request(platform: Platform, tmp_path: Path) -> None:
+    """The address stays, a request under way is answered by the version before, and none fails meanwhile."""
+    path = tmp_path / "web_serve.py"
+    save(path, WEB.format(version="v1"))
+    served = Served(platform, path, cwd=tmp_path)
+    line = served.wait_for("=> http")
+    url = line.split("=> ")[1]
+    assert "--web-serve-page-dev." in url
+    served.wait_for(SERVING)
+    name, port = url.split("//")[1].split(".")[0], url.rpartition(":")[2]
+    base = f"http://127.0.0.1:{port}/_web/{name}"
+    assert httpx.get(base, timeout=60).text == "v1"
+    slow: list[str] = []
+    asking = threading.Thread(target=lambda: slow.append(httpx.get(f"{base}/slow", timeout=60).text))
+    asking.start()
+    served.wait_for("slow begins in v1")
+    save(path, WEB.format(version="v2"))
+    answers = []
+    with httpx.Client(timeout=60) as client:
+        while not answers or answers[-1].text == "v1":
+            answers.append(client.get(base))
+    assert {answer.status_code for answer in answers} == {200}
+    assert answers[-1].text == "v2"
+    asking.join(60)
+    assert slow == ["v1"]
+    served.wait_for("Updated")
+    assert not [line for line in served.lines if line.count("=> http") and url not in line]
+    served.interrupt()
+    served.rest()
+    assert served.code() == 0
+    assert httpx.get(base, timeout=60).status_code == 404
+
+
+def test_documented_program(platform: Platform, program: ProgramFinder) -> None:
+    """The page's program: its web function and its schedule follow an edit."""
+    path = program("guide/developing-and-debugging__1")
+    served = Served(platform, path, cwd=path.parent)
+    url = served.wait_for("=> http").split("=> ")[1]
+    base = f"http://127.0.0.1:{url.rpartition(':')[2]}/_web/{url.split('//')[1].split('.')[0]}"
+    assert httpx.get(base, timeout=90, follow_redirects=True).json() == "I update on file edit!"
+    served.wait_for("I also update on file edit!")
+    save(path, path.read_text().replace("on file edit!", "on every edit!"))
+    served.wait_for("I also update on every edit!")
+    assert httpx.get(base, timeout=90, follow_redirects=True).json() == "I update on every edit!"
+    served.interrupt()
+    served.rest()

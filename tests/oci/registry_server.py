@@ -13,6 +13,9 @@ from pathlib import Path
 USER, PASSWORD = "reader", "correct horse battery"
 HASHED = "$2b$04$PHsiLJsoB.BFSie06u8O5OC7F3UCLqD9aaNRgflaDzJ4tVkSUgv2C"  # of the password, with bcrypt
 
+GOOGLE_KEY = '{"private_key":"k","client_email":"e"}'  # the password of the user _json_key
+GOOGLE_HASHED = "$2b$04$kbSdhgk1Q9C.GJX/4Fkj4u8k4R47sxKCt7EIriL.7qdCoMoRnWg9K"
+
 
 def why_no_registry() -> str:
     """Why the tests with a registry cannot run here, "" where they can."""
@@ -36,7 +39,7 @@ class RegistryServer:
             f"http: {{addr: 127.0.0.1:{self.port}}}",
         ]
         if private:
-            (root / "htpasswd").write_text(f"{USER}:{HASHED}\n")
+            (root / "htpasswd").write_text(f"{USER}:{HASHED}\n_json_key:{GOOGLE_HASHED}\n")
             lines.append(f"auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}")
         (root / "config.yml").write_text("\n".join(lines) + "\n")
 

@@ -28,7 +28,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "intermodal.server",
         {"intermodal.server", "intermodal.", "modal._protocol"},
-        {"uvloop", "cryptography", "httptools", "websockets"},
+        {"uvloop", "cryptography", "cronsim", "httptools", "websockets"},
     ),
     ("intermodal.worker", {"intermodal.worker", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography", "uv"}),
     ("intermodal.cli", {"intermodal", "modal._protocol"}, {"click", "rich"}),

@@ -138,12 +138,25 @@ def logs(follow: bool, lines: int, only: str | None) -> None:
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="tcp://HOST:PORT or tls://HOST:PORT, besides the socket in the state directory. Repeatable.",
+    help="tcp://HOST:PORT, or tls://HOST:PORT (https://HOST: the same on port 443), for clients, web functions and "
+    "workers, besides the socket in the state directory. Repeatable.",
 )
-@click.option("--tls-cert", default="", type=click.Path(dir_okay=False), help="Certificate for tls:// (PEM).")
+@click.option(
+    "--tls-cert",
+    default="",
+    type=click.Path(dir_okay=False),
+    help="Certificate for tls:// and https://, with its chain (PEM). A renewed file is taken over by itself.",
+)
 @click.option("--tls-key", default="", type=click.Path(dir_okay=False), help="Its key (PEM).")
+@click.option(
+    "--domain",
+    default="",
+    metavar="URL",
+    help="Below which web functions have their names: https://apps.example.com, with :PORT where it is unusual.",
+)
+@click.option("--workspace", default="", help="Name of the workspace, the first part of those names.")
 @click.option("--no-worker", is_flag=True, help="Run no worker on this machine.")
-def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, no_worker: bool) -> None:
+def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, domain: str, workspace: str, no_worker: bool) -> None:
     """Run the server in the foreground, for a team.
 
     Clients elsewhere need a token (`intermodal token new`) and MODAL_SERVER_URL. Ctrl-C stops apps,
@@ -157,6 +170,9 @@ def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, no_worker: bool)
             command += [option, os.path.abspath(value)]
     if no_worker:
         command.append("--no-worker")
+    for variable, value in (("INTERMODAL_WEB_DOMAIN", domain), ("INTERMODAL_WORKSPACE", workspace)):
+        if value:
+            os.environ[variable] = value
     os.execv(sys.executable, command)  # noqa: S606 - our own program
 
 

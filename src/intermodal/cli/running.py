@@ -37,6 +37,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         lines.append(f"worker   none: {local['state']}")
     if local is not None and local["failures"]:
         lines.append(f"         it ended {local['failures']} times in a row, the last time with {local['last_exit']}")
+    shown = found.get("certificates", ())
+    lines.extend(f"TLS      {', '.join(one['names'])}: {one['problem'] or one['path']}" for one in shown)
     lines.append(f"state    {found['home']}")
     return lines
 

@@ -133,6 +133,7 @@ class Dispatch:
         self.kill_container: Callable[[Container, float, str], None]
         self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
+        self.gone: list[Callable[[str], None]] = []  # told the ids of containers that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -492,6 +493,8 @@ class Dispatch:
         self.requeue(back)
         self.changed(function.app_id)
         self.settled()
+        for tell in self.gone:
+            tell(container.id)
 
     def _be_careful(self, function: Function) -> None:
         """Short inputs' outputs leave together, so the one that killed the container need not be its first."""

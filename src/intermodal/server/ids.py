@@ -10,6 +10,7 @@ import string
 from typing import Any
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+CALL_ALPHABET = string.digits + "ABCDEFGHJKMNPQRSTVWXYZ"
 LENGTH = 22  # characters after the prefix: 131 bits
 _BLOB_ID = re.compile(r"vl-[0-9A-Za-z]{22,64}")
 
@@ -17,6 +18,11 @@ _BLOB_ID = re.compile(r"vl-[0-9A-Za-z]{22,64}")
 def new_id(prefix: str) -> str:
     """A random id that nobody has: `new_id("ap")` gives `ap-…`."""
     return f"{prefix}-{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
+
+
+def new_call_id() -> str:
+    """The id of a call that the server itself makes, as clients name theirs: `fc-` and 26 characters of base 32."""
+    return "fc-" + "".join(secrets.choice(CALL_ALPHABET) for _ in range(26))
 
 
 def content_id(prefix: str, content: bytes) -> str:

@@ -11,12 +11,14 @@ from intermodal.server.call_graph import CallGraphs
 from intermodal.server.calls import Calls
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_id
+from intermodal.server.inputs import Held
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
 from intermodal.server.workers import Workers
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.message import from_json, to_json
+from modal._protocol.messages.call import CallFailure
 from modal._protocol.messages.container import ContainerInfo
 from modal._protocol.messages.function import Autoscaler, FunctionSpec
 from modal._protocol.messages.image import BuildLog
@@ -57,6 +59,7 @@ class Invocation:
         self.on_container: Callable[[Container, str], None] = lambda _container, _event: None
         self.dispatch.changed = self._changed
         self.dispatch.system_log = self._system_log
+        self.spawns.report = self._report
 
     def register(self, handlers: Handlers) -> None:
         """Answer the messages of calls and workers."""
@@ -181,6 +184,19 @@ class Invocation:
                 if not gone.done():
                     gone.set_result(None)
         self.on_change(app_id)
+
+    def _report(self, held: Held, failure: CallFailure) -> None:
+        """A run that nobody waits for has failed: the app's logs say so."""
+        function = self.dispatch.functions.get(held.call.function_id)
+        if function is None:
+            return
+        text = failure.traceback or f"{failure.type_name}: {failure.text}".strip(": ")
+        container_id = held.container.id if held.container is not None else ""
+        entry = LogEntry(
+            time.time(), Stream.SYSTEM, f"{text.rstrip()}\nThe scheduled run of {function.name} failed.\n",
+            held.input_id, container_id, function.function_id, function.name,
+        )  # fmt: skip
+        self._append_logs(function.app_id, [entry])
 
     def _system_log(self, container: Container, text: str) -> None:
         function = container.function

@@ -33,8 +33,10 @@ from intermodal.server.rpc.functions import FunctionHandlers
 from intermodal.server.rpc.images import ImageHandlers
 from intermodal.server.rpc.objects import ObjectHandlers
 from intermodal.server.rpc.proxy_tokens import ProxyTokenHandlers
+from intermodal.server.rpc.tunnels import TunnelHandlers
 from intermodal.server.rpc.volumes import VolumeHandlers
 from intermodal.server.rpc.workspace import WorkspaceHandlers
+from intermodal.server.schedules.schedules import Schedules
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.build_logs import BuildLogs
 from intermodal.server.services.builder_version import WorkspaceBuilderVersion
@@ -60,6 +62,9 @@ from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
+from intermodal.server.tls.certificates import Certificates
+from intermodal.server.tunnels.settings import read_settings as read_tunnel_settings
+from intermodal.server.tunnels.tunnels import Tunnels
 from modal._protocol.address import Address, parse
 from modal._protocol.aio import Connection, Handlers, serve
 from modal._protocol.errors import Code, Fault, ProtocolError
@@ -122,11 +127,14 @@ class Server:
             await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
+            await self.schedules.open()
             undo.callback(self.apps.sessions.close)
             undo.push_async_callback(self._end_tasks)
             undo.callback(self._hang_up)
             await self._listen()
             undo.callback(self.gateway.close)
+            await self.tunnels.start()
+            undo.push_async_callback(self.tunnels.close)
             if self.local_worker is not None:
                 self.local_worker.start()
                 undo.push_async_callback(self.local_worker.close)
@@ -135,6 +143,8 @@ class Server:
             objects = keep_objects_clean(self.objects, self.dicts, self.queues, lambda app_id: app_id in self.apps.live)
             self._tasks.append(asyncio.create_task(objects))
             self._tasks.append(asyncio.create_task(self._watch_log()))
+            self._tasks.append(asyncio.create_task(self.certificates.keep_fresh()))
+            self._tasks.append(asyncio.create_task(self.schedules.run()))
             self._tasks.append(asyncio.create_task(self.volumes.keep_clean(self._environment_ids)))
             self._closing = undo.pop_all()
         gc.collect()
@@ -203,10 +213,12 @@ class Server:
             store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
         )
         calls = workers = self.invocation
-        self.workspace = user_name(os.geteuid())
+        self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())
         self.web_settings = read_settings()
         routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
+        self.schedules = Schedules(store.schedules, calls.spawns.start, calls.spawns.pending)
+        self.apps.schedules = self.schedules
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
         self.gateway = Gateway(
             home, self.web_settings, routes, self.invocation.calls, self.functions.bind, self.proxy_tokens.refusal
@@ -214,7 +226,14 @@ class Server:
         build_logs, builder_version = BuildLogs(home.images), WorkspaceBuilderVersion(store)
         self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
-        self.status = Status(home, store.server_id, self.apps, self.environments, workers, self.local_worker)
+        self.certificates = Certificates(home.path / "tls", self.options.tls_cert, self.options.tls_key)
+        self.status = Status(
+            home, store.server_id, self.apps, self.environments, workers, self.local_worker, self.certificates.describe
+        )
+        self.tunnels = Tunnels(
+            read_tunnel_settings(), store.tunnels, self.certificates.get, self.gateway.ports.connect, self._is_running
+        )
+        self.invocation.dispatch.gone.append(self.tunnels.container_gone)
         files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()
@@ -241,6 +260,7 @@ class Server:
             WorkspaceHandlers(self.environments, self.secrets, self.tokens, self.apps, self.objects, self.workspace),
             ObjectHandlers(self.objects, self.dicts, self.queues, self.environments),
             ProxyTokenHandlers(self.proxy_tokens),
+            TunnelHandlers(self.tunnels),
             ContainerHandlers(
                 workers,
                 store.fleet,
@@ -260,6 +280,9 @@ class Server:
         self.store.fleet.container_started(container.id, spec.app_id, spec.function_id, container.worker_id)
         return spec
 
+    def _is_running(self, container_id: str) -> bool:
+        return container_id in self.invocation.dispatch.containers
+
     def _running_containers(self) -> list[str]:
         return [container.container_id for container in self.invocation.containers()]
 
@@ -274,6 +297,7 @@ class Server:
     async def _listen(self) -> None:
         gate = Gate(self._welcome, self.tokens, self._find_container, tables(self.handlers), self._worker_seen)
         self.home.socket.unlink(missing_ok=True)
+        self.gateway.frames = partial(self._accept_frames, gate)
         before = os.umask(0o177)  # nobody but the owner may connect
         try:
             await self._serve(parse(self.home.address), gate)
@@ -335,12 +359,13 @@ class Server:
             raise Refused(
                 "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
             )
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self.options.tls_cert, self.options.tls_key or None)
-        except (OSError, ssl.SSLError) as error:
-            raise Refused(f"the certificate {self.options.tls_cert} cannot be used: {error}") from None
-        return context
+        return self.certificates.get([]).new_context()
+
+    def _accept_frames(self, gate: Gate) -> Connection:
+        """For a connection on which HTTP was spoken before."""
+        connection = Connection(Handlers(), accepting=True, greet=gate.greet, http=self.gateway.protocol)
+        connection.greeted.add_done_callback(lambda done: None if done.exception() else self._connected(connection))
+        return connection
 
     def _connected(self, connection: Connection) -> None:
         self._connections.add(connection)

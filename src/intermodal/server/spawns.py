@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
 from modal._protocol.aio import Connection, Handlers
@@ -18,6 +19,7 @@ from modal._protocol.messages.call import (
     Spawn,
     Status,
     pack_failure,
+    unpack_failure,
 )
 from modal._protocol.messages.wire import Done
 
@@ -60,6 +62,8 @@ class Spawns:
         self._finished: list[Finished] = []
         self._finished_in: dict[Container, None] = {}
         self._flush_due = False
+        self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
+        self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
         dispatch.refill = self.refill
         dispatch.retried = self.retried
@@ -96,6 +100,27 @@ class Spawns:
 
         call = NewCall(message.call_id, message.function_id, message.parent_input_id)
         self._store.add_spawned_soon(call, rows, message.last, done)
+
+    async def start(self, function_id: str, args: bytes) -> str:
+        """An input that no client has asked for; its call's id, once it is on disk. Faults: not-found, exhausted."""
+        function = self._dispatch.function(function_id)
+        if self._state(function_id).pending >= SPAWN_LIMIT:
+            raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
+        call_id = new_call_id()
+        row = NewInput(0, args, "", "")
+        added: asyncio.Future[Added] = asyncio.get_running_loop().create_future()
+
+        def done(result: Added | None, error: Exception | None) -> None:
+            if result is None:
+                added.set_exception(Fault(Code.INTERNAL, f"the input could not be stored: {error}"))
+            else:
+                added.set_result(result)
+
+        self._store.add_spawned_soon(NewCall(call_id, function_id, ""), [row], True, done)
+        result = await added
+        self._unwatched.add(call_id)
+        self._added(Spawn(call_id, function_id, [0], [args]), [row], result)
+        return call_id
 
     def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
         state = self._state(message.function_id)
@@ -197,6 +222,10 @@ class Spawns:
         call.inputs.pop(held.index, None)
         if not call.inputs:
             self._calls.pop(call.id, None)
+        if call.id in self._unwatched:
+            self._unwatched.discard(call.id)
+            if status in (Status.FAILURE, Status.TIMEOUT, Status.INIT_FAILURE):
+                self.report(held, unpack_failure(value))
         container: Container | None = held.container
         container_id = container.id if container is not None else ""
         self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))

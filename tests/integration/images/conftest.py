@@ -82,3 +82,7 @@ def warm_base() -> None:
 
     if os.geteuid() == 0:
         asyncio.run(base_config())
+
+
+# Fixtures for tests with images of registries.
+from .registries import debian, lent, private, registry  # noqa: E402, F401

@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
+import http.server
+import json
 import os
 import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from intermodal.worker.images import BuildFailed
 from intermodal.worker.images.interpreters import interpreters
 from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.registry_ecr import signed
 from modal._protocol.messages.image import ImageConfig
 from tests.oci import layouts
-from tests.oci.bases import SETTINGS, base_layer, lend_unpacked
+from tests.oci.bases import base_layer
 from tests.oci.layouts import Layout, archive, directory, file, link
-from tests.oci.registry_server import PASSWORD, USER, RegistryServer, why_no_registry
+from tests.oci.registry_server import GOOGLE_KEY, PASSWORD, USER, RegistryServer, why_no_registry
 
 from .conftest import Builder, run
 
 pytestmark = [pytest.mark.containers, pytest.mark.skipif(bool(why_no_registry()), reason=why_no_registry())]
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    server = RegistryServer(tmp_path_factory.mktemp("registry") / "open")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    server = RegistryServer(tmp_path_factory.mktemp("registry") / "private", private=True)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def debian(registry: RegistryServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base in the registry, as an image with Python; its name there."""
-    layout = Layout(tmp_path_factory.mktemp("debian") / "layout")
-    layout.image("base", [base_layer()], SETTINGS)
-    registry.push(layout.path, "base", "library/debian-python:3.11")
-    return f"{registry.host}/library/debian-python:3.11"
-
-
-@pytest.fixture
-def lent(builder: Builder) -> Builder:
-    """A builder that has the base's layer already."""
-    lend_unpacked(builder.home)
-    return builder
 
 
 def from_registry(tag: str, **more: Any) -> dict[str, Any]:
@@ -235,6 +207,65 @@ async def test_a_private_registry_and_its_credentials(lent: Builder, private: Re
         await builder.build(base=from_registry(tag))
 
 
+class EcrStandIn(http.server.BaseHTTPRequestHandler):
+    """Answers GetAuthorizationToken as Amazon does, for one pair of keys; checks the signature."""
+
+    secret: ClassVar[dict[str, str]] = {
+        "AWS_ACCESS_KEY_ID": "AKIATEST",
+        "AWS_SECRET_ACCESS_KEY": "very-secret-key",
+        "AWS_REGION": "eu-west-1",
+    }
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        given = {name: self.headers[name] for name in ("Content-Type", "X-Amz-Target")}
+        now = datetime.datetime.strptime(self.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+        wanted = signed(f"http://{self.headers['Host']}", given, body, self.secret, "eu-west-1", now)
+        good = self.headers["Authorization"] == wanted["Authorization"]
+        token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        answer: dict[str, Any] = {"authorizationData": [{"authorizationToken": token}]}
+        if not good or not given["X-Amz-Target"].endswith(".GetAuthorizationToken"):
+            answer = {"__type": "x#UnrecognizedClientException", "message": "The security token is invalid."}
+        data = json.dumps(answer).encode()
+        self.send_response(200 if good else 400)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+async def test_amazons_and_googles_logins(
+    lent: Builder, private: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = lent
+    layout = Layout(tmp_path / "layout")
+    layout.image("v", [base_layer()], {})
+    private.push(layout.path, "v", "cloud/image:1")
+    tag = f"{private.host}/cloud/image:1"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), EcrStandIn)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", f"http://127.0.0.1:{server.server_port}")
+        builder.secrets["st-aws"] = dict(EcrStandIn.secret)
+        config = await builder.build(base=from_registry(tag, access="aws", secrets=["st-aws"]))
+        assert config.python
+        builder.secrets["st-bad"] = {**EcrStandIn.secret, "AWS_SECRET_ACCESS_KEY": "wrong"}
+        with pytest.raises(BuildFailed, match=r"Amazon refuses a token .*UnrecognizedClientException"):
+            await builder.build(base=from_registry(tag, access="aws", secrets=["st-bad"]))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    builder.secrets["st-google"] = {"SERVICE_ACCOUNT_JSON": GOOGLE_KEY}
+    assert (await builder.build(base=from_registry(tag, access="gcp", secrets=["st-google"]))).python
+    builder.secrets["st-other"] = {"SERVICE_ACCOUNT_JSON": GOOGLE_KEY.replace('"k"', '"other"')}
+    with pytest.raises(BuildFailed, match=r"does not let the given credentials read"):
+        await builder.build(base=from_registry(tag, access="gcp", secrets=["st-other"]))
+
+
 async def test_clear_words_for_what_is_not_there(
     lent: Builder, debian: str, registry: RegistryServer, tmp_path: Path
 ) -> None:
@@ -316,12 +347,16 @@ async def test_python_is_put_into_an_image_without(
         run("python -c 'import ssl, sqlite3, ctypes, sys; print(sys.version_info[:2])'; pip --version | cut -c-3"),
         {"kind": "pip_install", "packages": ["six"]},
         run("python -c 'import six; print(six.__name__)'"),
-        base=from_registry(f"{registry.host}/without-python:1", add_python=chosen.minor),
+        base=from_registry(
+            f"{registry.host}/without-python:1",
+            add_python=chosen.minor,
+            setup=["ENV SET_UP=1", 'SHELL ["/bin/bash", "-c"]', "RUN echo set up with ${BASH_VERSION:+bash} $SET_UP"],
+        ),
     )
     assert config.python_version == chosen.version
-    assert builder.printed.splitlines()[-3:] != []
+    assert "set up with bash 1\n" in builder.printed
     major, minor = chosen.minor.split(".")
     assert f"({major}, {minor})" in builder.printed
     assert builder.printed.endswith("six\n")
-    with pytest.raises(BuildFailed, match=r"no Python 3\.99 to put into images"):
+    with pytest.raises(BuildFailed, match=r"there is no Python 3\.99 for the image"):
         await builder.build(base=from_registry(f"{registry.host}/without-python:1", add_python="3.99"))

@@ -57,6 +57,18 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     assert fingerprint(entry) == MISSING
 
 
+def test_a_very_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    entry = (FILE, str(path))
+    inventory = Inventory()
+    inventory.settle([entry])
+    assert not inventory.changed()
+    os.utime(path, (1, 1))
+    assert inventory.changed() == [entry]
+
+
 def test_a_directory_counts_by_its_names(tmp_path: Path) -> None:
     inventory = Inventory()
     anything, python = (DIRECTORY, str(tmp_path)), (PYTHON_DIRECTORY, str(tmp_path))

@@ -622,10 +622,10 @@ async def test_a_silent_peer_is_pinged_and_then_given_up() -> None:
 
 async def test_a_peer_that_answers_is_kept() -> None:
     connection, wire = accepting()
-    connection.keep_alive(0.01)
+    connection.keep_alive(0.25)
     pings = 0
     while pings < 5:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
         for frame in frames_of(wire):
             assert frame.kind == Kind.PING
             pings += 1

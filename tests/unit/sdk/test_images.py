@@ -108,10 +108,8 @@ def test_wrong_steps_are_refused_where_they_are_written(make: Any, text: str) ->
 
 
 PLANNED = [
-    lambda: Image.from_dockerfile("Dockerfile"),
     lambda: Image.micromamba(),
     lambda: Image.debian_slim().micromamba_install("x", channels=["c"]),
-    lambda: Image.debian_slim().dockerfile_commands("RUN x"),
 ]
 
 

@@ -11,11 +11,13 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import parse_qs
 
 from intermodal.home import Home
 from intermodal.server.calls import PENDING_LIMIT, Calls
 from intermodal.server.dispatch import Container, Dispatch, Function
+from intermodal.server.gateway.container_ports import ContainerPorts
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.http import HttpConnection
 from intermodal.server.gateway.limits import RateLimit
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("intermodal.gateway")
 
+FRAMES = b"/_frames"
+DOMAIN_QUESTION = b"/_domain"
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
 _BASE32 = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
@@ -58,6 +62,8 @@ class Gateway:
         self.settings = settings
         self.routes = routes
         self.connections: set[HttpConnection] = set()
+        self.frames: Callable[[], asyncio.Protocol] | None = None  # for a connection that is to carry frames
+        self.ports = ContainerPorts(calls.dispatch)
         self._home = home
         self._proxy_refusal = proxy_refusal
         self._calls = calls
@@ -66,7 +72,7 @@ class Gateway:
         self._exchanges: set[Exchange] = set()
         self._links: dict[str, RunnerLink] = {}  # container id -> its connection
         self._waiting: dict[str, list[Exchange]] = {}  # container id -> requests before it has one
-        self._ports = Ports()
+        self._servers = Ports(self.ports)
         self._results = Results(settings.redirect_after)
         self._rate = RateLimit(settings.rate, settings.burst)
         self._handover: HandoverSocket | None = None
@@ -90,7 +96,7 @@ class Gateway:
                 connection.transport.abort()
         for link in list(self._links.values()):
             link.close()
-        self._ports.close()
+        self._servers.close()
         for task in self._tasks:
             task.cancel()
 
@@ -101,6 +107,9 @@ class Gateway:
     # -- a request comes in
     def admit(self, connection: HttpConnection, request: Request) -> None:
         """Route it and make it an input. Raises Refusal."""
+        if request.upgrade.startswith(b"intermodal/") and request.path == FRAMES and self.frames is not None:
+            connection.be_frames(self.frames())
+            return
         self._note_client(connection, request)
         route = self._route(request)
         if request.content_length > self.settings.body_limit:
@@ -194,22 +203,34 @@ class Gateway:
         return any(parsed in network for network in self.settings.trusted)
 
     def _route(self, request: Request) -> Route:
-        if request.path.startswith(b"/_web/"):
-            name, slash, _rest = request.path[len(PATH_FORM) :].partition(b"/")
-            route = self.routes.named(name.decode("latin-1"))
-            if route is None:
-                raise Refusal(404, "No app is served at this address.")
-            request.root_path = PATH_FORM + name.decode("latin-1")
-            if not slash:
-                request.path += b"/"
-            return route
         host = request.host.decode("latin-1").lower()
-        name_, colon, port = host.rpartition(":")
-        host = name_ if colon and port.isdigit() else host
-        found = self.routes.find(host.rstrip("."))
-        if found is None:
+        name, colon, port = host.rpartition(":")
+        host = (name if colon and port.isdigit() else host).rstrip(".")
+        found = self.routes.find(host)
+        if found is not None:  # the whole of its origin is the app's: no other app answers there
+            return found
+        if request.path.startswith(b"/_web/"):
+            return self._path_form(request)
+        if request.path == DOMAIN_QUESTION:
+            self._answer_domain(request)
+        raise Refusal(404, "No app is served at this address.")
+
+    def _path_form(self, request: Request) -> Route:
+        name, slash, _rest = request.path[len(PATH_FORM) :].partition(b"/")
+        route = self.routes.named(name.decode("latin-1"))
+        if route is None:
             raise Refusal(404, "No app is served at this address.")
-        return found
+        request.root_path = PATH_FORM + name.decode("latin-1")
+        if not slash:
+            request.path += b"/"
+        return route
+
+    def _answer_domain(self, request: Request) -> NoReturn:
+        """For a proxy in front that is about to obtain a certificate: whether a name leads anywhere."""
+        asked = parse_qs(request.query.decode("latin-1")).get("domain", [""])[0].lower().rstrip(".")
+        if asked and (asked == self.settings.domain or self.routes.find(asked) is not None):
+            raise Refusal(200, "This name is in use.")
+        raise Refusal(404, "This name leads nowhere.")
 
     def too_large(self) -> str:
         """What to say of a body over the limit."""
@@ -220,7 +241,7 @@ class Gateway:
         """The scheduler has chosen a container."""
         link = self._links.get(container.id)
         if exchange.route.web.kind == "server":
-            self._ports.begin(exchange, container)
+            self._servers.begin(exchange, container)
         elif link is not None:
             link.begin(exchange)
         else:
@@ -245,7 +266,7 @@ class Gateway:
 
     def _take_handover(self, message: WebHandover, sock: socket.socket) -> None:
         if message.ticket:
-            self._ports.take(message.ticket, sock)
+            self.ports.take(message.ticket, sock)
             return
         task = asyncio.get_running_loop().create_task(self._link(message, sock))
         self._tasks.add(task)

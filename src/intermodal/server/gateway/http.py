@@ -308,6 +308,18 @@ class HttpConnection(asyncio.Protocol):
         """The request asks for another protocol: keep what follows it until that has begun."""
         self._early = [request.take_body()]
 
+    def be_frames(self, protocol: asyncio.Protocol) -> None:
+        """A proxy in front asks for frames on a connection that it has used for HTTP before."""
+        request, transport = self._answering, self.transport
+        assert request is not None
+        assert transport is not None
+        self._gateway.connections.discard(self)
+        self._closing, self.transport = True, None
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        head = b"GET %s HTTP/1.1\r\nUpgrade: %s\r\n\r\n" % (request.path, request.upgrade)
+        protocol.data_received(head + request.take_body())
+
     def end_within(self, seconds: float, *, eof: bool = False) -> None:
         """End the connection: at once with 0, else when the other side does, or that time has passed."""
         transport = self.transport

@@ -7,23 +7,20 @@ but this process. An upgrade (WebSocket) turns a pair of connections into a pipe
 from __future__ import annotations
 
 import asyncio
-import secrets
-import socket
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
+from intermodal.server.gateway.container_ports import ContainerPorts
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.http import HttpConnection
 from intermodal.server.gateway.request import Request
 from modal._protocol.errors import Fault, WireError
-from modal._protocol.messages.web import WINDOW, ContainerConnect
-from modal._protocol.messages.wire import Done
+from modal._protocol.messages.web import WINDOW
 
 if TYPE_CHECKING:
     from intermodal.server.dispatch import Container
 
-CONNECT_SECONDS = 10.0
 IDLE_KEPT = 64  # idle connections of a container
 HEAD_LIMIT = 64 << 10  # bytes of a response's head
 HIGH_WATER = 256 << 10
@@ -39,9 +36,9 @@ _HOP = frozenset(
 class Ports:
     """The connections to the ports of all containers."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: ContainerPorts) -> None:
+        self._reach = reach
         self._idle: dict[str, list[PortConnection]] = {}  # container id -> connections that wait for a request
-        self._tickets: dict[str, asyncio.Future[socket.socket]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, exchange: Exchange, container: Container) -> None:
@@ -59,7 +56,7 @@ class Ports:
     async def _connect(self, exchange: Exchange, container: Container) -> None:
         port = exchange.route.web.port
         try:
-            sock = await self._reach(container, port)
+            sock = await self._reach.connect(container.id, port)
             loop = asyncio.get_running_loop()
             _transport, connection = await loop.create_connection(lambda: PortConnection(self, container.id), sock=sock)
         except (Fault, WireError, OSError, TimeoutError) as error:
@@ -71,29 +68,6 @@ class Ports:
             exchange.finish_input(None)
             return
         connection.begin(exchange)
-
-    async def _reach(self, container: Container, port: int) -> socket.socket:
-        if container.link is None:
-            raise WireError("its worker is away")
-        ticket = secrets.token_hex(16)
-        arrived = self._tickets[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            request = ContainerConnect(container.id, port, ticket)
-            await asyncio.wait_for(container.link.worker.connection.request(request, Done), CONNECT_SECONDS)
-            return await asyncio.wait_for(arrived, CONNECT_SECONDS)
-        finally:
-            self._tickets.pop(ticket, None)
-            if arrived.done() and not arrived.cancelled() and arrived.exception() is not None:
-                pass
-
-    def take(self, ticket: str, sock: socket.socket) -> None:
-        """A connection that the worker made."""
-        waiting = self._tickets.get(ticket)
-        if waiting is None or waiting.done():
-            sock.close()
-            return
-        sock.setblocking(False)
-        waiting.set_result(sock)
 
     def keep(self, connection: PortConnection) -> None:
         """It waits for its next request."""

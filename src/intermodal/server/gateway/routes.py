@@ -40,6 +40,7 @@ class Routes:
         self._apps: dict[str, list[Route]] = {}  # in the order of their publication
         self._by_name: dict[str, list[Route]] = {}  # the last one answers
         self._by_domain: dict[str, list[Route]] = {}
+        self._wildcards = 0
 
     # -- what there is
     def check(self, app: AppRow, specs: Iterable[FunctionSpec]) -> None:
@@ -76,6 +77,7 @@ class Routes:
             self._by_name.setdefault(route.name, []).append(route)
             for domain in route.web.custom_domains:
                 self._by_domain.setdefault(domain, []).append(route._replace(name=domain))
+        self._count_wildcards()
 
     def forget(self, app_id: str) -> None:
         """The app is served no longer."""
@@ -86,6 +88,10 @@ class Routes:
                     table[key] = kept
                 else:
                     table.pop(key, None)
+        self._count_wildcards()
+
+    def _count_wildcards(self) -> None:
+        self._wildcards = sum(domain.startswith("*.") for domain in self._by_domain)
 
     def _routes(self, app: AppRow, row: FunctionRow) -> Iterable[Route]:
         parameters = tuple((one[0], one[1], bool(one[2]), one[3]) for one in row.spec.class_parameters)
@@ -105,8 +111,25 @@ class Routes:
         """By a request's host name, in lower case and without a port."""
         name, _dot, domain = host.partition(".")
         found = self._by_name.get(name) if domain == self._settings.domain else None
-        found = found or self._by_domain.get(host)
-        return found[-1] if found else None
+        if found:
+            return found[-1]
+        found = self._by_domain.get(host) or self._wildcard(host)
+        if not found:
+            return None
+        # A custom domain has no `-dev`: what is tried out does not take it from what is deployed.
+        return next((route for route in found if not route.ephemeral), found[-1])
+
+    def _wildcard(self, host: str) -> list[Route] | None:
+        """Of `*.` domains that the host lies below, the longest."""
+        if not self._wildcards:
+            return None
+        _name, dot, above = host.partition(".")
+        while dot:
+            found = self._by_domain.get(f"*.{above}")
+            if found:
+                return found
+            _name, dot, above = above.partition(".")
+        return None
 
     def named(self, subdomain: str) -> Route | None:
         """By the name in the path form."""
@@ -115,7 +138,7 @@ class Routes:
 
     def address(self, handle: FunctionHandle, row: FunctionRow, app: AppRow) -> FunctionHandle:
         """Tell a client where the function is served."""
-        if not self.port:
+        if not (self.port or self._settings.public_port):
             return handle
         for method, shown, web in names.web_functions(row.spec):
             url = self._url(self._name(app, shown, web))

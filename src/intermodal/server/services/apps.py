@@ -9,6 +9,7 @@ import time
 from intermodal.server.ids import looks_like, new_id
 from intermodal.server.ports import CallsPort, WebPort
 from intermodal.server.principal import Principal
+from intermodal.server.schedules.schedules import Schedules
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.logs import Logs
 from intermodal.server.services.names import check_app_name
@@ -48,6 +49,7 @@ class Apps:
         self._logs = logs
         self._web = web
         self._publishing = asyncio.Lock()
+        self.schedules: Schedules | None = None  # told of what is published and stopped
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, asyncio.Event] = {}
         options = {} if grace is None else {"grace": grace}
@@ -73,6 +75,7 @@ class Apps:
         await check_references(
             message.functions, self._store.images.known, self._store.images.known_mounts, self._secrets.check
         )
+        Schedules.check(message.functions)
         async with self._publishing:
             app = await (self._deployment(message, principal) if message.deploy else self._running(message))
             version = app.version + 1 if message.deploy else app.version
@@ -92,6 +95,9 @@ class Apps:
                 self.sessions.forget(app.app_id)
             changed = [(row.function_id, row.spec) for row in planned.rows]
             self._calls.functions_changed(app.app_id, changed, planned.removed)
+            if self.schedules is not None:
+                live = message.deploy or message.schedules
+                await self.schedules.published(app.app_id, planned.rows, live)
             self._web.publish(app, planned.rows)
         return AppPublished(app.app_id, self._handles(planned.rows, app), "", app.version)
 
@@ -227,6 +233,8 @@ class Apps:
         self.sessions.forget(app_id)
         await self._store.apps.set_state(app_id, AppState.STOPPING, reason=reason)
         self.live[app_id] = app._replace(state=AppState.STOPPING, stop_reason=reason)
+        if self.schedules is not None:
+            await self.schedules.stopped(app_id)
         self._web.forget(app_id)
         await self._calls.stop_app(app_id, force)
         await self._store.apps.set_state(app_id, AppState.STOPPED, stopped_at=time.time(), reason=reason)

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Status:
         environments: Environments,
         workers: WorkersPort,
         local_worker: LocalWorker | None,
+        certificates: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.addresses: list[str] = []
         self._started = time.time()
@@ -41,6 +43,7 @@ class Status:
         self._environments = environments
         self._workers = workers
         self._local_worker = local_worker
+        self._certificates = certificates
 
     async def get(self, disk: bool = True) -> dict[str, Any]:
         """One JSON object."""
@@ -61,6 +64,7 @@ class Status:
             "disk": await asyncio.to_thread(disk_of, self._home) if disk else {},
             "local_worker": self._local_worker.describe() if self._local_worker is not None else None,
             "workers": workers,
+            "certificates": self._certificates(),
             "apps": [
                 {
                     "app_id": app.app_id,

@@ -20,8 +20,10 @@ from intermodal.server.store.images import ImageStore
 from intermodal.server.store.objects import ObjectStore
 from intermodal.server.store.proxy_tokens import ProxyTokenStore
 from intermodal.server.store.queues import QueueStore
+from intermodal.server.store.schedules import ScheduleStore
 from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
+from intermodal.server.store.tunnels import TunnelStore
 from intermodal.server.store.volumes import VolumeStore
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ class Store:
         self.secrets = SecretStore(database)
         self.tokens = TokenStore(database)
         self.proxy_tokens = ProxyTokenStore(database)
+        self.tunnels = TunnelStore(database)
+        self.schedules = ScheduleStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
         self.volumes = VolumeStore(database)

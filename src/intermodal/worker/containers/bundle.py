@@ -86,13 +86,15 @@ def _process(launch: Launch, memory_by_rlimit: bool) -> dict[str, Any]:
     if memory_by_rlimit and launch.limits.memory:
         size = launch.limits.memory * 1024 * 1024
         rlimits.append({"type": "RLIMIT_DATA", "soft": size, "hard": size})
+    user = launch.user
+    own = CAPABILITIES if user.uid == 0 else []  # who is not root has no powers
     return {
         "terminal": False,
-        "user": {"uid": 0, "gid": 0},
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
         "args": launch.argv,
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": launch.cwd,
-        "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
+        "capabilities": {"bounding": CAPABILITIES, "effective": own, "permitted": own},
         "rlimits": rlimits,
         "noNewPrivileges": True,
         "oomScoreAdj": OOM_SCORE,

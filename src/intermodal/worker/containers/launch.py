@@ -38,6 +38,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class User:
+    """Whom the first process of a container is."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+ROOT = User()
+
+
+@dataclass(frozen=True)
 class Launch:
     """One container to start."""
 
@@ -52,6 +64,7 @@ class Launch:
     network: str = "bridge"  # "bridge", "none" (loopback alone) or "host"
     hostname: str = "modal"
     upper: Path | None = None  # an upper directory of the caller's own, kept when the container is closed
+    user: User = ROOT
     runtime: str = ""  # "" = the best one here
     outlives_worker: bool = True  # False: the next worker removes it instead of adopting it (builds)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from intermodal.home import Home
-from intermodal.worker.containers.launch import Bind, ContainersError, Exit, Launch, Limits
+from intermodal.worker.containers.launch import ROOT, Bind, ContainersError, Exit, Launch, Limits, User
 from intermodal.worker.images.failures import LAST_LINES, StepError
 from intermodal.worker.images.layers import remove_tree
 from intermodal.worker.images.merge import is_opaque
@@ -61,6 +61,8 @@ class Command:
     hide: list[str] = field(default_factory=list)  # values that must not be printed
     limits: Limits = field(default_factory=lambda: Limits(pids=0))
     timeout: float = 0.0  # seconds; 0 = none
+    user: User = ROOT
+    network: str = "bridge"
 
 
 class Lines:
@@ -127,8 +129,9 @@ async def _run(
         cwd=command.cwd,
         binds=command.binds,
         limits=command.limits,
-        network="bridge",
+        network=command.network,
         upper=command.upper,
+        user=command.user,
         outlives_worker=False,
     )
     starting = asyncio.ensure_future(containers.start(launch))

@@ -179,7 +179,8 @@ class Images:
             def emit(kind: str, text: str, number: int = instruction.number) -> None:
                 log(BuildLog(kind, text, number, image_id))
 
-            emit("start", f"=> Step {instruction.number}: {instruction.title}")
+            if KINDS[instruction.kind].announced:
+                emit("start", f"=> Step {instruction.number}: {instruction.title}")
             if not recipes.makes_layer(instruction):
                 recipes.apply(config, instruction)
                 continue
@@ -199,6 +200,7 @@ class Images:
         self, instruction: Instruction, config: ImageConfig, secrets: dict[str, str], emit: Log, rebuild: bool
     ) -> None:
         """Put the layers of an instruction on the image. Raises StepError."""
+        await KINDS[instruction.kind].prepare(self.workshop, instruction, emit)
         for part in KINDS[instruction.kind].parts(instruction):
             layer = await self._layer(part, config, secrets, emit, rebuild)
             _put_on(config, layer)

@@ -66,8 +66,9 @@ class Hashed:
 class Unpacking:
     """One archive on its way into `root`, which is empty."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, whiteouts: bool = True) -> None:
         self._root = root
+        self._whiteouts = whiteouts
         self._real: dict[str, str] = {"": ""}  # a directory as the archive names it -> where it is
         self._made: set[str] = {""}  # real directories
         self._times: dict[str, float] = {}  # of directories, set when they are full
@@ -94,7 +95,7 @@ class Unpacking:
             return
         above, _, last = name.rpartition("/")
         parent = self._directory(above)
-        if last.startswith(WHITEOUT):
+        if self._whiteouts and last.startswith(WHITEOUT):
             self._whiteout(parent, last)
             return
         relative = f"{parent}/{last}" if parent else last
@@ -400,6 +401,16 @@ def _tool(magic: bytes) -> list[str]:
     return []
 
 
+def carry_out(unpacking: Unpacking, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """One entry; what the kernel refuses is the archive's mistake, unless the disk is the reason."""
+    try:
+        unpacking.entry(archive, member)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE):
+            raise
+        raise Refused(f"{member.name!r} cannot be made: {error.strerror}") from None
+
+
 def unpack(blob: str, root: str) -> dict[str, Any]:
     """Unpack `blob` into the empty directory `root`. Raises Refused, Corrupt, OSError."""
     unpacking = Unpacking(root)
@@ -408,7 +419,7 @@ def unpack(blob: str, root: str) -> dict[str, Any]:
         try:
             with tarfile.open(fileobj=hashed, mode="r|", bufsize=BLOCK, errorlevel=2) as archive:  # type: ignore[call-overload]
                 for member in archive:
-                    unpacking.entry(archive, member)
+                    carry_out(unpacking, archive, member)
                     archive.members = []  # else all entries stay in memory
         except (tarfile.TarError, EOFError) as error:
             raise Corrupt(str(error)) from None

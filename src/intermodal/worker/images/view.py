@@ -66,6 +66,15 @@ class View:
                 node = self._child(node, name)
         return node
 
+    def children(self, node: Node) -> dict[str, Node]:
+        """What is in a directory, by name."""
+        found: dict[str, Node] = {}
+        for name in sorted({name for place in node.places for name in os.listdir(place)}):
+            child = self._child(node, name)
+            if child is not None:
+                found[name] = child
+        return found
+
     def _child(self, node: Node, name: str) -> Node | None:
         if not node.is_directory:
             return None

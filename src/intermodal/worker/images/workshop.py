@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intermodal.home import Home
-from intermodal.worker.containers.launch import Bind, Limits
+from intermodal.worker.containers.launch import ROOT, Bind, Limits, User
 from intermodal.worker.images.commands import Command, ContainerStarter, run
 from intermodal.worker.images.host import HostSettings
 from intermodal.worker.images.mounts import MountStore
@@ -61,6 +61,8 @@ class Workshop:
         cwd: str = "",
         limits: Limits | None = None,
         timeout: float = 0.0,
+        user: User = ROOT,
+        network: str = "bridge",
     ) -> None:
         """Run a command on the layers below; what it changes is the new layer. Raises StepError.
 
@@ -80,6 +82,8 @@ class Workshop:
             hide=list(making.secrets.values()),
             limits=limits or Limits(pids=0),
             timeout=timeout,
+            user=user,
+            network=network,
         )
         await run(self._containers, self.home, command, lambda text: making.log("output", text))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 NOUNS = (
     "app", "call", "container", "dict", "file", "function", "image", "log", "object", "proxy", "queue", "secret",
-    "volume", "web", "wire", "worker",
+    "tunnel", "volume", "web", "wire", "worker",
 )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ class AppPublish(Message, type=48):
     tag: str = ""
     commit: Dict[str, Any] = {}  # git: hash, branch, dirty, …
     software: str = ""
+    schedules: bool = False  # they run although the app is not deployed: `modal serve`
 
 
 class AppPublished(Message, type=49):

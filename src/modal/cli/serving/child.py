@@ -112,7 +112,7 @@ def _publish(channel: Channel, job: Dict[str, Any]) -> None:
         channel.send("ready")
         channel.receive()
 
-    run(publish(app, client(), app._app_id or "", job["environment"], before=leave))
+    run(publish(app, client(), app._app_id or "", job["environment"], before=leave, schedules=True))
     channel.send("published")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FILE, DIRECTORY, PYTHON_DIRECTORY = "file", "directory", "python"  # of the last, only modules and packages count
 MISSING = "missing"
 CHANGING = "changing"  # written after the program began to be read: what was read is unknown
+LARGE = 64 << 20  # bytes of a file that is not read to see whether it has changed
 COARSE = 20_000_000  # nanoseconds by which a file system's clock may be behind
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/run/")
 _INSTALLED = ("/site-packages/", "/dist-packages/", "/__pycache__/", "/.git/")
@@ -39,9 +40,7 @@ def fingerprint(entry: Entry) -> str:
     kind, path = entry
     try:
         if kind == FILE:
-            from modal._hashing import hashes
-
-            return hashes.get(path)[0]
+            return _content(path)
         with os.scandir(path) as listing:
             names = sorted(item.name for item in listing if not is_noise(item.name) and _counts(kind, item))
     except (FileNotFoundError, NotADirectoryError):
@@ -49,6 +48,16 @@ def fingerprint(entry: Entry) -> str:
     except OSError as error:
         return f"error {error.errno}"
     return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _content(path: str) -> str:
+    """A file's hash; of a very large one, what tells that it was written. Raises OSError."""
+    status = os.stat(path)
+    if status.st_size > LARGE:
+        return f"{status.st_size} bytes, {status.st_mtime_ns}"
+    from modal._hashing import hashes
+
+    return hashes.get(path)[0]
 
 
 def _counts(kind: str, item: os.DirEntry[str]) -> bool:

@@ -17,3 +17,13 @@ CREATE TABLE tunnels (
     tcp_port INTEGER NOT NULL -- 0: not reachable without
 ) WITHOUT ROWID;
 CREATE INDEX tunnels_by_container ON tunnels (container_id);
+
+-- Functions that run by themselves.
+CREATE TABLE schedules (
+    function_id TEXT PRIMARY KEY,
+    app_id TEXT NOT NULL,
+    spec TEXT NOT NULL, -- FunctionSpec.schedule as JSON
+    base REAL NOT NULL, -- what a period counts from
+    due REAL NOT NULL -- the next run
+) WITHOUT ROWID;
+CREATE INDEX schedules_by_app ON schedules (app_id);

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
+from intermodal.worker.images import standalone
 from intermodal.worker.images.failures import StepError
-from intermodal.worker.images.interpreters import SETTING, copy_into, find, interpreters
+from intermodal.worker.images.interpreters import SETTING, copy_into, find
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.relocate import relocate
 from intermodal.worker.images.workshop import Workshop
@@ -28,11 +30,15 @@ class AddPython(Kind):
     def title(self, fields: Fields) -> str:
         return f"ADD Python {fields['version']}"
 
+    async def prepare(self, workshop: Workshop, instruction: Instruction, log: Callable[[str, str], None]) -> None:
+        minor = ".".join(instruction.fields["version"].split(".")[:2])
+        await standalone.ensure(minor, log)
+
     def parts(self, instruction: Instruction) -> list[Instruction]:
         minor = ".".join(instruction.fields["version"].split(".")[:2])
         interpreter = find(minor)
         if interpreter is None:
-            raise StepError(no_interpreter(minor))
+            raise StepError(f"Python {minor} is no longer on this machine: build again")
         return [instruction.instead("added_python", {"version": interpreter.version, "revision": REVISION})]
 
 
@@ -65,17 +71,6 @@ class AddedPython(Kind):
         path = making.config.env.get("PATH", "")
         env = {} if "/usr/local/bin" in path.split(":") else {"PATH": f"/usr/local/bin:{path}"}
         return Made(env, PYTHON, version)
-
-
-def no_interpreter(minor: str) -> str:
-    """What to do where this machine has no Python "3.12"."""
-    here = sorted({one.minor for one in interpreters()}, key=lambda one: int(one.split(".")[1]))
-    has = f"It has {', '.join(here)}. " if here else ""
-    return (
-        f"this worker's machine has no Python {minor} to put into images. {has}To add one: "
-        f"`uv python install {minor}` or `pyenv install {minor}` on the worker's machine, or name a directory that "
-        f"holds it (bin/python{minor}, lib, include) in {SETTING}"
-    )
 
 
 KINDS = [AddPython(), AddedPython()]

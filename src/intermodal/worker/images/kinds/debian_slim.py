@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Callable
 
-from intermodal.worker.images import debian
+from intermodal.worker.images import debian, standalone
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.host import HostSettings
-from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find, interpreters
+from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find
 from intermodal.worker.images.kinds.builder_packages import parts_for
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.workshop import Workshop
@@ -31,6 +32,11 @@ class DebianSlim(Kind):
     def title(self, fields: Fields) -> str:
         return "FROM base"
 
+    async def prepare(self, workshop: Workshop, instruction: Instruction, log: Callable[[str, str], None]) -> None:
+        match = _VERSION.match(instruction.fields["python_version"])
+        if match and match[1] not in debian.RELEASES and int(match[1].partition(".")[2]) >= OLDEST:
+            await standalone.ensure(match[1], log, tuple(debian.RELEASES))
+
     def parts(self, instruction: Instruction) -> list[Instruction]:
         """A base whose Python no Debian release has has one layer more; the builder version's packages are the last."""
         wanted = instruction.fields["python_version"]
@@ -45,7 +51,7 @@ class DebianSlim(Kind):
         if minor not in debian.RELEASES:
             interpreter = find(minor)
             if interpreter is None:
-                raise StepError(_no_python(minor))
+                raise StepError(f"Python {minor} is no longer on this machine: build again")
             parts.append(instruction.instead("interpreter", {"version": interpreter.version}))
         return [*parts, *parts_for(instruction)]
 
@@ -83,16 +89,6 @@ class InterpreterOfHost(Kind):
                 error.last_lines,
             ) from error
         return Made(debian.variables(version), PYTHON, version)
-
-
-def _no_python(minor: str) -> str:
-    here = {one.minor for one in interpreters()} | set(debian.RELEASES)
-    known = ", ".join(sorted(here, key=lambda one: int(one.split(".")[1])))
-    return (
-        f"no Debian release has Python {minor} and this worker's machine has no build of it. "
-        f"It can make images with {known}. To add one: `uv python install {minor}` or `pyenv install {minor}` on the "
-        f"worker's machine, or name a directory that holds it (bin/python{minor}, lib, include) in {SETTING}"
-    )
 
 
 KINDS = [DebianSlim(), InterpreterOfHost()]

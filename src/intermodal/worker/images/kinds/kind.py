@@ -76,6 +76,7 @@ class Kind:
     base = False  # an image begins with it, and only there
     internal = False  # stands in no recipe: other kinds are made of it
     composite = False  # it puts any number of layers on the image by itself, with `compose`
+    announced = True  # whether the log shows its title; else it says what it does by itself
     makes_layer = True  # else it changes the image's configuration alone
     settings_matter = True  # whether variables, working directory and shell of the image so far decide the result
     required: dict[str, type] = {}  # fields that a step must have, in the instruction as they are
@@ -103,6 +104,9 @@ class Kind:
         """The fields and titles of the instructions that the step stands for."""
         fields = self.fields(step)
         return [(fields, self.title(fields))]
+
+    async def prepare(self, workshop: Workshop, instruction: Instruction, log: Callable[[str, str], None]) -> None:
+        """Have what `parts` looks for on this machine. Raises StepError."""
 
     def parts(self, instruction: Instruction) -> list[Instruction]:
         """The layers that an instruction is made of, lowest first. Raises StepError."""

@@ -33,6 +33,11 @@ class RegistryImage(Kind):
         scope = ",".join(sorted(composing.instruction.secret_ids))
         base = await composing.builder.registry.pull(reference, login, scope, composing.emit, composing.rebuild)
         become(composing.config, base.config)
+        setup = [*base.onbuild, *(composing.fields.get("setup") or [])]
+        if setup:
+            from intermodal.worker.images.dockerfile import carry_out
+
+            await carry_out(composing, "\n".join(setup) + "\n", "setup_dockerfile_commands")
         if composing.fields.get("add_python"):
             await composing.put("add_python", {"version": composing.fields["add_python"]})
         else:

@@ -1,0 +1,1 @@
+"""Ports of containers that are reachable from outside: `modal.forward`, later sandboxes' ports."""

@@ -1,0 +1,299 @@
+"""The recipes of docs/web.md, as they stand there, with the real Caddy, nginx and an ACME server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+from websockets.asyncio.client import connect
+
+from tests.acceptance.conftest import ROOT, Platform, new_platform
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
+
+PAGE = ROOT / "docs" / "web.md"
+PROGRAM = Path(__file__).with_name("programs") / "behind_a_proxy.py"
+DOMAIN = "apps.example.com"
+SIZE = 64 << 20  # bytes: more than any buffer on the way
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def recipe(language: str) -> str:
+    """The one block of this language on the page."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def behind() -> Iterator[Behind]:
+    """A platform that is set up for a proxy in front, with the program deployed."""
+    for tool in ("nginx", "caddy", "pebble", "curl"):
+        if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+            pytest.skip(f"{tool} is not installed: scripts/setup --dev installs it")
+    with new_platform() as platform:
+        port = free_port()
+        platform.env |= {
+            "INTERMODAL_WEB_DOMAIN": f"https://{DOMAIN}",
+            "INTERMODAL_WEB_TRUSTED_PROXIES": "127.0.0.1",
+            "INTERMODAL_WEB_LISTEN": f"127.0.0.1:{port}",
+            "INTERMODAL_WORKSPACE": "Team",
+        }
+        up = platform.intermodal("up")
+        assert up.code == 0, up.text
+        ran = platform.modal("deploy", PROGRAM)
+        assert ran.code == 0, ran.text
+        assert f"https://team--behind-web.{DOMAIN}" in ran.out
+        yield Behind(platform, port)
+
+
+@dataclass
+class Behind:
+    platform: Platform
+    gateway: int  # port
+    host: str = f"team--behind-web.{DOMAIN}"
+
+
+@dataclass
+class Front:
+    """A proxy that listens on this machine, and how clients reach it."""
+
+    port: int
+    ca: Path
+    host: str
+
+    def curl(self, path: str, *options: str, host: str = "") -> bytes:
+        name = host or self.host
+        command = [
+            "curl", "-sS", "--max-time", "90", "--cacert", str(self.ca), "--fail-with-body",
+            "--resolve", f"{name}:{self.port}:127.0.0.1", *options, f"https://{name}:{self.port}{path}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, check=False, timeout=100)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout
+
+    def who(self, *options: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.curl("/who", *options))
+        return found
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], port: int, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[None]:
+    """A process that listens; its output is shown where it does not."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
+    )
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                process.kill()
+                pytest.fail(f"{command[0]} does not listen on {port}:\n{process.communicate()[0]}")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def changed(text: str, *changes: tuple[str, str]) -> str:
+    """A recipe on the ports and with the files of a test."""
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+@contextlib.contextmanager
+def nginx(behind: Behind, directory: Path) -> Iterator[Front]:
+    authority = trustme.CA()
+    made = authority.issue_cert(DOMAIN, f"*.{DOMAIN}")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    made.cert_chain_pems[0].write_to_path(directory / "fullchain.pem")
+    made.private_key_pem.write_to_path(directory / "key.pem")
+    port = free_port()
+    server = changed(
+        recipe("nginx"),
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        (f"/etc/ssl/{DOMAIN}/fullchain.pem", str(directory / "fullchain.pem")),
+        (f"/etc/ssl/{DOMAIN}/key.pem", str(directory / "key.pem")),
+        ("127.0.0.1:7723", f"127.0.0.1:{behind.gateway}"),
+    )
+    places = "".join(
+        f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    (directory / "nginx.conf").write_text(
+        f"{user}daemon off;\npid {directory}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{places}{server}\n}}\n"
+    )
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") or "nginx"
+    with running([program, "-c", str(directory / "nginx.conf"), "-p", str(directory)], port):
+        yield Front(port, directory / "ca.pem", behind.host)
+
+
+@contextlib.contextmanager
+def caddy(behind: Behind, directory: Path) -> Iterator[Front]:
+    """With a real ACME server, which looks at the proxy to see whether it answers for the name."""
+    port, acme, management, dns = free_port(), free_port(), free_port(), free_port()
+    authority = trustme.CA()
+    made = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(directory / "acme-ca.pem")
+    made.cert_chain_pems[0].write_to_path(directory / "acme.pem")
+    made.private_key_pem.write_to_path(directory / "acme-key.pem")
+    config = {
+        "listenAddress": f"127.0.0.1:{acme}",
+        "managementListenAddress": f"127.0.0.1:{management}",
+        "certificate": str(directory / "acme.pem"),
+        "privateKey": str(directory / "acme-key.pem"),
+        "httpPort": free_port(),
+        "tlsPort": port,
+    }
+    (directory / "pebble.json").write_text(json.dumps({"pebble": config}))
+    text = changed(
+        recipe("caddyfile"),
+        (
+            "{\n\ton_demand_tls",
+            f"{{\n\tadmin off\n\thttp_port {config['httpPort']}\n\thttps_port {port}\n"
+            f"\tacme_ca https://localhost:{acme}/dir\n\tacme_ca_root {directory}/acme-ca.pem\n\ton_demand_tls",
+        ),
+        ("127.0.0.1:7723", f"127.0.0.1:{behind.gateway}"),
+    )
+    (directory / "Caddyfile").write_text(text)
+    home = {
+        "HOME": str(directory),
+        "XDG_DATA_HOME": str(directory / "data"),
+        "XDG_CONFIG_HOME": str(directory / "config"),
+    }
+    names = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns}",
+             "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{free_port()}"]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(running(names, dns))
+        pebble = ["pebble", "-config", str(directory / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"]
+        stack.enter_context(running(pebble, acme, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}))
+        stack.enter_context(
+            running(["caddy", "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"], port, home)
+        )
+        root = ssl.create_default_context(cafile=str(directory / "acme-ca.pem"))
+        import urllib.request
+
+        with urllib.request.urlopen(f"https://localhost:{management}/roots/0", context=root, timeout=30) as answer:
+            (directory / "ca.pem").write_bytes(answer.read())
+        yield Front(port, directory / "ca.pem", behind.host)
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def front(request: pytest.FixtureRequest, behind: Behind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with {"nginx": nginx, "caddy": caddy}[request.param](behind, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+def test_the_client_and_the_scheme_are_the_real_ones(front: Front) -> None:
+    claims = ["-H", "X-Forwarded-For: 203.0.113.9", "-H", "X-Forwarded-Proto: http"]
+    found = front.who("--interface", "127.0.0.2", *claims)
+    assert found["client"] == "127.0.0.2"  # curl's; what it claims itself is not believed
+    assert found["scheme"] == "https"
+
+
+def test_http_2_at_the_edge(front: Front) -> None:
+    assert front.curl("/", "--http2", "-o", "/dev/null", "-w", "%{http_version}") == b"2"
+    assert front.curl("/", "--http1.1", "-w", " %{http_version}") == b"hello 1.1"
+
+
+def test_events_are_not_held_back(front: Front) -> None:
+    for options in (["--http1.1"], ["--http2"]):
+        command = [
+            "curl", "-sSN", *options, "--max-time", "60", "--cacert", str(front.ca), "--resolve",
+            f"{front.host}:{front.port}:127.0.0.1", f"https://{front.host}:{front.port}/events",
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "data: first\n"
+            front.curl("/go")
+            assert "data: second" in process.stdout.read()
+            assert process.wait(60) == 0
+
+
+def test_large_bodies(front: Front, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
+    answer = json.loads(front.curl("/upload", "-T", str(body)))
+    assert answer == {"size": SIZE, "sha256": hashlib.sha256(body.read_bytes()).hexdigest()}
+    assert front.curl("/download?100", "-o", "/dev/null", "-w", "%{size_download}") == b"100000000"
+    large = "x" * 30_000
+    assert front.who("-H", f"X-Large: {large}")["headers"]["x-large"] == large  # type: ignore[index]
+
+
+async def test_web_sockets(front: Front) -> None:
+    context = ssl.create_default_context(cafile=str(front.ca))
+    url = f"wss://{front.host}:{front.port}/ws"
+    async with asyncio.timeout(60):
+        async with connect(url, ssl=context, host="127.0.0.1", port=front.port) as socket_:
+            for message in ("hello", b"\x00\xff", "x" * 1_000_000):
+                await socket_.send(message)
+                assert await socket_.recv() == message
+
+
+def test_the_sdk_speaks_through_it(front: Front, behind: Behind, tmp_path: Path) -> None:
+    """One port for everything: `modal run` over the proxy, with a token."""
+    made = json.loads(behind.platform.intermodal("token", "new", "--json").out)
+    path = tmp_path / "through.py"
+    path.write_text(
+        "import modal\napp = modal.App()\n@app.function()\ndef f(x: int): return x * x\n"
+        "@app.local_entrypoint()\ndef main(): print(sum(f.map(range(100))))\n"
+    )
+    env = {
+        "MODAL_SERVER_URL": f"https://localhost:{front.port}",
+        "MODAL_TOKEN_ID": made["token_id"],
+        "MODAL_TOKEN_SECRET": made["token_secret"],
+        "SSL_CERT_FILE": str(front.ca),
+    }
+    # `localhost` has no certificate there: the name is one of the domain, which this machine's resolver must know
+    hosts = tmp_path / "sitecustomize.py"
+    hosts.write_text(
+        "import socket\nreal = socket.getaddrinfo\n"
+        f"def local(host, *rest, **more): return real('127.0.0.1' if host == '{DOMAIN}' else host, *rest, **more)\n"
+        "socket.getaddrinfo = local\n"
+    )
+    env |= {"MODAL_SERVER_URL": f"https://{DOMAIN}:{front.port}", "PYTHONPATH": str(tmp_path)}
+    ran = behind.platform.modal("run", path, env=env)
+    assert ran.code == 0, ran.text
+    assert "328350" in ran.lines()
+
+
+def test_no_certificate_for_names_that_lead_nowhere(behind: Behind, tmp_path: Path) -> None:
+    with caddy(behind, tmp_path) as front:
+        assert front.curl("/") == b"hello"
+        command = [
+            "curl", "-sS", "--cacert", str(front.ca), "--resolve", f"nobody.{DOMAIN}:{front.port}:127.0.0.1",
+            f"https://nobody.{DOMAIN}:{front.port}/",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 35, done  # the TLS greeting fails
