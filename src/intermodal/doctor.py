@@ -52,11 +52,22 @@ def report(home: Home) -> list[Check]:
         _disk(home),
         _open_files(),
         _mmdebstrap(),
+        _bucket_mounts(),
         _certificates(),
         *_shown_certificates(home),
         _clock(),
     ]
     return checks
+
+
+def _bucket_mounts() -> Check:
+    missing = [name for name in ("rclone", "fusermount3") if _find(name) is None]
+    if not os.path.exists("/dev/fuse"):
+        return Check("bucket mounts", False, "there is no /dev/fuse", "modprobe fuse", required=False)
+    if missing:
+        detail = f"{' and '.join(missing)} not found: modal.CloudBucketMount cannot be used"
+        return Check("bucket mounts", False, detail, _install("rclone fuse3"), required=False)
+    return Check("bucket mounts", True, "rclone and FUSE", required=False)
 
 
 def _shown_certificates(home: Home) -> list[Check]:

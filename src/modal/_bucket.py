@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from modal._planned import not_yet
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:
@@ -14,7 +13,23 @@ if TYPE_CHECKING:
 
 
 class CloudBucketMount:
-    """Mounts a cloud bucket to your container. Currently supports AWS S3 buckets and what is compatible."""
+    """Mounts a cloud bucket to your container. Currently supports AWS S3 buckets and what is compatible.
+
+    ```python
+    secret = modal.Secret.from_dict({"AWS_ACCESS_KEY_ID": "...", "AWS_SECRET_ACCESS_KEY": "..."})
+
+    @app.function(volumes={"/my-mount": modal.CloudBucketMount("s3-bucket-name", secret=secret)})
+    def f():
+        subprocess.run(["ls", "/my-mount"])
+    ```
+
+    Cloudflare R2 and Google Cloud Storage need `bucket_endpoint_url`. The secret may have `AWS_REGION` and
+    `AWS_SESSION_TOKEN` too, and for Google `GOOGLE_ACCESS_KEY_ID` and `GOOGLE_ACCESS_KEY_SECRET`. With `key_prefix`
+    (which ends with a slash) only what is below it is seen. Files are written from their beginning to their end, and
+    are in the bucket when they are closed; the mode of a file cannot be changed.
+
+    See [the guide](https://modal.com/docs/guide/cloud-bucket-mounts).
+    """
 
     def __init__(
         self,
@@ -26,6 +41,15 @@ class CloudBucketMount:
         read_only: bool = False,
         requester_pays: bool = False,
     ) -> None:
+        given: Any = bucket_name
+        if not isinstance(given, str) or not given or "/" in given or ":" in given:
+            raise InvalidError(
+                f"CloudBucketMount: {given!r} is not the name of a bucket (give the name alone, not an ARN or a URL)."
+            )
+        if bucket_endpoint_url is not None and not bucket_endpoint_url.startswith(("http://", "https://")):
+            raise InvalidError(
+                f"CloudBucketMount: bucket_endpoint_url must begin with https:// or http://: {bucket_endpoint_url!r}."
+            )
         if key_prefix is not None and not key_prefix.endswith("/"):
             raise InvalidError(f"CloudBucketMount: key_prefix must end with a slash: {key_prefix + '/'!r}.")
         if requester_pays and secret is None:
@@ -41,7 +65,18 @@ class CloudBucketMount:
         self.requester_pays = requester_pays
 
     async def _mount(self, client: Client, path: str) -> VolumeMount:
-        raise not_yet(f"Mounting a modal.CloudBucketMount (here at {path})")
+        """As a part of a function's spec; the secret's id stands for its credentials."""
+        from modal._protocol.messages.function import VolumeMount
+
+        secret_id = await self.secret._load_for(client, "", None) if self.secret is not None else ""
+        options = {
+            "bucket": self.bucket_name,
+            "endpoint": self.bucket_endpoint_url or "",
+            "prefix": self.key_prefix or "",
+            "role": self.oidc_auth_role_arn or "",
+            "requester_pays": self.requester_pays,
+        }
+        return VolumeMount(path, "bucket", secret_id, self.read_only, options)
 
     def __repr__(self) -> str:
         return f"modal.CloudBucketMount({self.bucket_name!r})"

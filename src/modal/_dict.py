@@ -162,7 +162,7 @@ class Dict(Stored):
         batch: List[Tuple[bytes, bytes, str]] = []
         size = 0
         for key, value in entries.items():
-            entry = await _dumped(client, key, value)
+            entry = _dumped_small(key, value) or await _dumped(client, key, value)
             if batch and size + len(entry[0]) + len(entry[1]) > MAX_BODY:
                 await self._put(client, batch)
                 batch, size = [], 0
@@ -179,7 +179,8 @@ class Dict(Stored):
         `skip_if_exists` was set.
         """
         client = await self._ready()
-        return await self._put(client, [await _dumped(client, key, value)], skip_if_exists)
+        entry = _dumped_small(key, value) or await _dumped(client, key, value)
+        return await self._put(client, [entry], skip_if_exists)
 
     @synchronized
     async def pop(self, key: Any) -> Any:
@@ -219,8 +220,9 @@ class Dict(Stored):
         Note that (unlike with Python dicts) the return value is a simple iterator,
         and results are unordered.
         """
-        async for _key, value in self._entries():
-            yield value
+        async for entries in self._entries():
+            for _key, value in entries:
+                yield value
 
     @synchronized
     async def items(self) -> AsyncIterator[Tuple[Any, Any]]:
@@ -229,8 +231,9 @@ class Dict(Stored):
         Note that (unlike with Python dicts) the return value is a simple iterator,
         and results are unordered.
         """
-        async for key, value in self._entries():
-            yield _loaded_key(key), value
+        async for entries in self._entries():
+            for key, value in entries:
+                yield _loaded_key(key), value
 
     # -- operators: they block
     def __getitem__(self, key: Any) -> Any:
@@ -294,7 +297,10 @@ class Dict(Stored):
 
     async def _value(self, client: Client, answer: DictValue, key: Any) -> Any:
         """Raises DeserializationError; NotFoundError or FileNotFoundError where a large value has been replaced."""
-        return await _load_value(client, answer.value, answer.blob, f"the value of {key!r:.80} in {self._called()}")
+        from modal import _serialization
+
+        what = f"the value of {key!r:.80} in {self._called()}"
+        return await _load_large(client, answer.blob, what) if answer.blob else _serialization.load(answer.value, what)
 
     async def _put(self, client: Client, entries: List[Tuple[bytes, bytes, str]], skip_if_exists: bool = False) -> bool:
         from modal._protocol.messages.dict import DictPut
@@ -321,16 +327,26 @@ class Dict(Stored):
                 return
             after, limit = page.keys[-1], min(limit * 4, 10_000)
 
-    async def _entries(self) -> AsyncIterator[Tuple[bytes, Any]]:
+    async def _entries(self) -> AsyncIterator[List[Tuple[bytes, Any]]]:
+        """Page by page. Small values are read together, large ones each when it is asked for."""
+        from modal import _serialization
+
         client = await self._ready()
+        what = f"a value in {self._called()}"
         async for page in self._pages(values=True):
+            if not any(page.blobs):
+                yield [(key, _serialization.load(value, what)) for key, value in zip(page.keys, page.values)]
+                continue
             for key, value, blob in zip(page.keys, page.values, page.blobs):
+                if not blob:
+                    yield [(key, _serialization.load(value, what))]
+                    continue
                 try:
-                    yield key, await _load_value(client, value, blob, f"a value in {self._called()}")
+                    yield [(key, await _load_large(client, blob, what))]
                 except (NotFoundError, FileNotFoundError):  # replaced since, or gone
                     found = await self._get(_loaded_key(key))
                     if found is not _MISSING:
-                        yield key, found
+                        yield [(key, found)]
 
     def _called(self) -> str:
         return self._name or self.object_id
@@ -403,6 +419,14 @@ async def _shared_dir(client: Client) -> str:
     return await client.values_dir() if _context.is_local() else ""
 
 
+def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:
+    """As `_dumped` of a short plain value; None for any other."""
+    from modal import _serialization
+
+    small = _serialization.dumps_small(value)
+    return None if small is None else (_pickled_key(key), small, "")
+
+
 async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, str]:
     """Key, value and, of a large one, the id of its file."""
     from modal import _serialization
@@ -423,11 +447,9 @@ async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, s
     return _pickled_key(key), inline, blob
 
 
-async def _load_value(client: Client, value: bytes, blob: str, what: str) -> Any:
+async def _load_large(client: Client, blob: str, what: str) -> Any:
     from modal import _serialization
 
-    if not blob:
-        return _serialization.load(value, what)
     shared = await _shared_dir(client)
     if not shared:
         from modal._protocol.messages.call import BlobGet

@@ -312,7 +312,9 @@ def _pickled(value: Any) -> bytes:
     from modal import _serialization
     from modal._protocol.messages.queue import MAX_ITEM
 
-    data = _serialization.dumps(value, "the item for a Queue")
+    data = _serialization.dumps_small(value)
+    if data is None:
+        data = _serialization.dumps(value, "the item for a Queue")
     if len(data) > MAX_ITEM:
         raise RequestSizeError(
             f"An item of a modal.Queue has at most 1 MiB, and this one has {len(data) / MAX_ITEM:.2f} MiB when it is "

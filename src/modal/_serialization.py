@@ -86,6 +86,14 @@ def dumps(value: Any, what: str = "the value") -> bytes:
     return dumped.inline if dumped.parts is None else b"".join(dumped.parts)
 
 
+def dumps_small(value: Any) -> Optional[bytes]:
+    """As `dumps` of a short plain value, which takes a tenth of the time; None for any other."""
+    kind = type(value)
+    if kind in _SMALL or ((kind is str or kind is bytes) and len(value) < _SMALL_TEXT):
+        return pickle.dumps(value, PROTOCOL)
+    return None
+
+
 def _dump(value: Any, values_dir: str, explain: Any) -> Dumped:
     sink = _Sink(values_dir)
     try:

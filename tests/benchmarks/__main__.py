@@ -12,21 +12,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import measurements, systems
+from tests.benchmarks import measurements, stored, systems
 from tests.benchmarks.figures import OURS, Section, as_json, table
+
+ALL = {**measurements.ALL, "queue": stored.queue, "dict": stored.dictionary}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measurements.ALL)} (all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)} (all)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
     parser.add_argument("--quick", action="store_true", help="one round, small numbers: to see that it works")
     parser.add_argument("--peers", default="ray,celery,dask,pool", help="who is compared with, by first words")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in measurements.ALL]
+    unknown = [name for name in options.names if name not in ALL]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(measurements.ALL)}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(ALL)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sections = _run(options)
     if options.json:
@@ -36,7 +38,7 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> list[Section]:
-    names = [name for name in measurements.ALL if not options.names or name in options.names]
+    names = [name for name in ALL if not options.names or name in options.names]
     sections: list[Section] = []
     # Short: the path of a unix socket has little room, and Ray's are long.
     with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as name:
@@ -57,7 +59,7 @@ def _run(options: argparse.Namespace) -> list[Section]:
                 fresh,
             )
             for name in names:
-                run = measurements.ALL[name]
+                run = ALL[name]
                 section = Section(name, (run.__doc__ or name).strip())
                 sections.append(section)
                 before = os.getloadavg()[0]

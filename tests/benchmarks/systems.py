@@ -86,7 +86,7 @@ class System:
     modules: tuple[str, ...] = ()  # that its Python must have
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / (self.name.split()[0].lower() + "-" + uuid.uuid4().hex[:6])
+        self.folder = folder / (self.name.split()[0].lower().strip(",") + "-" + uuid.uuid4().hex[:6])
         self.folder.mkdir(parents=True)
         self.mark = uuid.uuid4().hex
         self.env = {**_clean_environment(), processes.MARK: self.mark}
@@ -123,7 +123,7 @@ class System:
         if self._driver is None:
             # A mark of its own: what the client takes is not what the system takes.
             env = {**self.env, processes.MARK: self.mark + "-client"}
-            self._driver = Driver(self.python, self.name.split()[0].lower(), self._options(), env, self.log)
+            self._driver = Driver(self.python, self.name.split()[0].lower().strip(","), self._options(), env, self.log)
         return self._driver
 
     def _options(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from intermodal.home import Home
 from intermodal.worker import entrypoint
+from intermodal.worker.buckets import Buckets
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
@@ -83,6 +84,7 @@ class Agent:
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
+        self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
 
@@ -223,6 +225,7 @@ class Agent:
             except (ContainersError, BuildFailed, OSError, Fault, WireError) as error:
                 log.warning("%s did not start: %s", spec.container_id, error)
                 await self.volumes.finish(spec.container_id)
+                await self.buckets.release(spec.container_id)
                 await cell.close()
                 cell.not_started(str(error))
                 await cell.released.wait()
@@ -246,6 +249,7 @@ class Agent:
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
             self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
+        await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
         await cell.close()
@@ -266,6 +270,9 @@ class Agent:
             *self.images.platform(),
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
             *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
+            *await self.buckets.attach(
+                spec.container_id, spec.volumes, spec.credentials, self.containers.isolates(spec.runtime)
+            ),
         ]
         cell.marks["layers ready"] = time.time()
         resources = spec.resources
@@ -390,6 +397,7 @@ class Agent:
         waiting = []
         adopted = await self.containers.adopt()
         self.volumes.disown({running.container_id for running in adopted})
+        await self.buckets.sweep({running.container_id for running in adopted})
         for running in adopted:
             directory = running.directory
             try:

@@ -20,6 +20,7 @@ from modal._protocol.messages.worker import ContainerSpec, RunnerSpec
 CONTAINER_API = "unix:/.intermodal/run/api.sock"  # where the container's own client connects
 PROVIDER = "intermodal"
 REGION = "local"
+BUCKET = "bucket"  # as a kind of mount: its `object_id` is that of a secret
 RESERVED = frozenset(
     {
         "MODAL_CLOUD_PROVIDER", "MODAL_ENVIRONMENT", "MODAL_IMAGE_ID", "MODAL_IS_REMOTE", "MODAL_REGION",
@@ -81,7 +82,14 @@ class ContainerSpecs:
             runner,
             spec.block_network,
             spec.restrict_modal_access,
+            credentials=await self._credentials(spec.volumes),
         )
+
+    async def _credentials(self, volumes: list[VolumeMount]) -> dict[str, dict[str, str]]:
+        """What the worker, and nobody in the container, needs to mount buckets. Fault: not-found."""
+        secret_ids = {volume.path: volume.object_id for volume in volumes if volume.kind == BUCKET and volume.object_id}
+        opened = await self._secrets.values(sorted(set(secret_ids.values())))
+        return {path: opened[secret_id] for path, secret_id in secret_ids.items()}
 
     async def _volume(self, volume: VolumeMount) -> VolumeMount:
         """With the version that is the newest one now. Fault: not-found."""

@@ -90,6 +90,7 @@ async def check_references(
     if missing:
         raise Fault(Code.NOT_FOUND, f"there is no mount {min(missing)}: upload it first")
     secrets = {secret_id for spec in specs for secret_id in spec.secret_ids}
+    secrets |= {one.object_id for spec in specs for one in spec.volumes if one.kind == "bucket" and one.object_id}
     if secrets:
         await check_secrets(secrets)
 

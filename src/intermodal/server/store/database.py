@@ -28,6 +28,8 @@ Done = Callable[[Any, Exception | None], None]
 BATCH_JOBS = 1024  # jobs in one transaction, at most
 READERS = 2  # threads
 WAL_PAGES = 4096  # written before they move into the database: 16 MiB
+WAL_SIZE = WAL_PAGES * (4096 + 24) + 32  # bytes of a log with so many pages
+QUIET = 0.5  # seconds without work after which the log's file is made as long as it will be
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ class Database:
         self._writer = writer
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._closing = False
+        self._lengthened = False
         self._reading = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
@@ -133,7 +136,7 @@ class Database:
     def _run(self) -> None:
         open_ = True
         while open_:
-            first = self._queue.get()
+            first = self._next()
             jobs: list[Job] = []
             try:
                 while first is not None:
@@ -152,6 +155,24 @@ class Database:
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     return
         self._writer.close()
+
+    def _next(self) -> Job | None:
+        """The next job; None: there will be no more.
+
+        Once there is time for it, the log's file is made as long as it grows: to write where a file has its blocks
+        already takes half the time of making it longer.
+        """
+        if self._lengthened:
+            return self._queue.get()
+        try:
+            return self._queue.get(timeout=QUIET)
+        except Empty:
+            self._lengthened = True
+        try:
+            lengthen(self.path.with_name(self.path.name + "-wal"), WAL_SIZE)
+        except OSError as error:  # a full disk, say: it will be slower
+            _log.warning("the log of the store could not be given its size: %s", error)
+        return self._queue.get()
 
     def _commit(self, jobs: list[Job]) -> None:
         error = self._transaction(jobs)
@@ -235,6 +256,18 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def lengthen(path: Path, size: int) -> None:
+    """Fill a file up with zeros, which no log's reader takes for pages. Nobody may write to it meanwhile."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        at = os.fstat(descriptor).st_size
+        while at < size:
+            at += os.pwrite(descriptor, bytes(min(1 << 20, size - at)), at)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def explained(error: Exception, path: Path) -> Exception:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database
 from modal._protocol.message import from_json, to_json
-from modal._protocol.messages.function import FunctionSpec
+from modal._protocol.messages.function import FunctionSpec, VolumeMount
 
 _COLUMNS = (
     "f.function_id, f.app_id, f.name, f.spec, coalesce(c.content, x''), f.version, f.active, f.base_id, f.variant, "
@@ -62,10 +62,16 @@ class FunctionStore:
         await self._database.write(lambda connection: put_functions(connection, rows))
 
     async def secrets_in_use(self) -> set[str]:
-        """Ids of secrets that an active function names."""
+        """Ids of secrets that an active function names, for itself or for a bucket that it mounts."""
         rows = await self._database.rows(
-            "SELECT DISTINCT j.value FROM functions f, json_each(f.spec, '$[' || ? || ']') j WHERE f.active",
-            (FunctionSpec.__fields__.index("secret_ids"),),
+            "SELECT DISTINCT j.value FROM functions f, json_each(f.spec, '$[' || ? || ']') j WHERE f.active UNION "
+            "SELECT DISTINCT json_extract(j.value, '$[' || ? || ']') FROM functions f, "
+            "json_each(f.spec, '$[' || ? || ']') j WHERE f.active",
+            (
+                FunctionSpec.__fields__.index("secret_ids"),
+                VolumeMount.__fields__.index("object_id"),
+                FunctionSpec.__fields__.index("volumes"),
+            ),
         )
         return {row[0] for row in rows}
 

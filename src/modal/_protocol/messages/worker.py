@@ -55,6 +55,7 @@ class ContainerSpec(Record):
     block_network: bool = False
     restrict_modal_access: bool = False
     runtime: str = ""  # "": the worker's best
+    credentials: Dict[str, Dict[str, str]] = {}  # path of a bucket mount -> the variables of its secret
 
 
 class ContainerStart(Message, type=120):

@@ -50,10 +50,9 @@ CREATE TABLE queue_items (
     token BLOB NOT NULL DEFAULT x'' -- of the request, at its first item
 );
 
--- Items that were handed out and whose arrival was not confirmed yet.
+-- Items that were handed out and whose arrival was not confirmed yet: few at any time.
 CREATE TABLE queue_taken (
     token BLOB PRIMARY KEY, -- of the request
     partition INTEGER NOT NULL,
     ranges TEXT NOT NULL -- [[first place, last place], ...]
 ) WITHOUT ROWID;
-CREATE INDEX queue_taken_by_partition ON queue_taken (partition);
