@@ -230,6 +230,7 @@ def test_edits_while_an_image_builds(platform: Platform, tmp_path: Path) -> None
     for number in (1, 2, 3):
         save(path, BUILD.format(command=f"sleep 2 && echo {number} > /version"))
         served.wait_for(f"echo {number}")
+    save(path, path.read_text() + "# the image stays the same: its build goes on\n")
     served.wait_for("now 3")
     assert not any(line in ("now 1", "now 2") for line in served.lines)
     assert sum("Updated" in line for line in served.lines) == 1
