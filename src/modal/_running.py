@@ -220,7 +220,7 @@ async def _specs(
             image_id=image.image_id,
             mount_ids=[mount_id for many in mounts[one.tag] for mount_id in files.mount_ids[many.key]],
             secret_ids=[secret_ids[id(secret)] for secret in one.secrets()],
-            volumes=await volume_mounts(client, one.volumes()),
+            volumes=await volume_mounts(client, one.volumes(), environment),
             proxy_id="",
         )
         if one.options.proxy is not None:
