@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 from typing import NamedTuple
@@ -87,3 +88,9 @@ def memory(pid: int) -> int:
         except OSError:
             continue
     return 0
+
+
+def leave_no_core() -> None:
+    """If this process crashes, its memory, which may hold secrets, is not written to a file."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

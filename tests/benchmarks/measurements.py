@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import processes
+from tests.benchmarks import processes, volumes
 from tests.benchmarks.figures import OURS, Section, percentile
 from tests.benchmarks.systems import HERE, PEERS_PYTHON, ROOT, Celery, Dask, DriverError, Intermodal, Pool, Ray, System
 
@@ -359,4 +359,5 @@ ALL: dict[str, Callable[[Bench, Section], None]] = {
     "burst": burst,
     "up": up,
     "wire": wire,
+    **volumes.ALL,
 }

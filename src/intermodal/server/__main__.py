@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from intermodal import processes
 from intermodal.home import Home
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def main() -> int:
     from intermodal.server.state import Busy
     from intermodal.server.store.migrations import Refused
 
+    processes.leave_no_core()
     home = Home()
     try:
         claim = claim_home(home, not options.no_worker)  # the worker comes up while the rest is imported

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 
+from intermodal import processes
 from intermodal.home import Home
 
 EXIT_BUSY = 75  # another worker serves this state directory
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--clean", action="store_true", help="remove what dead workers left behind, and exit")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    processes.leave_no_core()
     home = Home()
     home.path.mkdir(parents=True, exist_ok=True)
     lock = os.open(home.worker_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -87,6 +87,7 @@ class Agent:
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
+        self.images.workshop.volumes = self.volumes.for_build
 
     async def _close_parts(self) -> None:
         await self.images.close()
@@ -355,8 +356,19 @@ class Agent:
         return Done()
 
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:
+        if not message.keep_containers:
+            await self._commit_last()
         asyncio.get_running_loop().call_later(0.01, self.stop, message.keep_containers)
         return Done()
+
+    async def _commit_last(self) -> None:
+        """End the containers that have volumes while the server still listens: their last changes are to reach it."""
+        ending = [cell for cell in self.cells.values() if cell.running and self.volumes.has(cell.container_id)]
+        for cell in ending:
+            cell.stop_reason = cell.stop_reason or "the worker is stopped"
+        await asyncio.gather(*(cell.running.kill() for cell in ending if cell.running is not None))
+        await asyncio.gather(*(self.volumes.finish(cell.container_id) for cell in ending))
+        await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
         began = time.monotonic()

@@ -79,8 +79,11 @@ class Partition:
 
     def undo_append(self, first: int, count: int) -> None:
         """They could not be stored. Where later ones follow already, their places stay empty."""
-        if self.next == first + count and self.head <= first:
-            self.next = first
+        if self.next == first + count:
+            self.next = max(self.head, first)
+        if self.returned:
+            self.returned = [place for place in self.returned if not first <= place < first + count]
+            heapq.heapify(self.returned)
 
     def take(self, count: int) -> Ranges:
         """Hand out up to so many items, the oldest first."""

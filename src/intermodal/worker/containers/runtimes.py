@@ -23,6 +23,14 @@ from intermodal.worker.containers.places import Places
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def _write_hidden(path: Path, content: bytes) -> None:
+    """For nobody but this user: the variables in it may be secrets."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+
+
 class Runtime(Protocol):
     """One way to run containers."""
 
@@ -60,7 +68,7 @@ class OciRuntime:
             cgroup_path=self._cgroup_path(cgroup),
             memory_by_rlimit="memory" not in cgroup.by_controller,
         )
-        places.config.write_bytes(config)
+        _write_hidden(places.config, config)
         places.command.write_text(self._command(launch, places))
 
     def _cgroup_path(self, cgroup: Cgroup) -> str:
@@ -98,7 +106,11 @@ class HostRuntime:
         env["INTERMODAL_ROOT"] = str(places.root)
         argv = [self._program(launch.argv[0], launch, places)]
         argv += [self._translate(word, launch, places) for word in launch.argv[1:]]
-        assignments = shlex.join(["env", "-i", *(f"{name}={value}" for name, value in env.items()), *argv])
+        # By way of a file that is nobody else's to read: what stands on a command line is everybody's.
+        script = places.directory / "environment"
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items() if name.isidentifier()]
+        _write_hidden(script, "\n".join([*exports, f"exec env {shlex.join(argv)}", ""]).encode())
+        assignments = f"env -i /bin/sh {shlex.quote(str(script))}"
         limits = _ulimits(launch) if "memory" not in cgroup.by_controller else ""
         inner = f'echo $$ >"$0" && cd {shlex.quote(str(cwd))} && {limits}exec {assignments}'
         command = f"setsid /bin/sh -c {shlex.quote(inner)} {shlex.quote(str(places.pid))}"

@@ -81,10 +81,6 @@ class Checkouts:
                     remove_tree(path)
             self._chains[place.name] = _longest_chain(layers)
 
-    def known(self, volume_id: str) -> bool:
-        """Whether this machine has had the volume."""
-        return volume_id in self._chains
-
     def keep(self, layers: list[Path]) -> None:
         """They are mounted."""
         self._users.update(layers)
@@ -93,11 +89,12 @@ class Checkouts:
         """They are mounted no more."""
         self._users.subtract(layers)
         for volume_id in {layer.parent.name for layer in layers if layer.name != EMPTY}:
-            self._tidy(volume_id)
+            if not self._lock(volume_id).locked():  # else whoever makes layers now tidies up afterwards
+                self._tidy(volume_id)
 
     async def get(self, volume_id: str, at_least: int = -1) -> Checkout:
         """The newest version (or one that is not older than `at_least`), kept until `release`. Fault: not-found."""
-        async with self._locks.setdefault(volume_id, asyncio.Lock()):
+        async with self._lock(volume_id):
             chain = self._chains.setdefault(volume_id, [])
             have = chain[-1].version if chain else 0
             if not 0 <= at_least <= have:
@@ -105,6 +102,7 @@ class Checkouts:
             place = self._directory / volume_id
             layers = [place / layer.name for layer in chain] or [self._directory / EMPTY]
             self.keep(layers)
+            self._tidy(volume_id)
         if not self._is_joined(chain):
             task = asyncio.get_running_loop().create_task(self._join(volume_id))
             self._joining.add(task)
@@ -140,8 +138,10 @@ class Checkouts:
         else:
             made = [*chain, await self._build(volume_id, base, newest, changes)]
         self._chains[volume_id] = made
-        self._tidy(volume_id)
         return made
+
+    def _lock(self, volume_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(volume_id, asyncio.Lock())
 
     async def _build(self, volume_id: str, base: int, version: int, changes: list[Entry]) -> Layer:
         layer = Layer(base, version, len(changes))
@@ -174,7 +174,7 @@ class Checkouts:
     async def _join(self, volume_id: str) -> None:
         """In the background: replace the topmost layers by one, until each is much larger than the next."""
         try:
-            async with self._locks.setdefault(volume_id, asyncio.Lock()):
+            async with self._lock(volume_id):
                 chain = self._chains.get(volume_id, [])
                 while len(chain) > 1 and not self._is_joined(chain):
                     start = len(chain) - 2

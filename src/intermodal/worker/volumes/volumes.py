@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from intermodal.contents import Contents
@@ -50,6 +52,7 @@ class Volumes:
         self._checkouts = Checkouts(home.volumes / "checkouts", self._objects, self._executor, self._changed)
         self._mounts = home.volumes / "mounts"
         self._by_container: dict[str, list[Mounted]] = {}
+        self._finishing: set[asyncio.Future[list[str]]] = set()
         self._left: list[Mounted] = []  # of ended containers, not committed yet
         self._rootless = in_user_namespace()
         self._inputs: dict[str, int] = {}  # container id -> inputs it had been given when it was last committed
@@ -122,14 +125,21 @@ class Volumes:
 
     async def finish(self, container_id: str) -> list[str]:
         """The container has ended: commit what it has left. What could not be committed, in words for its logs."""
+        finishing = asyncio.ensure_future(self._finish(container_id))
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+        return await finishing
+
+    async def _finish(self, container_id: str) -> list[str]:
         problems = []
-        for one in self._by_container.pop(container_id, []):
-            self._left.append(one)
+        mounted = self._by_container.pop(container_id, [])
+        self._left += mounted
+        for one in mounted:
             try:
                 async with asyncio.timeout(LAST_COMMIT_SECONDS):
                     problem = await self._settle(one)
             except TimeoutError:
-                problem = "" if self._connection() is None else "the server does not answer"
+                problem = "the server does not answer"
             if problem:
                 problems.append(
                     f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
@@ -137,6 +147,25 @@ class Volumes:
                 )
         self._inputs.pop(container_id, None)
         return problems
+
+    async def settled(self) -> None:
+        """Return when the last commits of containers that have ended are done, or have failed."""
+        while self._finishing:
+            await asyncio.wait(self._finishing)
+
+    @asynccontextmanager
+    async def for_build(self, volumes: list[VolumeMount]) -> AsyncIterator[list[Bind]]:
+        """As `attach`, for the block; what was written is committed at its end, unless it fails. Raises Fault."""
+        name = f"build-{secrets.token_hex(8)}"
+        try:
+            yield await self.attach(name, volumes)
+        except BaseException:
+            for one in self._by_container.pop(name, []):
+                await one.close()
+            raise
+        problems = await self.finish(name)
+        if problems:
+            raise Fault(Code.REMOTE, "; ".join(problems))
 
     async def _settle(self, one: Mounted) -> str:
         """Commit what an ended container has left, and remove its files; else why not."""
@@ -186,13 +215,12 @@ class Volumes:
         return found
 
     async def prepare(self, volume_id: str) -> None:
-        """It has changed, and may be mounted soon: have the newest version ready if this machine has had it before."""
-        if self._checkouts.known(volume_id):
-            try:
-                await self._checkouts.prepare(volume_id)
-            except Fault as fault:
-                if fault.code == Code.NOT_FOUND:
-                    self._checkouts.forget(volume_id)
+        """It has changed, and may be mounted soon: have the newest version ready."""
+        try:
+            await self._checkouts.prepare(volume_id)
+        except Fault as fault:
+            if fault.code == Code.NOT_FOUND:
+                self._checkouts.forget(volume_id)
 
     # -- in the background
     async def keep_committed(self, activity: Callable[[], dict[str, tuple[bool, int]]]) -> None:

@@ -1,0 +1,84 @@
+"""What containers do with a volume, timed inside: `modal run volume_app.py --volume NAME …` prints one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+
+import modal
+
+app = modal.App("bench-volumes")
+name = os.environ.get("BENCH_VOLUME", "bench")
+volume = modal.Volume.from_name(name, create_if_missing=True)
+secret = modal.Secret.from_dict({"BENCH_VOLUME": name})
+DATA = pathlib.Path("/data")
+CHUNK = 1 << 20
+
+
+def read(path: str, cached: bool) -> float:
+    """Seconds for one sequential read, with or without what the page cache holds of the file."""
+    fd = os.open(path, os.O_RDONLY)
+    if not cached:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    began = time.perf_counter()
+    while os.read(fd, CHUNK):
+        pass
+    os.close(fd)
+    return time.perf_counter() - began
+
+
+@app.function(volumes={DATA: volume}, secrets=[secret], max_containers=1)
+def write(number: int) -> float:
+    (DATA / "d0" / "0").write_text(f"changed {number}")
+    began = time.perf_counter()
+    volume.commit()
+    return time.perf_counter() - began
+
+
+@app.function(volumes={DATA: volume}, secrets=[secret], max_containers=1)
+def reload() -> float:
+    began = time.perf_counter()
+    volume.reload()
+    return time.perf_counter() - began
+
+
+@app.function(volumes={DATA: volume}, secrets=[secret], max_inputs=1)
+def with_volume() -> int:
+    return len(os.listdir(DATA))
+
+
+@app.function(secrets=[secret], max_inputs=1)
+def without_volume() -> int:
+    return 0
+
+
+@app.function(volumes={DATA: volume}, secrets=[secret], timeout=600)
+def reads(rounds: int, cached: bool) -> list[tuple[float, float]]:
+    """(from the volume, from the local disk) each."""
+    local = "/var/tmp/large"
+    with open(DATA / "large", "rb") as source, open(local, "wb") as target:
+        while chunk := source.read(CHUNK):
+            target.write(chunk)
+    found = [(read(str(DATA / "large"), cached), read(local, cached)) for _ in range(rounds + 1)]
+    os.unlink(local)
+    return found[1:]
+
+
+def _timed(function: modal.Function) -> float:
+    began = time.perf_counter()
+    function.remote()
+    return time.perf_counter() - began
+
+
+@app.local_entrypoint()
+def main(rounds: int, large: bool = False) -> None:
+    if large:
+        print(json.dumps({"cached": reads.remote(rounds, True), "uncached": reads.remote(rounds, False)}))
+        return
+    starts = [(_timed(with_volume), _timed(without_volume)) for _ in range(rounds + 1)][1:]
+    reload.remote()
+    syncs = [(write.remote(number), reload.remote()) for number in range(rounds + 1)][1:]
+    print(json.dumps({"starts": starts, "syncs": syncs}))
