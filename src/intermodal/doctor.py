@@ -43,6 +43,8 @@ def report(home: Home) -> list[Check]:
     checks += [
         _overlay(trial),
         _cgroups(trial),
+        _disks(trial),
+        _gpus(trial),
         _user_namespaces(),
         _nftables(),
         _forwarding(),
@@ -166,6 +168,25 @@ def _cgroups(trial: dict[str, Any]) -> Check:
         return Check("control groups", False, f"{mode}; without root, limits are only process limits", "", False)
     words = {"v1": "v1", "v2": "v2", "hybrid": "hybrid (v1, with a v2 tree that the worker hides from crun)"}
     return Check("control groups", True, words.get(mode, mode))
+
+
+def _disks(trial: dict[str, Any]) -> Check:
+    problem = trial.get("disks", "not tried")
+    remedy = _install("e2fsprogs") if "mkfs.ext4" in problem else ""
+    return Check(
+        "disks of containers", not problem, problem or "have a limit (ephemeral_disk=)", remedy, required=False
+    )
+
+
+def _gpus(trial: dict[str, Any]) -> Check:
+    kinds, problem = trial.get("gpus", []), trial.get("gpu_problem", "")
+    counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    if problem and not kinds:
+        return Check("GPUs", False, problem, "see `nvidia-smi`", required=False)
+    if not kinds:
+        return Check("GPUs", True, "none (no NVIDIA driver); functions with gpu= are refused", required=False)
+    how = problem or f"given to containers by {trial.get('gpu_source', '')}"
+    return Check("GPUs", True, f"{counted}; {how}", required=False)
 
 
 def _user_namespaces() -> Check:

@@ -25,6 +25,7 @@ from tests.leaks import Traces
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
 START_SECONDS = 60
+GPUS = "T4,L4,A10G,A100-40GB:2,A100-80GB:2,L40S:2,H100:2"  # simulated: what documented programs ask for
 RUN_SECONDS = 110
 
 
@@ -57,6 +58,7 @@ class Platform:
             **{name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "INTERMODAL_"))},
             "INTERMODAL_HOME": str(home),
             "INTERMODAL_HOST_PORTS": str(self.open_port),
+            "INTERMODAL_SIMULATED_GPUS": GPUS,
             "MODAL_CONFIG_PATH": str(home / "modal.toml"),
             "TERM": "dumb",
             "NO_COLOR": "1",

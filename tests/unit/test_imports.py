@@ -30,7 +30,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"intermodal.server", "intermodal.", "modal._protocol"},
         {"uvloop", "cryptography", "cronsim", "httptools", "websockets"},
     ),
-    ("intermodal.worker", {"intermodal.worker", "intermodal.", "modal._protocol"}, {"uvloop", "cryptography", "uv"}),
+    (
+        "intermodal.worker",
+        {"intermodal.worker", "intermodal.", "modal._protocol"},
+        {"uvloop", "cryptography", "uv", "yaml"},
+    ),
     ("intermodal.cli", {"intermodal", "modal._protocol"}, {"click", "rich"}),
     ("intermodal.__main__", {"intermodal", "modal._protocol"}, {"click", "rich"}),
     ("intermodal", {"intermodal.", "modal._protocol"}, {"uvloop", "cryptography"}),

@@ -57,6 +57,11 @@ def status(found: dict[str, Any]) -> None:
     click.echo(f"  memory   server {size(found['memory'])}, worker {size(found['worker_memory'])}")
     parts = ", ".join(f"{name} {size(disk[name])}" for name in ("layers", "files", "values", "logs", "store"))
     click.echo(f"  disk     {size(disk['total'])} used ({parts}), {size(disk['free'])} free")
+    gpus = [gpu for worker in found["workers"] for gpu in worker.get("gpus", [])]
+    if gpus:
+        kinds = [gpu["kind"] for gpu in gpus]
+        counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+        click.echo(f"  GPUs     {counted}{' (simulated)' if all(gpu['simulated'] for gpu in gpus) else ''}")
     click.echo(f"  since    {moment(found['started_at'])}, version {found['software']}, Python {found['python']}")
     if found["apps"]:
         table(

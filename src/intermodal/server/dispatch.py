@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
-from intermodal.server.failures import CrashLoop, crash_pause, describe_exit
+from intermodal.server.failures import crash_pause, describe_exit
 from intermodal.server.function_rules import batching_of, rules_of
+from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held
-from intermodal.server.scheduler import Assign, GiveUp, Pool, Recall, Scheduler, Start, Stop
+from intermodal.server.live import Container, Function
+from intermodal.server.scheduler import Assign, GiveUp, Recall, Refuse, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -32,89 +33,8 @@ CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again af
 CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
-UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
+TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
 STOP_GRACE = 30.0  # seconds for exit handlers
-
-
-class Function:
-    """A function as the hot path knows it."""
-
-    __slots__ = ("app_id", "crashes", "ephemeral", "ever_ready", "function_id", "generation", "name", "pool", "spec")
-
-    def __init__(self, function_id: str, app_id: str, spec: FunctionSpec, pool: Pool, ephemeral: bool) -> None:
-        self.function_id = function_id
-        self.app_id = app_id
-        self.name = spec.name
-        self.spec = spec
-        self.pool = pool
-        self.ephemeral = ephemeral
-        self.crashes = CrashLoop()
-        self.ever_ready = False
-        self.generation = 0  # grows when the function is published again in another form
-
-
-class Container:
-    """A container from the decision to start it until its end."""
-
-    __slots__ = (
-        "asked",
-        "asked_to_cancel",
-        "cancelled",
-        "failure",
-        "frames",
-        "function",
-        "generation",
-        "id",
-        "known_frames",
-        "link",
-        "lost_inputs",
-        "marks",
-        "next_token",
-        "ready",
-        "running_since",
-        "started_at",
-        "state",
-        "stop_reason",
-        "tokens",
-        "undurable",
-        "unsafe",
-        "worker_id",
-    )  # fmt: skip
-
-    def __init__(self, id: str, function: Function, worker_id: str) -> None:
-        self.id = id
-        self.function = function
-        self.worker_id = worker_id
-        self.link: Any = None  # workers.ContainerLink, once the worker was asked
-        self.tokens: dict[int, Held] = {}
-        self.next_token = 1
-        self.ready = False
-        self.asked = False  # the worker was told to start it
-        self.running_since = 0.0  # monotonic: when the oldest input became the oldest
-        self.frames = 0  # RunOutputs frames taken in
-        self.state = "starting"
-        self.started_at = time.time()
-        self.cancelled: dict[int, float] = {}  # token -> when the runner was told
-        self.asked_to_cancel = False  # it was told so at least once
-        self.failure: CallFailure | None = None
-        self.marks: dict[str, float] = {}
-        self.stop_reason = ""
-        self.undurable: list[int] = []  # RunOutputs frames whose spawned outputs are not on disk yet
-        self.unsafe: dict[int, int] = {}  # RunOutputs frame -> its outputs that have not reached their clients
-        self.known_frames = 0  # RunOutputs frames that a worker sends again and that were taken in before
-        self.generation = function.generation
-        self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
-
-    def safe_frames(self) -> int:
-        """RunOutputs frames that nobody needs to keep: the outputs in them are on disk or with their clients.
-
-        A client that takes its time must not make the others' answers pile up: beyond a bound the server's own
-        memory has to do for it.
-        """
-        safe = self.frames
-        if self.unsafe:
-            safe = max(next(iter(self.unsafe)) - 1, safe - UNSAFE_FRAMES)
-        return min(safe, self.undurable[0] - 1) if self.undurable else safe
 
 
 class Dispatch:
@@ -123,7 +43,9 @@ class Dispatch:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.functions: dict[str, Function] = {}
+        self.of_app: dict[str, dict[str, Function]] = {}  # the same by app
         self.containers: dict[str, Container] = {}
+        self.handovers = Handovers(self, rules_of)
         self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
         self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
@@ -139,13 +61,22 @@ class Dispatch:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- functions
-    def put_function(self, function_id: str, app_id: str, spec: FunctionSpec, ephemeral: bool) -> Function:
-        """A function exists from now on, or has changed."""
+    def put_function(
+        self, function_id: str, app_id: str, spec: FunctionSpec, ephemeral: bool, again: bool = False
+    ) -> Function:
+        """A function exists from now on, or has changed. `again`: it was deployed anew, changed or not.
+
+        Where it has warm containers, they serve until those of the new version are warm.
+        """
+        known = self.functions.get(function_id)
+        if known is not None and (again or known.spec != spec) and self.handovers.begin(known, spec):
+            return known
         self.scheduler.put_function(function_id, app_id, rules_of(spec), time.monotonic())
         pool = self.scheduler.pools[function_id]
         function = self.functions.get(function_id)
         if function is None:
             function = self.functions[function_id] = Function(function_id, app_id, spec, pool, ephemeral)
+            self.of_app.setdefault(app_id, {})[function_id] = function
         else:
             if function.spec != spec:
                 self._replace_containers(function)
@@ -177,18 +108,34 @@ class Dispatch:
     def function(self, function_id: str) -> Function:
         """Raises Fault where it does not exist or its app was stopped."""
         function = self.functions.get(function_id)
+        if function is not None and function_id not in self.scheduler.pools:  # a later deployment left it out
+            self._forget_function(function_id)
+            function = None
         if function is None:
             raise Fault(Code.NOT_FOUND, f"function {function_id} does not exist, or its app was stopped")
         return function
 
     def remove_function(self, function_id: str, reason: str) -> None:
         """It and its containers end now."""
-        if self.functions.pop(function_id, None) is not None:
+        self.handovers.drop(function_id)
+        if self._forget_function(function_id):
             self.scheduler.remove_function(function_id, reason)
             self.run()
 
+    def _forget_function(self, function_id: str) -> bool:
+        """Whether it was known."""
+        function = self.functions.pop(function_id, None)
+        if function is None:
+            return False
+        siblings = self.of_app.get(function.app_id, {})
+        siblings.pop(function_id, None)
+        if not siblings:
+            self.of_app.pop(function.app_id, None)
+        return True
+
     def retire_function(self, function_id: str) -> None:
         """It finishes what it has."""
+        self.handovers.drop(function_id)
         self.scheduler.retire_function(function_id, time.monotonic())
         self.run()
 
@@ -275,7 +222,13 @@ class Dispatch:
                     self._recall(decision)
                 elif type(decision) is GiveUp:
                     self._give_up(decision.inputs, decision.reason)
+                elif type(decision) is Refuse:
+                    self._refuse(decision)
             decisions = self.scheduler.decisions
+        self._wake_when_due()
+
+    def _wake_when_due(self) -> None:
+        """See to it that what time alone calls for is done."""
         due = self.scheduler.due
         if due != NEVER:
             self._wake(due)
@@ -320,8 +273,9 @@ class Dispatch:
             container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
 
     def _start(self, decision: Start) -> None:
-        function = self.functions[decision.function_id]
+        function = self.handovers.candidates.get(decision.function_id) or self.functions[decision.function_id]
         container = Container(decision.container_id, function, decision.worker_id)
+        container.devices = decision.devices
         self.containers[container.id] = container
         self.keep_task(asyncio.get_running_loop().create_task(self._start_task(container)))
         self.changed(function.app_id)
@@ -359,6 +313,13 @@ class Dispatch:
             self.finish(held, Status.TERMINATED, failure)
         self.settled()
 
+    def _refuse(self, decision: Refuse) -> None:
+        """No machine can hold their containers."""
+        failure = pack_failure(CallFailure(Code.INVALID, "modal.exception.InvalidError", decision.reason))
+        for held in decision.inputs:
+            self.finish(held, Status.INIT_FAILURE, failure)
+        self.settled()
+
     # -- what containers say
     def take(self, container: Container, frame: Frame) -> None:
         """A frame from the runner (or the worker, for ContainerExited) on the container's stream."""
@@ -379,7 +340,7 @@ class Dispatch:
             container.state = "running"
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
-            self._wake(time.monotonic() + container.function.pool.rules.scaledown_window + 0.01)
+            self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 
     def _outputs(self, container: Container, message: RunOutputs) -> None:
@@ -427,14 +388,11 @@ class Dispatch:
             self._returned(container, returned, now)
         for held, _status, _value in failed:
             self._retry(held)
-        if self.scheduler.decisions:
-            self.run()
+        self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
             self.refill(pool.function_id)
         self.settled()
-        if pool.idle and self._timer is None:
-            self._wake(now + pool.rules.scaledown_window + 0.01)
 
     def _returned(self, container: Container, returned: list[Held], now: float) -> None:
         self.scheduler.returned(container.id, [held for held in returned if not held.over], now)
@@ -514,6 +472,8 @@ class Dispatch:
             self.system_log(container, text)
         function = container.function
         function.crashes.add()
+        failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
+        self._back_off(container)
         again = []
         for held in running:
             if held.over:
@@ -527,10 +487,11 @@ class Dispatch:
                 else:
                     again.append(held)
                 continue
-            failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
             held.container = None
             held.over = True
             self.deliver(held, Status.FAILURE, pack_failure(failure), "", -1)
+        if function.ephemeral and function.crashes.hopeless:
+            self._fail_waiting(function, failure, Status.FAILURE)
         return again
 
     def _start_failed(self, container: Container, message: ContainerExited) -> None:
@@ -542,20 +503,30 @@ class Dispatch:
             text, hint = describe_exit(message, function.spec)
             self.system_log(container, text)
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        pool = function.pool
-        delay = function.crashes.delay()
-        if delay and function.function_id in self.scheduler.pools:
-            self.scheduler.hold_starts(function.function_id, time.monotonic() + delay)
-            self._wake(time.monotonic() + delay)
+        self._back_off(container)
         if function.ever_ready and function.crashes.count < 3:
             return
+        self._fail_waiting(function, failure, Status.INIT_FAILURE)
+
+    def _back_off(self, container: Container) -> None:
+        """After some failures in a row, containers start ever more slowly."""
+        function = container.function
+        pool_id, delay = function.pool.function_id, function.crashes.delay()
+        if not delay or pool_id not in self.scheduler.pools:
+            return
+        self.scheduler.hold_starts(pool_id, time.monotonic() + delay)
+        self._wake(time.monotonic() + delay)
+        self.system_log(container, function.crashes.describe(function.name, self.handovers.is_candidate(function)))
+
+    def _fail_waiting(self, function: Function, failure: CallFailure, status: int) -> None:
+        """What waits for the function hears why it will not run; of a deployed one, spawned inputs wait on."""
         value = pack_failure(failure)
-        doomed = [held for held in pool.queue if function.ephemeral or held.call.kind != "spawn"]
+        doomed = [held for held in function.pool.queue if function.ephemeral or held.call.kind != "spawn"]
         self.scheduler.withdraw(function.function_id, set(doomed))
         for held in doomed:
             if not held.over:
                 held.over = True
-                self.deliver(held, Status.INIT_FAILURE, value, "", -1)
+                self.deliver(held, status, value, "", -1)
 
     # -- time
     def _wake(self, at: float) -> None:
@@ -566,7 +537,7 @@ class Dispatch:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._timer_at = at
-        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self.tick)
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()) + TIMER_SLACK, self.tick)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -620,12 +591,28 @@ class Dispatch:
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished is not known here, containers]."""
-        result = {}
-        for function in self.functions.values():
-            if function.app_id == app_id:
-                pool = function.pool
-                result[function.name] = [len(pool.queue) + pool.backlog, pool.assigned, 0, pool.ready + pool.starting]
+        result: dict[str, list[int]] = {}
+        for function in self.of_app.get(app_id, {}).values():
+            pool = function.pool
+            numbers = [len(pool.queue) + pool.backlog, pool.assigned, 0, pool.ready + pool.starting]
+            known = result.get(function.name)  # variants of a class have its name
+            result[function.name] = [sum(both) for both in zip(known, numbers, strict=True)] if known else numbers
         return result
+
+    def notices(self, app_id: str) -> list[str]:
+        """What people should know of an app's functions: which wait for room, and which are crash-looping."""
+        functions = list(self.of_app.get(app_id, {}).values())
+        functions += [one for one in self.handovers.candidates.values() if one.app_id == app_id]
+        now = time.monotonic()
+        found: list[str] = []
+        for function in functions:
+            lack = self.scheduler.lack(function.pool, now)
+            if lack:
+                found.append(f"{function.name} waits for {lack}")
+            trouble = function.crashes.describe(function.name, self.handovers.is_candidate(function))
+            if trouble:
+                found.append(trouble)
+        return found
 
 
 def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:

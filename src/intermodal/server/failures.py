@@ -10,6 +10,7 @@ from modal._protocol.messages.worker import ContainerExited
 BACKOFF_AFTER = 3  # failures in a row before starts are delayed
 BACKOFF_SECONDS = 1.0
 BACKOFF_MAX = 60.0  # seconds
+HOPELESS_AFTER = 10  # failures in a row after which an ephemeral app's function is given up
 
 
 class CrashLoop:
@@ -27,7 +28,20 @@ class CrashLoop:
     def delay(self) -> float:
         """Seconds to wait before the next start."""
         beyond = self.count - BACKOFF_AFTER
-        return 0.0 if beyond < 0 else min(BACKOFF_MAX, BACKOFF_SECONDS * 2.0**beyond)
+        return 0.0 if beyond < 0 else min(BACKOFF_MAX, BACKOFF_SECONDS * 2.0 ** min(beyond, 16))
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether what waits shall wait no longer (the documented failure rate of ephemeral apps)."""
+        return self.count >= HOPELESS_AFTER
+
+    def describe(self, name: str, new_version: bool = False) -> str:
+        """A sentence for the log; "" where nothing is wrong."""
+        if self.count < BACKOFF_AFTER:
+            return ""
+        what = f"the new version of {name}" if new_version else name
+        text = f"{what} crash-loops ({self.count} failures in a row, {self.delay():.0f} s between starts)"
+        return f"{text}, the one before serves" if new_version else text
 
 
 def crash_pause(crashes: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from intermodal.server.scheduler import Request, Rules
+from intermodal.server.scheduler import Request, Rules, gpus
 from modal._protocol.messages.function import FunctionSpec
 
 
@@ -10,8 +10,6 @@ def rules_of(spec: FunctionSpec) -> Rules:
     """The scheduler's view of a function."""
     scaler = spec.autoscaler
     limit = max(1, spec.concurrent_max)
-    gpu = spec.resources.gpu[0] if spec.resources.gpu else ""
-    gpu_type, _, count = gpu.partition(":")
     batch_size, batch_wait_ms = batching_of(spec)
     return Rules(
         scaler.min_containers,
@@ -24,8 +22,14 @@ def rules_of(spec: FunctionSpec) -> Rules:
         batch_wait_ms / 1000,
         spec.max_inputs,
         not spec.is_async and limit == 1 and not batch_size and not serves_web(spec),
-        Request(spec.resources.cpu_request, spec.resources.memory_request, int(count or 1) if gpu else 0, gpu_type),
+        request_of(spec),
     )
+
+
+def request_of(spec: FunctionSpec) -> Request:
+    """What one of its containers reserves. Raises ValueError for a GPU request that is none."""
+    wants = spec.resources
+    return Request(wants.cpu_request, wants.memory_request, tuple(gpus.parse(text) for text in wants.gpu))
 
 
 def serves_web(spec: FunctionSpec) -> bool:

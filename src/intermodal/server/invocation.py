@@ -10,6 +10,7 @@ from typing import Any
 from intermodal.server.call_graph import CallGraphs
 from intermodal.server.calls import Calls
 from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.function_rules import request_of
 from intermodal.server.ids import new_id
 from intermodal.server.inputs import Held
 from intermodal.server.scheduler import Scheduler
@@ -17,6 +18,7 @@ from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
 from intermodal.server.workers import Workers
 from modal._protocol.aio import Connection, Handlers
+from modal._protocol.errors import Code, Fault
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.call import CallFailure
 from modal._protocol.messages.container import ContainerInfo
@@ -78,14 +80,31 @@ class Invocation:
         """See ports.CallsPort."""
         ephemeral = self._ephemeral(app_id)
         for function_id, spec in functions:
-            self.dispatch.put_function(function_id, app_id, spec, ephemeral)
+            self.dispatch.put_function(function_id, app_id, spec, ephemeral, again=not ephemeral)
             self.spawns.function_added(function_id)
         for function_id in removed:
             self.dispatch.retire_function(function_id)
 
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """See ports.CallsPort."""
+        capacity = self.dispatch.scheduler.capacity
+        if not capacity.workers and any(spec.resources.gpu for spec in specs):
+            await self.workers.available()
+        for spec in specs:
+            problem = capacity.problem(request_of(spec))
+            if not problem:
+                continue
+            if spec.resources.gpu:
+                problem += (
+                    ". Leave gpu= out, ask for what there is, or let the worker pretend: set "
+                    f'INTERMODAL_SIMULATED_GPUS="{spec.resources.gpu[0]}" and start it again, and containers get no '
+                    "device but run"
+                )
+            raise Fault(Code.INVALID, f"{spec.name}: {problem}")
+
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         """See ports.CallsPort."""
-        ids = [function.function_id for function in self.dispatch.functions.values() if function.app_id == app_id]
+        ids = list(self.dispatch.of_app.get(app_id, {}))
         self.calls.drop_app(app_id)
         await self.spawns.fail_functions(ids, "the app was stopped")
         for function_id in ids:
@@ -103,13 +122,16 @@ class Invocation:
         """See ports.CallsPort."""
         return self.dispatch.stats(app_id)
 
+    def notices(self, app_id: str) -> list[str]:
+        """See ports.CallsPort."""
+        return self.dispatch.notices(app_id)
+
     def app_idle(self, app_id: str) -> bool:
         """See ports.CallsPort."""
-        for function in self.dispatch.functions.values():
-            if function.app_id == app_id:
-                pool = function.pool
-                if pool.queue or pool.assigned or pool.backlog or self.spawns.pending(function.function_id):
-                    return False
+        for function in self.dispatch.of_app.get(app_id, {}).values():
+            pool = function.pool
+            if pool.queue or pool.assigned or pool.backlog or self.spawns.pending(function.function_id):
+                return False
         return True
 
     def function_stats(self, function_id: str) -> tuple[int, int]:

@@ -19,11 +19,17 @@ class CallsPort(Protocol):
     def functions_changed(self, app_id: str, functions: list[tuple[str, FunctionSpec]], removed: list[str]) -> None:
         """These functions of the app exist from now on in this form; those in `removed` take no new inputs."""
 
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """Fault(invalid) where one asks for what no machine can hold, with what was asked for and what there is."""
+
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         """Return when nothing of the app runs any more. Unfinished inputs fail."""
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
         """Function name -> [pending, running, finished, containers]."""
+
+    def notices(self, app_id: str) -> list[str]:
+        """What people should know of the app's functions: which wait for room, and which are crash-looping."""
 
     def app_idle(self, app_id: str) -> bool:
         """No input of the app waits or runs, spawned ones included."""

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.dispatch import Container, Dispatch, Function
+from intermodal.server.handover import form_of
 from intermodal.server.inputs import Call, Held
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
@@ -61,6 +62,8 @@ class WorkerLink:
         self.memory = message.memory
         self.runtimes = message.runtimes
         self.pid = message.pid
+        self.gpus: list[dict[str, Any]] = [gpu for gpu in message.gpus if isinstance(gpu, dict)]
+        self.devices = {str(gpu.get("id", "")): str(gpu.get("kind", "")) for gpu in self.gpus}
         self.stats: WorkerStats | None = None
 
 
@@ -140,7 +143,7 @@ class Workers:
         connection.worker_id = link.worker_id  # type: ignore[attr-defined]
         connection.on_close.append(lambda _error: self._lost(link))
         scheduler = self._dispatch.scheduler
-        scheduler.capacity.add(link.worker_id, message.cpus, message.memory, len(message.gpus))
+        scheduler.capacity.add(link.worker_id, message.cpus, message.memory, link.devices)
         lost = await self._take_reports(link, message)
         if old is not None and not old.connection.closed:
             old.connection.abort()
@@ -164,17 +167,23 @@ class Workers:
         call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
         spawned = await self._is_spawned(call_ids) if call_ids else set()
         lost: list[str] = []
+        outdated: dict[str, Function] = {}  # they were deployed again, and the server ended before the new took over
         for report in message.containers:
             container = dispatch.containers.get(report.container_id)
             if container is None:
                 function = dispatch.functions.get(report.function_id)
-                adopted = scheduler.adopt(report.container_id, report.function_id, link.worker_id, report.ready, now)
+                adopted = scheduler.adopt(
+                    report.container_id, report.function_id, link.worker_id, report.ready, now, tuple(report.devices)
+                )
                 if function is None or not adopted:
                     lost.append(report.container_id)
                     continue
                 container = Container(report.container_id, function, link.worker_id)
                 container.ready = report.ready
                 container.asked = True
+                container.devices = tuple(report.devices)
+                if report.form and report.form != form_of(function.spec):
+                    outdated[function.function_id] = function
                 container.state = "running" if report.ready else "starting"
                 container.frames = report.outputs_sent
                 dispatch.containers[container.id] = container
@@ -189,6 +198,8 @@ class Workers:
                 self._adopted[container.id] = container
                 container.link = None
                 container.lost_inputs = missing if report.ready else []
+        for function in outdated.values():
+            dispatch.handovers.begin(function, function.spec)
         return lost
 
     def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
@@ -408,6 +419,7 @@ class Workers:
                 "runtimes": link.runtimes,
                 "connected": not link.connection.closed,
                 "containers": sum(c.worker_id == link.worker_id for c in self._dispatch.containers.values()),
+                "gpus": link.gpus,
                 "memory_used": link.stats.memory_used if link.stats is not None else 0,
             }
             for link in self.links.values()

@@ -18,8 +18,10 @@ from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
-from intermodal.worker.containers.launch import Bind, ContainersError, Launch, Limits
+from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
 from intermodal.worker.containers.running import Running
+from intermodal.worker.devices.edits import Edits
+from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
@@ -30,6 +32,7 @@ from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
+from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
@@ -61,6 +64,8 @@ ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
 HEARTBEAT_SECONDS = 300.0  # of silence after which a runner counts as stuck
+CPU_ABOVE_REQUEST = 16.0  # cores
+DEFAULT_DISK = 200 * 1024  # MiB; only what is written takes room
 START = "/.intermodal/lib/intermodal/runner/start.py"
 
 
@@ -84,6 +89,7 @@ class Agent:
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
         self.images = Images(self.home, self.containers)
+        self.devices = Inventory()
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
@@ -94,7 +100,8 @@ class Agent:
         await self.volumes.close()
 
     async def _open_parts(self) -> None:
-        await self.containers.open()
+        await self.containers.open()  # first: threads that begin before it stay outside its mount namespace
+        await asyncio.to_thread(self.devices.open)
         await self.images.open()
         await asyncio.to_thread(self.volumes.open)
 
@@ -168,7 +175,7 @@ class Agent:
             socket.gethostname(),
             float(os.cpu_count() or 1),
             _memory_mib(),
-            [],
+            [gpu.describe() for gpu in self.devices.gpus],
             [self.containers.runtime],
             [cell.report() for cell in cells],
             os.getpid(),
@@ -265,21 +272,21 @@ class Agent:
         layers = list(self.images.layer_paths(spec.image))
         layers.extend([await self._mount(mount_id) for mount_id in spec.mount_ids])
         host_env, host_binds = host_environment()
-        env = {**host_env, **spec.image.env, **spec.env}
+        edits = self._device_edits(spec)
+        env = {**host_env, **spec.image.env, **edits.env, **spec.env}
+        if "LD_LIBRARY_PATH" in edits.env and spec.image.env.get("LD_LIBRARY_PATH"):
+            env["LD_LIBRARY_PATH"] = f"{spec.image.env['LD_LIBRARY_PATH']}:{edits.env['LD_LIBRARY_PATH']}"
         binds = [
             *host_binds,
             *self.images.platform(),
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
+            *(Bind(Path(mount.source), mount.target) for mount in edits.mounts),
             *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
             *await self.buckets.attach(
                 spec.container_id, spec.volumes, spec.credentials, self.containers.isolates(spec.runtime)
             ),
         ]
         cell.marks["layers ready"] = time.time()
-        resources = spec.resources
-        limits = Limits(
-            resources.cpu_limit, resources.cpu_request, resources.memory_limit, disk=resources.ephemeral_disk
-        )
         return Launch(
             container_id=spec.container_id,
             layers=layers,
@@ -288,10 +295,19 @@ class Agent:
             directory=cell.directory,
             cwd=spec.image.workdir or "/root",
             binds=binds,
-            limits=limits,
+            limits=limits_of(spec.resources),
+            devices=[Device(Path(node.source), node.target) for node in edits.nodes],
+            hooks=edits.hooks,
             network="none" if spec.block_network else "bridge",
             runtime=spec.runtime,
         )
+
+    def _device_edits(self, spec: ContainerSpec) -> Edits:
+        """Raises ContainersError for a device that is not here any more."""
+        try:
+            return self.devices.edits(list(spec.devices), isolated=self.containers.runtime != "host")
+        except (KeyError, FileNotFoundError) as error:
+            raise ContainersError(f"a GPU of this machine cannot be used: {error}") from None
 
     async def _mount(self, mount_id: str) -> Path:
         if self.images.has_mount(mount_id):
@@ -491,6 +507,17 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the worker failed", exc_info=task.exception())
+
+
+def limits_of(resources: Resources) -> Limits:
+    """What a container may use: where its function sets no limit, the documented ones."""
+    cpu = resources.cpu_limit or resources.cpu_request + CPU_ABOVE_REQUEST
+    return Limits(
+        0.0 if cpu >= (os.cpu_count() or 1) else cpu,  # what cannot be passed need not be watched
+        resources.cpu_request,
+        resources.memory_limit,
+        disk=resources.ephemeral_disk or DEFAULT_DISK,
+    )
 
 
 def _restriction(cell: Cell) -> Fault | None:

@@ -77,6 +77,8 @@ class Cell:
         self.stop_reason = ""
         self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
         self.released = asyncio.Event()  # the server knows all there is to know
+        self.devices: list[str] = []  # ids of GPUs that are its own
+        self.form = ""  # which version of its function it runs
         self.restricted = False  # its code may not use the API
         self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
@@ -126,11 +128,14 @@ class Cell:
             function = self.spec.runner.function
             self._serial = not function.is_async and function.concurrent_max <= 1
             self.restricted = self.spec.restrict_modal_access
+            self.devices, self.form = list(self.spec.devices), self.spec.form
         note = {
             "app_id": self.app_id,
             "function_id": self.function_id,
             "serial": self._serial,
             "restricted": self.restricted,
+            "devices": self.devices,
+            "form": self.form,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
 
@@ -138,6 +143,9 @@ class Cell:
         """What an earlier worker has written down."""
         self._serial = bool(note.get("serial", True))
         self.restricted = bool(note.get("restricted", False))
+        devices = note.get("devices")
+        self.devices = [str(one) for one in devices] if isinstance(devices, list) else []
+        self.form = str(note.get("form", ""))
 
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
@@ -249,7 +257,9 @@ class Cell:
         """Ask the container to end: it gets SIGINT when it is busy."""
         self.end_inputs()
         if self.running is not None and (self._inflight or not self.ready):
-            self.running.signal(signal.SIGINT)
+            # Before its runner has connected there is nobody who would end in an orderly way.
+            early = self._runner is None and not self.ready
+            self.running.signal(signal.SIGKILL if early else signal.SIGINT)
 
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
@@ -377,6 +387,8 @@ class Cell:
             list(held.values()),
             self._first_output,
             self.exit is not None,
+            self.devices,
+            self.form,
         )
 
     # -- logs

@@ -8,7 +8,6 @@ import click
 
 from modal.cli.command import Group
 from modal.cli.options import argument, choose_environment, env_option, json_option, needed
-from modal.cli.planned import not_yet
 
 ROLLBACK = """Redeploy a previous version of an App.
 
@@ -59,7 +58,7 @@ def list_apps(env: Optional[str], as_json: bool) -> None:
         [
             info.app_id,
             info.description or info.name,
-            info.state,
+            "; ".join([info.state, *info.notices]),
             str(info.tasks),
             moment(info.created_at),
             moment(info.stopped_at) or None,
@@ -107,10 +106,16 @@ def logs(app_identifier: Optional[str], env: Optional[str], timestamps: bool) ->
 @env_option
 def rollback(app_identifier: Optional[str], version: Optional[str], env: Optional[str]) -> None:
     """See ROLLBACK."""
-    needed(app_identifier, "APP_IDENTIFIER")
+    from modal._protocol.messages.app import AppPublished, AppRollback
+    from modal.cli.server import ask, find_app
+
+    name = needed(app_identifier, "APP_IDENTIFIER")
     if version is not None and not version.lstrip("v").isdigit():
         raise click.UsageError(f"{version!r} is no version: write it like v3.", click.get_current_context())
-    not_yet("`modal app rollback`")
+    info = find_app(name, choose_environment(env))
+    published = ask(AppRollback(info.app_id, int(version.lstrip("v")) if version else 0), AppPublished)
+    target = (version and f"v{version.lstrip('v')}") or f"v{info.version - 1}"
+    click.echo(f"✓ App {info.name or info.app_id} is rolled back to {target}: that is now v{published.version}.")
 
 
 @app.command("stop", help="Stop an app.")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from intermodal.home import Home as RealHome
 from intermodal.server.dispatch import Container
 from intermodal.server.invocation import Invocation
 from intermodal.server.store.store import Store
@@ -31,13 +32,11 @@ SRC = Path(__file__).parents[3] / "src"
 START = SRC / "intermodal" / "runner" / "start.py"
 
 
-class Home:
-    """As much of a state directory as the rig needs."""
+class Home(RealHome):
+    """A state directory with as much in it as the rig needs."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.containers = path / "containers"
-        self.values = path / "values"
+        super().__init__(path)
         for directory in (self.containers, self.values):
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -121,6 +120,7 @@ class PlainAgent(Agent):
         super().__init__(home, server, Hello("worker", VERSION_MIN, VERSION_MAX))  # type: ignore[arg-type]
 
     def _make_parts(self) -> None:
+        super()._make_parts()
         self.containers = self._plain  # type: ignore[assignment]
 
     async def _close_parts(self) -> None:

@@ -35,7 +35,6 @@ PLANNED = [
     ["launch", "jupyter", "--gpu", "any"],
     ["shell"],
     ["container", "exec", "ta-1", "--", "ls", "-l"],
-    ["app", "rollback", "my-app", "v3"],
 ]
 
 

@@ -89,7 +89,7 @@ def test_a_function_without_room_costs_its_inputs_nothing() -> None:
     box = world.of("g7")[0]
     assert lines(lambda: world.scheduler.finished(box.id, box.inputs[:1], world.now, 1.0)) < 120
     world.scheduler.tick(world.now + 1)
-    assert lines(lambda: world.scheduler.tick(world.now + 2)) < 3000
+    assert lines(lambda: world.scheduler.tick(world.now + 2)) < 4000
 
 
 def test_an_event_of_a_dormant_function_does_not_wake_the_others() -> None:

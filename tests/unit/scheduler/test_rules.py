@@ -573,6 +573,65 @@ def test_rules_that_change_do_not_unbalance_what_is_reserved(world: World) -> No
     assert (worker.cpu_used, worker.memory_used) == (2.0 * taken, 5000 * taken)
 
 
+def test_a_lower_limit_holds_at_once(world: World) -> None:
+    world.function()
+    world.send(4)
+    world.ready()
+    assert len(world.of()) == 4
+    world.finish(world.of()[3])
+    world.send(1)
+    world.function(max_containers=2)
+    busy = [box for box in world.of() if box.inputs]
+    for box in busy:
+        world.finish(box)
+    assert len(world.of()) == 2
+    assert {reason for _id, reason in world.stopped} == {"replaced or asked to end"}
+    world.function(max_containers=1)
+    assert len(world.of()) == 1
+    assert world.stopped[-1][1] == "more than its function may have"
+
+
+def test_an_input_behind_a_long_one_gets_a_container_though_inputs_are_short(world: World) -> None:
+    """A call that waits for another call of its own function must not wait for itself."""
+    world.function(prefetch=False)
+    world.send(1)
+    world.ready()
+    for _ in range(3):
+        world.finish(world.box(), seconds=0.001)
+        world.send(1)
+    inner = world.send(1)
+    assert world.waiting() == 1
+    assert len(world.of()) == 1, "it will be its turn in a moment"
+    world.pass_time(0.2)
+    assert len(world.of()) == 2
+    world.ready()
+    assert [box.inputs for box in world.of()][1] == inner
+
+
+def test_short_inputs_that_move_start_no_containers(world: World) -> None:
+    world.function(prefetch=False)
+    world.send(1)
+    world.ready()
+    world.finish(world.box(), seconds=0.004)
+    world.send(60)
+    for _ in range(50):
+        world.pass_time(0.004)
+        world.finish(world.box(), seconds=0.004)
+    assert len(world.of()) == 1
+
+
+def test_what_comes_back_from_behind_a_long_input_starts_a_container(world: World) -> None:
+    world.function()
+    world.send(1)
+    world.ready()
+    world.finish(world.box(), seconds=0.001)
+    world.send(4)
+    world.pass_time(0.06)
+    world.give_back()
+    world.pass_time(0.2)
+    assert len(world.of()) >= 2
+
+
 def test_inputs_that_wait_for_the_queue_are_no_short_ones(world: World) -> None:
     """Recursion: what runs waits for what is queued, though inputs were short until now."""
     world.function()

@@ -8,11 +8,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from intermodal.server.scheduler import Request
+from intermodal.server.scheduler import Gpu, Request, Rules
 from intermodal.server.scheduler.pool import READY, STARTING, STOPPING
 from tests.unit.scheduler.world import Box, World
 
 FUNCTIONS = ("a", "b", "c")
+DEVICES = "T4 T4 L4"
+GPUS = ((Gpu("T4"),), (Gpu("T4", 2),), (Gpu("L4"), Gpu("T4")), (Gpu("ANY"),), (Gpu("H100"),))
 RULES = st.fixed_dictionaries(
     {
         "min_containers": st.integers(0, 2),
@@ -23,7 +25,12 @@ RULES = st.fixed_dictionaries(
         "target": st.just(1),
         "max_inputs": st.sampled_from([0, 0, 0, 3]),
         "prefetch": st.booleans(),
-        "request": st.builds(Request, st.sampled_from([0.1, 1.0, 99.0]), st.sampled_from([100, 4000])),
+        "request": st.builds(
+            Request,
+            st.sampled_from([0.1, 1.0, 20.0]),
+            st.sampled_from([100, 4000]),
+            st.sampled_from([(), (), (), *GPUS]),
+        ),
     }
 ).flatmap(
     lambda rules: st.one_of(
@@ -37,10 +44,12 @@ RULES = st.fixed_dictionaries(
 class Walk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(cpus=3.0, memory=20000)
+        self.world = World(cpus=3.0, memory=20000, gpus=DEVICES)
         self.alive: set[Any] = set()  # sent and not over
         self.rules: dict[str, dict[str, Any]] = {}
+        self.candidates: dict[str, dict[str, Any]] = {}  # function -> rules of its next version
         self.checked_given_up = 0
+        self.checked_refused = 0
         self.checked_finished = 0
 
     @initialize(rules=RULES)
@@ -51,6 +60,7 @@ class Walk(RuleBasedStateMachine):
     @rule(function_id=st.sampled_from(FUNCTIONS), rules=RULES)
     def put(self, function_id: str, rules: dict[str, Any]) -> None:
         # A change of what a container runs at once replaces the containers, as publishing anew does.
+        self.drop_candidate(function_id)
         if function_id in self.rules:
             for box in self.world.of(function_id):
                 self.world.scheduler.drain(box.id, self.world.now)
@@ -125,6 +135,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(function_id=st.sampled_from(FUNCTIONS))
     def retire(self, function_id: str) -> None:
+        self.drop_candidate(function_id)
         if function_id in self.rules:
             self.world.scheduler.retire_function(function_id, self.world.now)
             self.world.obey()
@@ -132,8 +143,39 @@ class Walk(RuleBasedStateMachine):
 
     @rule(function_id=st.sampled_from(FUNCTIONS))
     def remove(self, function_id: str) -> None:
+        self.drop_candidate(function_id)
         if self.rules.pop(function_id, None) is not None:
             self.world.scheduler.remove_function(function_id, "removed")
+            self.world.obey()
+
+    @rule(function_id=st.sampled_from(FUNCTIONS), rules=RULES, count=st.integers(1, 3))
+    def put_candidate(self, function_id: str, rules: dict[str, Any], count: int) -> None:
+        """A newer version is deployed, perhaps before the last one has taken over."""
+        pool = self.world.scheduler.pools.get(function_id)
+        if function_id in self.rules and pool is not None and not pool.retired:
+            self.drop_candidate(function_id)
+            self.candidates[function_id] = rules
+            scheduler, now = self.world.scheduler, self.world.now
+            scheduler.put_candidate(f"{function_id}+", function_id, Rules(**rules), count, now)
+            self.world.obey()
+
+    @rule(function_id=st.sampled_from(FUNCTIONS))
+    def promote(self, function_id: str) -> None:
+        rules = self.candidates.get(function_id)
+        if rules is None or not any(box.ready for box in self.world.of(f"{function_id}+")):
+            return
+        del self.candidates[function_id]
+        self.rules[function_id] = rules
+        self.world.scheduler.promote(f"{function_id}+", function_id, Rules(**rules), self.world.now)
+        for box in self.world.boxes.values():
+            if box.function_id == f"{function_id}+":
+                box.function_id = function_id
+        self.world.obey()
+
+    @rule(function_id=st.sampled_from(FUNCTIONS))
+    def drop_candidate(self, function_id: str) -> None:
+        if self.candidates.pop(function_id, None) is not None:
+            self.world.scheduler.remove_function(f"{function_id}+", "given up")
             self.world.obey()
 
     @rule()
@@ -153,7 +195,8 @@ class Walk(RuleBasedStateMachine):
     def worker_hiccup(self) -> None:
         self.world.scheduler.capacity.leave("wo-0")
         self.world.pass_time(1.0)
-        self.world.scheduler.capacity.add("wo-0", 3.0, 20000)
+        devices = {f"GPU-0-{number}": kind for number, kind in enumerate(DEVICES.split())}
+        self.world.scheduler.capacity.add("wo-0", 3.0, 20000, devices)
         if not self.world.scheduler.paused:
             self.resume()
 
@@ -172,6 +215,10 @@ class Walk(RuleBasedStateMachine):
         given_up = self.world.given_up[self.checked_given_up :]
         self.checked_given_up = len(self.world.given_up)
         self.alive -= set(given_up)
+        refused = [item for item, _reason in self.world.refused[self.checked_refused :]]
+        self.checked_refused = len(self.world.refused)
+        assert len(refused) == len(set(refused)), "an input is refused twice"
+        self.alive -= set(refused)
         places = [item for item in self._in_boxes() if item in self.alive]
         for pool in self.world.scheduler.pools.values():
             places += list(pool.queue)
@@ -221,9 +268,19 @@ class Walk(RuleBasedStateMachine):
         assert worker.memory_used == sum(slot.taken.memory for slot in slots)
         assert abs(worker.cpu_used - sum(slot.taken.cpu for slot in slots)) < 1e-6
 
+    @invariant()
+    def each_device_is_in_one_place(self) -> None:
+        worker = self.world.scheduler.capacity.workers["wo-0"]
+        taken = [device for slot in self.world.scheduler.slots.values() for device in slot.taken.devices]
+        assert len(taken) == len(set(taken)), "two containers have one device"
+        assert set(taken) | set(worker.free) == set(worker.devices)
+        assert not set(taken) & set(worker.free)
+
     def teardown(self) -> None:
         """When containers behave, everything ends."""
         world = self.world
+        for function_id in FUNCTIONS:
+            self.drop_candidate(function_id)
         world.scheduler.resume(world.now)
         world.obey()
         for _ in range(400):
@@ -253,6 +310,7 @@ class Walk(RuleBasedStateMachine):
         assert not world.scheduler.pools
         worker = world.scheduler.capacity.workers["wo-0"]
         assert (worker.cpu_used, worker.memory_used, worker.containers) == (0.0, 0, 0)
+        assert worker.free.keys() == worker.devices.keys()
         assert world.scheduler.due == float("inf")
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from intermodal.server.scheduler import Assign, Capacity, GiveUp, Recall, Request, Rules, Scheduler, Start, Stop
+from intermodal.server.scheduler import Assign, Capacity, GiveUp, Recall, Refuse, Request, Rules, Scheduler, Start, Stop
 
 
 class Box:
     """One container: `inputs` in order; the first `limit` of them run."""
 
-    def __init__(self, id: str, function_id: str, worker_id: str) -> None:
+    def __init__(self, id: str, function_id: str, worker_id: str, devices: tuple[str, ...] = ()) -> None:
         self.id = id
         self.function_id = function_id
         self.worker_id = worker_id
+        self.devices = devices
         self.ready = False
         self.stopping = False
         self.inputs: list[Any] = []
@@ -25,15 +26,17 @@ class Box:
 class World:
     """A scheduler on a clock that the test moves."""
 
-    def __init__(self, cpus: float = 4.0, memory: int = 64000, gpus: int = 0, workers: int = 1) -> None:
+    def __init__(self, cpus: float = 4.0, memory: int = 64000, gpus: str = "", workers: int = 1) -> None:
         numbers = itertools.count(1)
         self.scheduler = Scheduler(lambda: f"ta-{next(numbers)}", Capacity(1.0))
         for number in range(workers):
-            self.scheduler.capacity.add(f"wo-{number}", cpus, memory, gpus)
+            devices = {f"GPU-{number}-{index}": kind for index, kind in enumerate(gpus.split())}
+            self.scheduler.capacity.add(f"wo-{number}", cpus, memory, devices)
         self.now = 1000.0
         self.boxes: dict[str, Box] = {}
         self.stopped: list[tuple[str, str]] = []
         self.given_up: list[Any] = []
+        self.refused: list[tuple[Any, str]] = []
         self.finished: list[Any] = []
         self.started: list[str] = []
         self._names = itertools.count(1)
@@ -117,7 +120,9 @@ class World:
             if isinstance(decision, Start):
                 assert decision.container_id not in self.boxes
                 assert decision.worker_id in self.scheduler.capacity.workers
-                self.boxes[decision.container_id] = Box(decision.container_id, decision.function_id, decision.worker_id)
+                self.boxes[decision.container_id] = Box(
+                    decision.container_id, decision.function_id, decision.worker_id, decision.devices
+                )
                 self.started.append(decision.container_id)
             elif isinstance(decision, Assign):
                 box = self.boxes[decision.container_id]
@@ -134,6 +139,8 @@ class World:
                 assert not box.stopping
                 box.stopping = True
                 self.stopped.append((box.id, decision.reason))
+            elif isinstance(decision, Refuse):
+                self.refused += [(item, decision.reason) for item in decision.inputs]
             elif isinstance(decision, GiveUp):
                 self.given_up += decision.inputs
 

@@ -57,6 +57,12 @@ class RecordingCalls:
         self.functions.update(functions)
         self.removed += removed
 
+    def notices(self, app_id: str) -> list[str]:
+        return []
+
+    async def check_room(self, specs: list[FunctionSpec]) -> None:
+        """Everything fits."""
+
     async def stop_app(self, app_id: str, force: bool = False) -> None:
         self.stopped.append(app_id)
 

@@ -26,6 +26,7 @@ from modal._protocol.messages.app import (
     AppLookup,
     AppPublish,
     AppPublished,
+    AppRollback,
     AppStop,
     AppVersion,
 )
@@ -51,6 +52,7 @@ class AppHandlers:
     def register(self, handlers: Handlers) -> None:
         handlers.unary(AppCreate)(self.create)
         handlers.unary(AppPublish)(self.publish)
+        handlers.unary(AppRollback)(self.rollback)
         handlers.unary(AppStop)(self.stop)
         handlers.unary(AppDetach)(self.detach)
         handlers.unary(AppLookup)(self.lookup)
@@ -65,6 +67,9 @@ class AppHandlers:
 
     async def publish(self, connection: Connection, message: AppPublish) -> AppPublished:
         return await self._apps.publish(message, principal_of(connection))
+
+    async def rollback(self, connection: Connection, message: AppRollback) -> AppPublished:
+        return await self._apps.rollback(message.app_id, message.version, principal_of(connection))
 
     async def stop(self, connection: Connection, message: AppStop) -> Done:
         await self._apps.stop(message.app_id, force=message.force)
@@ -132,12 +137,13 @@ class AppHandlers:
 
     async def _send_stats(self, app: AppRow, stream: Stream) -> None:
         """What the spinner line shows, whenever it has changed."""
-        sent: dict[str, list[int]] = {}
+        sent: tuple[dict[str, list[int]], str] = ({}, "")
         while True:
             now = {name: list(numbers) for name, numbers in self._calls.stats(app.app_id).items()}
-            if now != sent:
-                sent = now
-                await stream.send(CallStats(app.app_id, now))
+            notice = "; ".join(self._calls.notices(app.app_id))
+            if (now, notice) != sent:
+                sent = now, notice
+                await stream.send(CallStats(app.app_id, now, notice))
             await asyncio.sleep(STATS_INTERVAL)
 
     def info(self, app: AppRow) -> AppInfo:
@@ -152,6 +158,8 @@ class AppHandlers:
             app.stopped_at,
             len(self._workers.containers(app.app_id)) if app.live else 0,
             app.version,
+            "",
+            self._calls.notices(app.app_id) if app.live else [],
         )
 
 

@@ -6,7 +6,8 @@ state of one function, `capacity` the state of the workers.
 """
 
 from intermodal.server.scheduler.capacity import Capacity, Request
-from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Start, Stop
+from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Refuse, Start, Stop
+from intermodal.server.scheduler.gpus import Gpu
 from intermodal.server.scheduler.machine import Scheduler
 from intermodal.server.scheduler.pool import Pool, Slot
 from intermodal.server.scheduler.rules import Rules
@@ -16,8 +17,10 @@ __all__ = [
     "Capacity",
     "Decision",
     "GiveUp",
+    "Gpu",
     "Pool",
     "Recall",
+    "Refuse",
     "Request",
     "Rules",
     "Scheduler",

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, Union
 
 
 class Start(NamedTuple):
-    """Start this container (the id is new) of this function on this worker."""
+    """Start this container (the id is new) of this function on this worker, with these of its GPUs."""
 
     container_id: str
     function_id: str
     worker_id: str
+    devices: tuple[str, ...] = ()
 
 
 class Assign(NamedTuple):
@@ -43,4 +44,12 @@ class GiveUp(NamedTuple):
     reason: str
 
 
-Decision = Union[Start, Assign, Recall, Stop, GiveUp]
+class Refuse(NamedTuple):
+    """These inputs can run nowhere. `reason` has what their function asks for, and what there is."""
+
+    function_id: str
+    inputs: list[Any]
+    reason: str
+
+
+Decision = Union[Start, Assign, Recall, Stop, GiveUp, Refuse]

@@ -5,12 +5,14 @@ No event that an input causes costs more because there are many functions, or ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
-from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Start, Stop
+from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Refuse, Start, Stop
 from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
@@ -18,6 +20,7 @@ from intermodal.server.scheduler.starts import Starts
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
 OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
 OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
+WAITS_AFTER = 1.0  # seconds without room before people are told
 DRAINED = "replaced or asked to end"
 
 
@@ -45,7 +48,19 @@ class Scheduler:
             pool = self.pools[function_id] = Pool(function_id, app_id, rules)
         pool.rules = rules
         pool.retired = False
+        self._trim(pool)
         self._balance(pool, now)
+
+    def _trim(self, pool: Pool) -> None:
+        """A lower limit holds at once: what is too many starts no more, or ends when its inputs are done."""
+        limit = pool.rules.max_containers
+        surplus = pool.ready + pool.starting - limit if limit else 0
+        if surplus <= 0:
+            return
+        slots = [slot for slot in pool.slots.values() if slot.state != STOPPING]
+        slots.sort(key=lambda slot: (slot.state == READY, len(slot.inputs)))
+        for slot in slots[:surplus]:
+            self._retire(slot) if slot.inputs else self._stop(slot, "more than its function may have")
 
     def retire_function(self, function_id: str, now: float) -> None:
         """It takes no new inputs; its containers end when they are idle, the pool when it is empty."""
@@ -142,15 +157,23 @@ class Scheduler:
             self._scale_up(pool, now)
 
     # -- containers
-    def adopt(self, container_id: str, function_id: str, worker_id: str, ready: bool, now: float) -> bool:
-        """A container of an earlier life of the server. False: nobody knows its function.
+    def adopt(
+        self,
+        container_id: str,
+        function_id: str,
+        worker_id: str,
+        ready: bool,
+        now: float,
+        devices: tuple[str, ...] = (),
+    ) -> bool:
+        """A container of an earlier life of the server, with the GPUs that it has. False: nobody knows its function.
 
         What it holds follows with `hold`; `adopted` ends the list.
         """
         pool = self.pools.get(function_id)
         if pool is None or container_id in self.slots:
             return pool is not None
-        slot = self._add_slot(container_id, pool, worker_id, now)
+        slot = self._add_slot(container_id, pool, worker_id, now, devices)
         if ready:
             self._become_ready(slot, now)
         return True
@@ -388,8 +411,10 @@ class Scheduler:
             self._forget_if_empty(pool)
 
     # -- the states of a container
-    def _add_slot(self, container_id: str, pool: Pool, worker_id: str, now: float) -> Slot:
-        slot = Slot(container_id, pool, worker_id, self.capacity.take(worker_id, pool.rules.request), now)
+    def _add_slot(
+        self, container_id: str, pool: Pool, worker_id: str, now: float, devices: tuple[str, ...] | None = None
+    ) -> Slot:
+        slot = Slot(container_id, pool, worker_id, self.capacity.take(worker_id, pool.rules.request, devices), now)
         pool.slots[container_id] = slot
         self.slots[container_id] = slot
         pool.starting += 1
@@ -470,15 +495,73 @@ class Scheduler:
     def start(self, pool: Pool, worker_id: str, now: float) -> None:
         """Decide to start one container (called by `Starts`)."""
         slot = self._add_slot(self._new_container_id(), pool, worker_id, now)
-        self.decisions.append(Start(slot.id, pool.function_id, worker_id))
+        self.decisions.append(Start(slot.id, pool.function_id, worker_id, slot.taken.devices))
+
+    def lack(self, pool: Pool, now: float) -> str:
+        """What the function has waited for, for a moment at least, in words; "" where it waits for nothing."""
+        if now - pool.waits_since < WAITS_AFTER or not (pool.queue or pool.backlog or pool.replaces):
+            return ""
+        return self.capacity.lack(pool.rules.request)
 
     def longest_idle(self) -> dict[str, Slot]:
         """Idle containers of all functions (for `Starts`, which may reorder them)."""
         return self._idle
 
-    def evict(self, slot: Slot) -> None:
-        """End an idle container: another function needs its room."""
-        self._stop(slot, "another function needs the room")
+    def some_slots(self, count: int) -> list[Slot]:
+        """Some containers, others each time (for `Starts`)."""
+        found = list(itertools.islice(self.slots.values(), count))
+        for slot in found:
+            del self.slots[slot.id]
+            self.slots[slot.id] = slot
+        return found
+
+    def evict(self, slot: Slot, now: float) -> None:
+        """End a container as soon as it has nothing to do: another function needs its room."""
+        if slot.inputs:
+            self._retire(slot)
+            self._scale_up(slot.pool, now)
+        else:
+            self._stop(slot, "another function needs the room")
+
+    def refuse(self, pool: Pool, reason: str) -> None:
+        """No machine can hold the function's containers: what waits for them will never run."""
+        waiting = pool.queue.take(len(pool.queue))
+        pool.batch_due = 0.0
+        if waiting:
+            self.decisions.append(Refuse(pool.function_id, waiting, reason))
+
+    # -- a newer version takes over
+    def put_candidate(self, candidate_id: str, function_id: str, rules: Rules, count: int, now: float) -> None:
+        """Warm up `count` containers of a function's next version, beside those of the present one.
+
+        `promote` makes them the function's own; `remove_function` gives the candidate up.
+        """
+        base = self.pools[function_id]
+        rules = replace(rules, min_containers=count, max_containers=count, buffer_containers=0)
+        self.put_function(candidate_id, base.app_id, rules, now)
+        self.pools[candidate_id].replaces = base
+
+    def promote(self, candidate_id: str, function_id: str, rules: Rules, now: float) -> None:
+        """The candidate's containers take over; the function's older ones finish what they have, and end."""
+        pool, candidate = self.pools[function_id], self.pools.pop(candidate_id)
+        self._starts.forget(candidate)
+        old = list(pool.slots.values())
+        for slot in candidate.slots.values():
+            slot.pool = pool
+            pool.slots[slot.id] = slot
+        pool.idle.update(candidate.idle)
+        pool.starting += candidate.starting
+        pool.ready += candidate.ready
+        pool.rules = rules
+        pool.retired = False
+        pool.average = None  # the newer version may be faster or slower
+        for slot in old:
+            if slot.state != STOPPING:
+                self._retire(slot) if slot.inputs else self._stop(slot, "replaced by a newer version")
+        self._feed(pool, now)
+        for slot in pool.idle.values():
+            self._agenda.add(pool, slot.idle_since + self._window(pool))
+        self._balance(pool, now)
 
     def _window(self, pool: Pool) -> float:
         """Seconds that an idle container of the function is kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from intermodal.server.scheduler.capacity import Request
+from intermodal.server.scheduler.capacity import Taken
 from intermodal.server.scheduler.rules import Rules
 
 STARTING, READY, STOPPING = "starting", "ready", "stopping"
@@ -33,7 +33,7 @@ class Slot:
         "worker_id",
     )
 
-    def __init__(self, id: str, pool: Pool, worker_id: str, taken: Request, now: float) -> None:
+    def __init__(self, id: str, pool: Pool, worker_id: str, taken: Taken, now: float) -> None:
         self.id = id
         self.pool = pool
         self.worker_id = worker_id
@@ -123,12 +123,14 @@ class Pool:
         "open",
         "queue",
         "ready",
+        "replaces",
         "retired",
         "rules",
         "slots",
         "stalled",
         "starting",
         "starts_after",
+        "waits_since",
     )  # fmt: skip
 
     def __init__(self, function_id: str, app_id: str, rules: Rules) -> None:
@@ -146,8 +148,10 @@ class Pool:
         self.stalled = 0  # containers whose input runs for long, as of the last look
         self.retired = False  # replaced or removed: finishes what it has, takes nothing new
         self.active_until = float("-inf")  # when it last had inputs
+        self.replaces: Pool | None = None  # of a candidate: the pool of the version in force
         self.backlog = 0  # inputs that wait elsewhere (on disk) and will be queued
         self.starts_after = 0.0  # no container starts before this instant
+        self.waits_since = float("inf")  # when a container first found no room
         self.batch_due = 0.0  # when an unfilled batch must run; 0: none waits
         self.careful = False  # a container died and nobody knows under which input: give them one at a time
         self.due = float("inf")  # its entry in the agenda

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from intermodal.server.scheduler.agenda import NEVER
-from intermodal.server.scheduler.pool import Pool, Slot
+from intermodal.server.scheduler.gpus import usable
+from intermodal.server.scheduler.pool import READY, Pool, Slot
 
 if TYPE_CHECKING:
     from intermodal.server.scheduler.machine import Scheduler
@@ -14,12 +15,21 @@ if TYPE_CHECKING:
 STARTS_PER_CORE = 2.0  # containers that may start at the same time
 STARTS_MIN = 2  # the same for the smallest machine
 EVICT_IDLE = 1.0  # seconds that a container must have idled before it makes room for another function
+EVICT_WITHIN = 10.0  # seconds after which the end of a container that makes room is not waited for any more
+TURN = 30.0  # seconds that a function's only, or its minimum of containers run before they make room for another's work
+CLAIM = 60.0  # seconds for which devices are kept for a function that waits for several of them
 RETRY_SECONDS = 0.5  # how often those that found no room try again
+EVICTERS = 2  # functions that look for containers that make room, in one go
 TRIES = 32  # functions that are refused in one go before it counts as "no room"
 
 
 class Starts:
-    """Functions that lack containers, in turn: first those that have none at all."""
+    """Functions that lack containers, in turn: first those that have none at all.
+
+    Where there is no room, containers make some: idle ones first, then busy ones of whoever has more containers than
+    the one that waits, once they have finished their inputs. So a flood of one function's inputs delays the others
+    by no more than one of its inputs takes.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.running = 0  # containers that start now
@@ -27,7 +37,11 @@ class Starts:
         self._scheduler = scheduler
         self._starving: OrderedDict[str, Pool] = OrderedDict()  # they have no container at all
         self._hungry: OrderedDict[str, Pool] = OrderedDict()
-        self._evicted: set[str] = set()  # containers that end to make room
+        self._evicted: dict[str, float] = {}  # containers that end to make room, and until when that is waited for
+        self._favoured: Pool | None = None  # for whom they make it
+        self._turn = 0  # who of those that are refused may look for containers that make room
+        self._claim: Pool | None = None  # for whom devices are kept
+        self._claim_until = float("-inf")  # after that none is made for as long again
 
     def want(self, pool: Pool, now: float) -> None:
         """The function wants more containers than it has. One that waits already goes on waiting."""
@@ -43,57 +57,134 @@ class Starts:
         for waiting in (self._starving, self._hungry):
             if waiting.get(pool.function_id) is pool:
                 del waiting[pool.function_id]
+        self._settled(pool)
+
+    def _settled(self, pool: Pool) -> None:
+        pool.waits_since = NEVER
+        if self._claim is pool:
+            self._claim = None
+        if self._favoured is pool:
+            self._favoured = None
 
     def gone(self, container_id: str) -> None:
         """A container has ended."""
-        self._evicted.discard(container_id)
+        self._evicted.pop(container_id, None)
 
     def serve(self, now: float) -> None:
         """Start containers in turn, one for each function that lacks some, while there is room."""
         self.retry_at = NEVER
         if self._scheduler.paused or not (self._starving or self._hungry):
             return
+        self._favour(now)
         limit = max(STARTS_MIN, int(self._scheduler.capacity.cores * STARTS_PER_CORE))
         for waiting in (self._starving, self._hungry):
             refused = 0
-            while waiting and self.running < limit and refused < min(len(waiting), TRIES):
-                refused = 0 if self._serve_first(waiting, now) else refused + 1
+            while waiting and self.running < limit and refused < (tries := min(len(waiting), TRIES)):
+                may_evict = (refused - self._turn) % tries < EVICTERS
+                refused = 0 if self._serve_first(waiting, now, may_evict) else refused + 1
+        self._turn += EVICTERS
         if (self._starving or self._hungry) and self.running < limit:
             self.retry_at = now + RETRY_SECONDS
 
-    def _serve_first(self, waiting: OrderedDict[str, Pool], now: float) -> bool:
+    def _favour(self, now: float) -> None:
+        """Whoever room was made for is the first to be offered it."""
+        for container_id, until in list(self._evicted.items()):
+            if until <= now:
+                del self._evicted[container_id]
+        pool = self._favoured
+        if pool is None or self._evicted:
+            return
+        self._favoured = None
+        for waiting in (self._starving, self._hungry):
+            if waiting.get(pool.function_id) is pool:
+                waiting.move_to_end(pool.function_id, last=False)
+
+    def _serve_first(self, waiting: OrderedDict[str, Pool], now: float, may_evict: bool) -> bool:
         """One start for the first in the row, who then stands last. False: there is no room for it."""
         scheduler = self._scheduler
         _, pool = waiting.popitem(last=False)
         has = pool.ready + pool.starting
         if scheduler.desired(pool) <= has:
+            self._settled(pool)
             return True
-        worker_id = scheduler.capacity.place(pool.rules.request, must=not has)
+        request = pool.rules.request
+        worker_id = "" if self._is_kept(pool, now) else scheduler.capacity.place(request, must=not has)
         if not worker_id:
+            problem = scheduler.capacity.problem(request) if not has else ""
+            if problem:
+                scheduler.refuse(pool, problem)
             waiting[pool.function_id] = pool
-            if has:
+            pool.waits_since = min(pool.waits_since, now)
+            if may_evict and (has or request.gpus) and not problem:
                 self._make_room(pool, now)
             return False
+        self._settled(pool)
         scheduler.start(pool, worker_id, now)
         if scheduler.desired(pool) > has + 1:
             self._hungry[pool.function_id] = pool
         return True
 
+    # -- room
+    def _is_kept(self, pool: Pool, now: float) -> bool:
+        """Whether the devices that would serve the function are kept for another one that waits for several."""
+        claim = self._claim
+        if claim is None or claim is pool or not pool.rules.request.gpus:
+            return False
+        if self._claim_until <= now:
+            self._claim = None
+            return False
+        return any(usable(claim.rules.request.gpus, gpu.kind) for gpu in pool.rules.request.gpus)
+
     def _make_room(self, pool: Pool, now: float) -> None:
-        """End an idle container of another function that keeps more than its minimum; one at a time."""
+        """Let one container of another function end, if that helps and is fair."""
         if self._evicted:
             return
+        slot = self._idle_one(pool, now) or self._busy_one(pool, now)
+        if slot is None:
+            return
+        self._evicted[slot.id] = now + EVICT_WITHIN
+        self._favoured = pool
+        if pool.rules.request.gpus and self._claim is None and now >= self._claim_until + CLAIM:
+            self._claim, self._claim_until = pool, now + CLAIM
+        self._scheduler.evict(slot, now)
+
+    def _idle_one(self, pool: Pool, now: float) -> Slot | None:
+        """The one that idles longest of those that are not part of a minimum."""
         idle = self._scheduler.longest_idle()
-        for slot in _first(idle, TRIES):
+        for slot in list(_first(idle, TRIES)):
             if slot.idle_since + EVICT_IDLE > now:
-                return
-            other = slot.pool
-            if other is not pool and not other.queue and other.ready > other.rules.min_containers:
-                self._evicted.add(slot.id)
-                self._scheduler.evict(slot)
-                return
+                return None
+            if not slot.pool.queue and self._may_go(slot, pool, now):
+                return slot
             del idle[slot.id]  # kept: look at others first next time
             idle[slot.id] = slot
+        return None
+
+    def _busy_one(self, pool: Pool, now: float) -> Slot | None:
+        """One of a function that has more than its share, and more to do than its containers hold."""
+        has = pool.ready + pool.starting
+        for slot in self._scheduler.some_slots(TRIES):
+            other = slot.pool
+            if slot.state != READY or not slot.inputs or not other.queue or not self._may_go(slot, pool, now):
+                continue
+            its = other.ready + other.starting
+            if its >= has + 2 or pool.replaces is other or (not has and slot.started_at + TURN <= now):
+                return slot
+        return None
+
+    def _may_go(self, slot: Slot, pool: Pool, now: float) -> bool:
+        other, request = slot.pool, pool.rules.request
+        if other is pool or other.replaces is not None:
+            return False
+        # Work that has waited for long, without any container, counts for more than another function's minimum.
+        urgent = bool(pool.queue) and not pool.ready + pool.starting and pool.waits_since + TURN <= now
+        if other.ready <= other.rules.min_containers and pool.replaces is not other and not urgent:
+            return False
+        if not request.gpus:
+            return True
+        worker = self._scheduler.capacity.workers.get(slot.worker_id)
+        kinds = [worker.devices.get(device, "") for device in slot.taken.devices] if worker is not None else []
+        return any(usable(request.gpus, kind) for kind in kinds)
 
 
 def _first(slots: dict[str, Slot], count: int) -> list[Slot]:

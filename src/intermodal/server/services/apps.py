@@ -70,11 +70,12 @@ class Apps:
         self.sessions.watch(row.app_id, row.detached)
         return row
 
-    async def publish(self, message: AppPublish, principal: Principal) -> AppPublished:
+    async def publish(self, message: AppPublish, principal: Principal, rolled_back_from: int = 0) -> AppPublished:
         """All functions at once: all of it takes effect, or nothing. Faults: invalid, not-found, conflict."""
         await check_references(
             message.functions, self._store.images.known, self._store.images.known_mounts, self._secrets.check
         )
+        await self._calls.check_room(message.functions)
         Schedules.check(message.functions)
         async with self._publishing:
             app = await (self._deployment(message, principal) if message.deploy else self._running(message))
@@ -87,7 +88,13 @@ class Apps:
             record = None
             if message.deploy:
                 record = VersionRow(
-                    version, time.time(), principal.name, message.software, message.tag, message.commit, 0
+                    version,
+                    time.time(),
+                    principal.name,
+                    message.software,
+                    message.tag,
+                    message.commit,
+                    rolled_back_from,
                 )
             await self._store.apps.publish(app, planned.rows, planned.removed, record)
             self.live[app.app_id] = app
@@ -100,6 +107,28 @@ class Apps:
                 await self.schedules.published(app.app_id, planned.rows, live)
             self._web.publish(app, planned.rows)
         return AppPublished(app.app_id, self._handles(planned.rows, app), "", app.version)
+
+    async def rollback(self, app_id: str, version: int, principal: Principal) -> AppPublished:
+        """A new version that equals an earlier one (0: the last one). Faults: not-found, invalid."""
+        app = self.running(app_id)
+        if app.state != AppState.DEPLOYED:
+            raise Fault(
+                Code.INVALID, f"app {app.name or app_id} is {app.state}: only a deployed app can be rolled back"
+            )
+        target = version or app.version - 1
+        known = {row.version: row for row in await self._store.apps.versions(app_id)}
+        if target not in known or target == app.version:
+            choices = ", ".join(f"v{one}" for one in sorted(known) if one != app.version)
+            what = (
+                f"there is no earlier version v{target}" if target != app.version else f"v{target} is in force already"
+            )
+            raise Fault(Code.INVALID, f"app {app.name}: {what}; it has {choices or 'no other version'}")
+        specs = await self._store.apps.version_functions(app_id, target)
+        old = known[target]
+        message = AppPublish(
+            app_id, app.name, "", specs, deploy=True, tag=old.tag, commit=old.commit, software=old.software
+        )
+        return await self.publish(message, principal, rolled_back_from=target)
 
     async def detach(self, app_id: str) -> None:
         """It goes on without a client until its inputs are done. Fault: not-found."""

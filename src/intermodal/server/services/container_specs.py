@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from intermodal.server.dispatch import Container
+from intermodal.server.handover import form_of
 from intermodal.server.services.apps import Apps
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.secrets import Secrets
@@ -83,6 +84,8 @@ class ContainerSpecs:
             spec.block_network,
             spec.restrict_modal_access,
             credentials=await self._credentials(spec.volumes),
+            devices=list(container.devices),
+            form=form_of(spec),
         )
 
     async def _credentials(self, volumes: list[VolumeMount]) -> dict[str, dict[str, str]]:

@@ -55,6 +55,7 @@ class Functions:
         await self._secrets.check(set(message.secret_ids))
         spec = apply(base.spec, variant)
         check_spec(spec)
+        await self._calls.check_room([spec])
         row = FunctionRow(
             function_id, base.app_id, base.name, spec, base.version, True, base.function_id, variant, message.parameters
         )

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from intermodal.server.ids import new_id
+from intermodal.server.scheduler import gpus
 from intermodal.server.services.variants import apply
 from intermodal.server.store.apps import AppRow
 from intermodal.server.store.functions import FunctionRow
@@ -13,6 +14,7 @@ from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.function import FunctionHandle, FunctionSpec
 
 MIN_TIMEOUT, MAX_TIMEOUT = 1, 24 * 3600  # seconds
+MAX_DISK = 3 * 1024 * 1024  # MiB
 
 
 class Plan(NamedTuple):
@@ -65,6 +67,16 @@ def check_spec(spec: FunctionSpec) -> None:
     wants = spec.resources
     if wants.cpu_request < 0 or wants.memory_request < 0 or wants.ephemeral_disk < 0:
         raise Fault(Code.INVALID, f"{spec.name}: cpu, memory and ephemeral_disk must not be negative")
+    if wants.ephemeral_disk > MAX_DISK:
+        raise Fault(
+            Code.INVALID, f"{spec.name}: ephemeral_disk={wants.ephemeral_disk} must be at most {MAX_DISK} MiB (3 TiB)"
+        )
+    for text in wants.gpu:
+        try:
+            if gpus.parse(text).count < 1:
+                raise ValueError(text)
+        except ValueError:
+            raise Fault(Code.INVALID, f"{spec.name}: {text!r} is no GPU request; write for instance T4:2") from None
     if wants.cpu_limit and wants.cpu_limit < wants.cpu_request:
         raise Fault(Code.INVALID, f"{spec.name}: the CPU limit must not be below the request")
     if wants.memory_limit and wants.memory_limit < wants.memory_request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from intermodal.worker.containers.containers import Containers, sweep_home
-from intermodal.worker.containers.launch import Bind, ContainersError, Exit, Launch, Limits, StartFailed
+from intermodal.worker.containers.launch import Bind, ContainersError, Device, Exit, Launch, Limits, StartFailed
 from intermodal.worker.containers.private_mounts import enter_private_mounts
 from intermodal.worker.containers.running import Running
 
@@ -11,6 +11,7 @@ __all__ = [
     "Bind",
     "Containers",
     "ContainersError",
+    "Device",
     "Exit",
     "Launch",
     "Limits",

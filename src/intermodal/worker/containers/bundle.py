@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
 
 from intermodal.worker.containers import seccomp, seccomp_filter
-from intermodal.worker.containers.launch import Launch
+from intermodal.worker.containers.launch import Device, Launch
 
 CAPABILITIES = [
     "CAP_AUDIT_WRITE",
@@ -60,6 +61,8 @@ def configuration(
     control group to limit memory.
     """
     linux = _linux(share_network, cgroup_path)
+    if launch.devices:
+        linux["devices"] = [_device(device) for device in launch.devices]
     config = {
         "ociVersion": "1.0.2",
         "root": {"path": str(root), "readonly": False},
@@ -68,6 +71,8 @@ def configuration(
         "mounts": _mounts(launch, files, user_namespace),
         "linux": linux,
     }
+    if launch.hooks:
+        config["hooks"] = launch.hooks
     if seccomp_ready:
         config["annotations"] = {seccomp_filter.ANNOTATION: seccomp_filter.compiled()}
     elif seccomp.profile() is not None:
@@ -129,6 +134,19 @@ def _mounts(launch: Launch, files: Path, user_namespace: bool) -> list[dict[str,
         access = "ro" if bind.read_only else "rw"
         mounts.append(_mount(bind.target, "bind", str(bind.source), "rbind", "rprivate", access, "nosuid", "nodev"))
     return mounts
+
+
+def _device(device: Device) -> dict[str, Any]:
+    found = device.source.stat()
+    return {
+        "path": device.target,
+        "type": "c",
+        "major": os.major(found.st_rdev),
+        "minor": os.minor(found.st_rdev),
+        "fileMode": 0o666,  # who may use it is decided by whom it is given to
+        "uid": 0,
+        "gid": 0,
+    }
 
 
 def _linux(share_network: bool, cgroup_path: str) -> dict[str, Any]:

@@ -170,6 +170,14 @@ class Cgroup:
         except PermissionError:
             return  # without the machine's root there is nothing to deny
 
+    def allow_devices(self, nodes: Iterable[Path]) -> None:
+        """v1 only: these too. (v2 has no such file; there, what has no node in the container cannot be opened.)"""
+        directory = self.by_controller.get("devices")
+        for node in nodes:
+            if directory is not None and not self.v2:
+                number = node.stat().st_rdev
+                (directory / "devices.allow").write_text(f"c {os.major(number)}:{os.minor(number)} rwm")
+
     def limit(self, limits: Limits) -> None:
         """Set the limits of one container."""
         shares = max(2, min(262_144, int(limits.cpu_shares * 1024)))

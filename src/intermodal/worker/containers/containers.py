@@ -15,6 +15,7 @@ from typing import TypeVar
 from intermodal.home import Home
 from intermodal.worker.containers import names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
+from intermodal.worker.containers.disks import Disks
 from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
@@ -52,6 +53,7 @@ class Containers:
         self._executor = ThreadPoolExecutor(max(4, cores), "containers")
         self._removers = ThreadPoolExecutor(2, "removers")
         self._slot_makers = ThreadPoolExecutor(2, "slots")
+        self.disks = Disks(home.path / "disks")
         self._tree = CgroupTree(names.cgroup_name(home.path))
         self._bridge: Bridge | None = None
         self._network_problem = ""
@@ -119,6 +121,11 @@ class Containers:
             self.problems.append(self._tree.problem)
             log.warning("%s", self._tree.problem)
         seccomp_filter.compiled()
+        if self._runtime.isolates:
+            self.disks.open()
+            if self.disks.problem:
+                self.problems.append(self.disks.problem)
+                log.warning("%s", self.disks.problem)
         self._open_bridge()
         adoptable, rubbish = sweep.find(self.home.containers)
         sweep.remove(rubbish, {found.state.slot for found in adoptable}, self._tree)
@@ -241,7 +248,15 @@ class Containers:
         mark("slot")
         try:
             prepared = await self._do(
-                prepare, launch, runtime, slot, self._bridge, self._pid_files, self._user_namespace, mark
+                prepare,
+                launch,
+                runtime,
+                slot,
+                self._bridge,
+                self._pid_files,
+                self._user_namespace,
+                self.disks,
+                mark,
             )
         except BaseException as error:
             await self._do(undo, launch, slot, self._bridge if connected else None)
@@ -372,6 +387,7 @@ class Containers:
         if not keep_containers:
             self._tree.close()
             remove_tree(self.home.path / "crun")
+            self.disks.remove()
         protected_binary.release(self._binary, remove=not keep_containers)
 
 

@@ -27,6 +27,14 @@ class Bind:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A device node of this machine that the container may use, at `target`."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a container may use. Zero means no limit."""
 
@@ -34,7 +42,7 @@ class Limits:
     cpu_shares: float = 0.125  # cores that it asked for: its weight when cores are scarce
     memory: int = 0  # MiB, with no swap beyond it
     pids: int = 4096  # processes and threads
-    disk: int = 0  # MiB; recorded, not enforced: plain file systems have no quota for a directory
+    disk: int = 0  # MiB that it may write to its root (`disks` says where that cannot be enforced)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Launch:
     upper: Path | None = None  # an upper directory of the caller's own, kept when the container is closed
     user: User = ROOT
     runtime: str = ""  # "" = the best one here
+    devices: list[Device] = field(default_factory=list)
+    hooks: dict[str, list[dict[str, object]]] = field(default_factory=dict)  # of the runtime, by their moment
     outlives_worker: bool = True  # False: the next worker removes it instead of adopting it (builds)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intermodal.worker import site
+from intermodal.worker.containers.disks import Disks, unmount
 from intermodal.worker.containers.launch import Launch
 from intermodal.worker.containers.overlay import Overlay
 from intermodal.worker.containers.pid_files import PidFiles
@@ -37,11 +38,13 @@ def prepare(
     bridge: Bridge | None,
     pid_files: PidFiles,
     user_namespace: bool,
+    disks: Disks,
     mark: Callable[[str], None],
 ) -> Prepared:
     """Blocking. Raises StartFailed or OSError; call `undo` then."""
     launch.directory.mkdir(parents=True, exist_ok=True)
-    places = Places(launch.directory, launch.upper)
+    size = launch.limits.disk if runtime.isolates and launch.upper is None and not disks.problem else 0
+    places = Places(launch.directory, launch.upper, disk=size > 0)
     state = State(
         launch.container_id,
         slot.name,
@@ -51,6 +54,7 @@ def prepare(
         launch.outlives_worker,
         upper=str(launch.upper or ""),
         work=str(places.work),
+        disk=size,
     )
     state.write(places.state)
     for old in (places.pid, places.exit, places.log):
@@ -59,9 +63,14 @@ def prepare(
     for fifo in (places.stdout, places.stderr):
         _make_fifo(fifo)
     slot.cgroup.limit(launch.limits)
+    slot.cgroup.allow_devices(device.source for device in launch.devices)
     overlay: Overlay | None = None
     if runtime.isolates:
         _write_names(launch, places, slot.address, bridge)
+        if size:
+            places.disk.mkdir(exist_ok=True)
+            disks.mount(size, places.disk)
+            mark("disk")
         overlay = Overlay(launch.layers, places.upper, places.work, places.root)
         overlay.mount(userxattr=user_namespace)
         mark("overlay")
@@ -79,6 +88,7 @@ def prepare(
 def undo(launch: Launch, slot: Slot, bridge: Bridge | None) -> None:
     """Blocking: after a preparation that failed."""
     discard_slot(slot, bridge)
+    unmount(Places(launch.directory).disk)
     remove_directory(Places(launch.directory, launch.upper), keep_upper=launch.upper is not None)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from intermodal.worker.containers import runtimes
 from intermodal.worker.containers.cgroups import MEBIBYTE, Cgroup
+from intermodal.worker.containers.disks import unmount
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.places import Places
@@ -161,7 +162,8 @@ class Running:
         if number == signal.SIGKILL:
             return Exit(code, number, "killed", "killed by SIGKILL from outside the container or by its own program")
         if code and self._disk_full():
-            return Exit(code, number, "out-of-disk", f"the file system of {self.places.directory} is full")
+            what = f"its disk of {self.state.disk} MiB" if self.state.disk else f"the disk of {self.places.directory}"
+            return Exit(code, number, "out-of-disk", f"{what} is full")
         return Exit(code, number)
 
     def _disk_full(self) -> bool:
@@ -242,6 +244,8 @@ class Running:
     def _remove(self, keep_upper: bool) -> None:
         if self._overlay is not None:
             self._overlay.unmount()
+        if self.state.disk:
+            unmount(self.places.disk)
         self.cgroup.remove()
         self._runtime.remove(self.container_id)
         remove_directory(self.places, keep_upper)

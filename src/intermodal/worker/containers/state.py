@@ -25,6 +25,7 @@ class State:
     upper: str  # the caller's own upper directory, or ""
     work: str
     hostname: str = ""
+    disk: int = 0  # MiB of the disk of its own, 0 for none
 
     def write(self, path: Path) -> None:
         """Whole or not at all. The disk is not awaited: after a crash of the machine the state is void anyway."""

@@ -37,6 +37,8 @@ def find(directory: Path) -> tuple[list[Found], list[tuple[Places, State | None]
         state = State.read(entry / "state.json")
         places = Places(entry)
         if state is not None:
+            if state.disk:
+                places = Places(entry, disk=True)
             if state.upper:
                 places.upper = Path(state.upper)
             places.work = Path(state.work)

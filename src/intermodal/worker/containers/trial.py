@@ -19,9 +19,11 @@ from intermodal.home import Home
 from intermodal.worker.containers import probe
 from intermodal.worker.containers.cgroups import Mounts
 from intermodal.worker.containers.containers import Containers
+from intermodal.worker.containers.disks import Disks
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.network.resolver import read_resolver
 
 # In its own process namespace, with a system call filter, and without the rights of the machine's root.
@@ -67,6 +69,20 @@ async def _start_one(directory: Path) -> tuple[str, float]:
         await containers.close()
 
 
+def _disks(place: Path) -> str:
+    """Why containers' disks have no limit here; "" where they have."""
+    disks = Disks(place / "disks")
+    disks.open()
+    return disks.problem
+
+
+def _gpus() -> dict[str, Any]:
+    inventory = Inventory()
+    inventory.open()
+    kinds = [gpu.kind for gpu in inventory.gpus]
+    return {"gpus": kinds, "gpu_problem": inventory.problem, "gpu_source": inventory.source}
+
+
 def run(directory: Path) -> dict[str, Any]:
     """Everything that can only be learned by trying."""
     mode = Mounts.read().mode  # before the private mounts hide a part of it
@@ -89,6 +105,8 @@ def run(directory: Path) -> dict[str, Any]:
             "overlay": mounts_problem or probe.overlay_problem(place),
             "runtimes": runtimes,
             "start": problem,
+            "disks": _disks(place),
+            **_gpus(),
             "milliseconds": took,
         }
     finally:

@@ -116,6 +116,7 @@ class AppInfo(Message, type=55):
     tasks: int = 0  # running containers
     version: int = 0
     url: str = ""
+    notices: List[str] = []  # which functions wait for room, or are crash-looping
 
 
 class AppList(Message, type=56):
@@ -153,3 +154,13 @@ class AppLayoutGet(Message, type=39):
     """The functions of an app as handles: AppPublished. A container asks this for its own app."""
 
     app_id: str
+
+
+class AppRollback(Message, type=320):
+    """A deployed app gets a new version that equals an earlier one. Answered with AppPublished.
+
+    `version` 0 is the one before the present one. Faults: not-found, invalid.
+    """
+
+    app_id: str
+    version: int = 0

@@ -56,6 +56,8 @@ class ContainerSpec(Record):
     restrict_modal_access: bool = False
     runtime: str = ""  # "": the worker's best
     credentials: Dict[str, Dict[str, str]] = {}  # path of a bucket mount -> the variables of its secret
+    devices: List[str] = []  # ids of the worker's GPUs that are the container's own
+    form: str = ""  # names the version of the function that it runs
 
 
 class ContainerStart(Message, type=120):
@@ -94,6 +96,8 @@ class ContainerReport(Record):
     input_ids: List[str] = []
     outputs_sent: int = 0  # RunOutputs frames that the server has acknowledged; the others follow on the stream
     ended: bool = False  # its process is gone; its last outputs and ContainerExited follow on the stream
+    devices: List[str] = []  # as in its ContainerSpec
+    form: str = ""  # the same
 
 
 class WorkerRegister(Message, type=123):
@@ -104,7 +108,7 @@ class WorkerRegister(Message, type=123):
     hostname: str
     cpus: float
     memory: int  # MiB
-    gpus: List[Any] = []
+    gpus: List[Any] = []  # {"id", "kind", "name", "memory" (MiB), "simulated"} of each
     runtimes: List[str] = []  # best first
     containers: List[ContainerReport] = []
     pid: int = 0

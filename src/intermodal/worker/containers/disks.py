@@ -1,0 +1,158 @@
+"""A container's own disk: a file system of a fixed size for what it writes, so that it can fill that and no more.
+
+Each is an ext4 file system in a sparse file (a copy of an empty one of that size, made once) behind a loop device. The
+file has no name once it is mounted, and the loop device goes with the last mount: whatever ends, and however, nothing
+is left. A start costs 2-3 ms more for it. Quotas of the machine's own file system would do as well, but hardly any
+machine has them switched on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from intermodal.worker.containers import kernel
+from intermodal.worker.containers.launch import StartFailed
+
+MEBIBYTE = 1024 * 1024
+SMALLEST = 16  # MiB; less holds no ext4
+ATTEMPTS = 200  # to get a loop device, while others take them too
+
+LOOP_CTL_GET_FREE = 0x4C82
+LOOP_CONFIGURE = 0x4C0A
+LO_FLAGS_AUTOCLEAR = 4
+
+# No journal and no checks that a restart of the machine would need: what a container wrote ends with it.
+FORMAT = (
+    "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096",
+    "-O", "^has_journal,^resize_inode,sparse_super2,uninit_bg,^metadata_csum",
+    "-G", "4096", "-i", "65536", "-E", "lazy_itable_init=1,nodiscard",
+)  # fmt: skip
+OPTIONS = "discard,nobarrier"  # what is deleted gives its room back to the machine
+
+
+class Disks:
+    """Makes and mounts them. `problem` says why disks have no limit here, "" where they have."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.problem = "not tried"
+        self._program = ""
+
+    def open(self) -> None:
+        """Blocking: make and mount a small one, to see."""
+        self._program = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") or ""
+        self.problem = self._try()
+
+    def _try(self) -> str:
+        if os.geteuid() != 0:
+            return "disks of containers have no limit without root"
+        if not self._program:
+            return "disks of containers have no limit: mkfs.ext4 is missing (`apt-get install e2fsprogs` adds it)"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(prefix=".try-", dir=self.directory))
+            try:
+                self.mount(SMALLEST, place)
+                unmount(place)
+            finally:
+                place.rmdir()
+        except (OSError, StartFailed) as error:
+            return f"disks of containers have no limit: {error}"
+        return ""
+
+    def mount(self, size: int, place: Path) -> None:
+        """Blocking: an empty file system of `size` MiB at `place`. Raises OSError."""
+        image = self._copy(self._template(max(size, SMALLEST)))
+        try:
+            _attach_and_mount(image, place)
+        finally:
+            os.close(image)
+
+    def _template(self, size: int) -> Path:
+        path = self.directory / f"{size}.ext4"
+        if path.exists():
+            return path
+        made = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            with open(made, "wb") as file:
+                file.truncate(size * MEBIBYTE)
+            done = subprocess.run([self._program, *FORMAT[1:], str(made)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(errno.EIO, f"mkfs.ext4 failed: {done.stderr.strip()}")
+            made.rename(path)
+        finally:
+            made.unlink(missing_ok=True)
+        return path
+
+    def _copy(self, template: Path) -> int:
+        """A nameless copy that is as sparse as the original; its descriptor."""
+        image = os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        source = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(source).st_size
+            os.ftruncate(image, size)
+            position = 0
+            while position < size:
+                try:
+                    begin = os.lseek(source, position, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # a hole up to the end
+                        break
+                    raise
+                position = os.lseek(source, begin, os.SEEK_HOLE)
+                while begin < position:
+                    data = os.pread(source, min(position - begin, MEBIBYTE), begin)
+                    begin += os.pwrite(image, data, begin)
+        except BaseException:
+            os.close(image)
+            raise
+        finally:
+            os.close(source)
+        return image
+
+    def remove(self) -> None:
+        """Blocking: forget the empty ones."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _attach_and_mount(image: int, place: Path) -> None:
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _attempt in range(ATTEMPTS):
+            number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+            name = f"/dev/loop{number}"
+            device = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(device, LOOP_CONFIGURE, _loop_config(image))
+                kernel.mount(name, str(place), "ext4", kernel.MS_NOATIME | kernel.MS_NODEV, OPTIONS)
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # somebody else took it in between
+                    raise
+            finally:
+                os.close(device)
+    finally:
+        os.close(control)
+    raise OSError(errno.EBUSY, "no loop device could be had")
+
+
+def _loop_config(image: int) -> bytes:
+    """`struct loop_config`: descriptor, block size, `struct loop_info64`, reserved."""
+    info = struct.pack("=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, LO_FLAGS_AUTOCLEAR, b"", b"", b"", 0, 0)
+    return struct.pack("=II", image, 4096) + info + bytes(64)
+
+
+def unmount(place: Path) -> None:
+    """Take it away here; what a container still uses stays with it. One that is not mounted is no error."""
+    try:
+        kernel.umount(str(place), kernel.MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
