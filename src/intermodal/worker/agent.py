@@ -23,6 +23,7 @@ from intermodal.worker.containers.launch import Bind, ContainersError, Device, L
 from intermodal.worker.containers.running import Running
 from intermodal.worker.devices.edits import Edits
 from intermodal.worker.devices.inventory import Inventory
+from intermodal.worker.disk_guard import guard
 from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
@@ -112,6 +113,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
         self._spawn(self.volumes.keep_committed(self._activity))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
