@@ -141,7 +141,7 @@ async def test_a_cancelled_task_cancels_its_input_alone(it: Rig, tmp_path: Path)
     tasks[1].cancel()
     await asyncio.wait({tasks[1]})
     await until(lambda: runs(path) == {"cancelled 1": 1})
-    assert pool.assigned == 2
+    await until(lambda: pool.assigned == 2)
     assert not tasks[0].done()
     for task in tasks:
         task.cancel()
