@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence, Union
 
 from modal._deprecation import warn_deprecated
 from modal._mounts import remote_path
+from modal._named import _Named
 from modal._protocol.messages.function import Autoscaler, Resources, Retry, VolumeMount
 from modal._retries import retry_spec
 from modal._secret import Secret, check_secrets
@@ -160,8 +161,11 @@ def check_mounts(volumes: Any, network_file_systems: Any = None) -> dict[str, An
     return mounts
 
 
-async def volume_mounts(client: Any, mounts: dict[str, Any]) -> list[VolumeMount]:
-    """Mounts as the server keeps them, their objects hydrated."""
+async def volume_mounts(client: Any, mounts: dict[str, Any], environment: str = "") -> list[VolumeMount]:
+    """Mounts as the server keeps them, their objects hydrated. Names without an environment belong to the given one."""
+    for thing in mounts.values():
+        if environment and isinstance(thing, _Named) and not thing.is_hydrated and thing._environment is None:
+            thing._environment = environment
     return [await mounts[path]._mount(client, path) for path in sorted(mounts)]
 
 

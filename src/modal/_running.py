@@ -185,6 +185,9 @@ async def publish(
     for spec in specs:
         function_id, url = _identity(published, spec)
         sink.object_created(f"function:{spec.name}", f"Created {_kind(spec)} {spec.name}.", function_id, url)
+        for method, method_url in _method_urls(published, spec).items():
+            shown = f"{spec.name}.{method}"
+            sink.object_created(f"function:{shown}", f"Created web endpoint for {shown}.", function_id, method_url)
     for warning in published.warnings:
         import warnings
 
@@ -217,7 +220,7 @@ async def _specs(
             image_id=image.image_id,
             mount_ids=[mount_id for many in mounts[one.tag] for mount_id in files.mount_ids[many.key]],
             secret_ids=[secret_ids[id(secret)] for secret in one.secrets()],
-            volumes=await volume_mounts(client, one.volumes()),
+            volumes=await volume_mounts(client, one.volumes(), environment),
             proxy_id="",
         )
         if one.options.proxy is not None:
@@ -256,6 +259,14 @@ def _hydrate(app: App, client: Client, published: AppPublished) -> None:
         if tag not in handles:
             raise ExecutionError(f"The server did not make the class {tag!r}. Try again.")
         cls._set_handle(handles[tag], client)
+
+
+def _method_urls(published: AppPublished, spec: FunctionSpec) -> dict[str, str]:
+    """Web URL of each method that has one."""
+    for handle in published.functions:
+        if handle.name == spec.name:
+            return handle.method_web_urls
+    return {}
 
 
 def _identity(published: AppPublished, spec: FunctionSpec) -> tuple[str, str]:

@@ -230,6 +230,7 @@ def test_edits_while_an_image_builds(platform: Platform, tmp_path: Path) -> None
     for number in (1, 2, 3):
         save(path, BUILD.format(command=f"sleep 2 && echo {number} > /version"))
         served.wait_for(f"echo {number}")
+    save(path, path.read_text() + "# the image stays the same: its build goes on\n")
     served.wait_for("now 3")
     assert not any(line in ("now 1", "now 2") for line in served.lines)
     assert sum("Updated" in line for line in served.lines) == 1
@@ -367,3 +368,61 @@ def test_documented_program(platform: Platform, program: ProgramFinder) -> None:
     assert httpx.get(base, timeout=90, follow_redirects=True).json() == "I update on every edit!"
     served.interrupt()
     served.rest()
+
+
+STAYS = """
+    import modal
+    app = modal.App("stays")
+
+    @app.function(min_containers=1)
+    def f():
+        return "{version}"
+
+    if not modal.is_local():
+        print("state {version}", flush=True)
+"""
+
+
+def test_a_server_that_is_killed_meanwhile(own_platform: Platform, tmp_path: Path) -> None:
+    """kill -9 of the server, and a new start: the app is still served, its logs come, and an edit updates it."""
+    assert own_platform.intermodal("up").code == 0
+    path = tmp_path / "stays.py"
+    save(path, STAYS.format(version="v1"))
+    served = Served(own_platform, path, cwd=tmp_path)
+    served.wait_for("state v1")
+    app_id = served.app_id()
+    os.kill(int(own_platform.status()["pid"]), signal.SIGKILL)
+    assert own_platform.intermodal("up").code == 0
+    assert served.app_id() == app_id
+    save(path, STAYS.format(version="v2"))
+    served.wait_for("Updated")
+    served.wait_for("state v2")
+    assert served.call(app_id, "f").communicate(timeout=WAIT)[0].strip() == "v2"
+    served.interrupt()
+    served.rest()
+    assert served.code() == 0
+
+
+def test_a_command_that_is_killed_leaves_no_process(platform: Platform, tmp_path: Path) -> None:
+    """kill -9 while an image builds: the process that imports the program ends too, and the app after its grace."""
+    path = tmp_path / "killed_serve.py"
+    save(path, BUILD.format(command="sleep 30; echo 9 > /version"))
+    served = Served(platform, path, cwd=tmp_path)
+    served.wait_for("sleep 30")
+    (child,) = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _parent_of(entry) == served.process.pid
+    ]
+    served.process.kill()
+    until = time.monotonic() + WAIT
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _parent_of(entry: Path) -> int:
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

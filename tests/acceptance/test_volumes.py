@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_documented_programs(platform: Platform, program: ProgramFinder, tmp_pat
 
 
 PROGRAM = """
-import os, pathlib, time
+import io, os, pathlib, time
 import modal
 
 app = modal.App("volumes-test")
@@ -146,6 +147,12 @@ def outside(volume):
         assert "mounted" in str(error), error
     with volume.batch_upload() as batch:
         batch.put_file("/etc/hostname", "/from-container")
+        batch.put_file(io.BytesIO(b"m" * 3_000_000), "/up/large")
+        batch.put_directory(os.path.dirname(os.__file__) + "/json", "/up/many")
+    sizes = {e.path: e.size for e in volume.listdir("/up", recursive=True)}
+    assert sizes["up/large"] == 3_000_000 and len(sizes) > 4, sizes
+    assert sum(len(chunk) for chunk in volume.read_file("up/large")) == 3_000_000
+    volume.remove_file("/up", recursive=True)
     return [e.path for e in volume.listdir("/") if e.path == "from-container"]
 
 @app.local_entrypoint()
@@ -262,3 +269,32 @@ def test_files_go_up_and_come_down(platform: Platform, tmp_path: Path) -> None:
     assert platform.modal("volume", "rename", "-y", "files", "shared-files").code == 0
     for noun in ("volume", "nfs"):
         assert platform.modal(noun, "delete", "-y", "shared-files").code == 0
+
+
+def test_an_interrupted_upload_goes_on_where_it_ended(platform: Platform, tmp_path: Path) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(1000):
+        (source / str(number)).write_text(f"resume {number}")
+    digest = hashlib.sha256(b"resume 0").hexdigest()
+    objects = platform.home / "volumes/objects"
+    first = objects / digest[:2] / digest
+    assert platform.modal("volume", "create", "resumed").code == 0
+    put = platform.start("modal", "volume", "put", "resumed", source, "/d")
+    while not first.exists():
+        assert put.poll() is None
+    put.kill()
+    put.wait()
+    assert listed(platform, "resumed") == []  # all of it, or nothing
+    inode = first.stat().st_ino
+    assert platform.modal("volume", "put", "resumed", source, "/d").code == 0
+    assert len(listed(platform, "resumed", "/d")) == 1000
+    assert first.stat().st_ino == inode
+    got = tmp_path / "got"
+    assert platform.modal("volume", "get", "resumed", "/", got).code == 0
+    inode = (got / "d/1").stat().st_ino
+    (got / "d/2").unlink()
+    assert platform.modal("volume", "get", "resumed", "/", got).code == 0  # what is there already is not in the way
+    assert (got / "d/2").read_text() == "resume 2"
+    assert (got / "d/1").stat().st_ino == inode
+    assert platform.modal("volume", "delete", "-y", "resumed").code == 0

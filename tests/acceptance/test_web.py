@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,63 @@ def test_a_websocket(site: Site) -> None:
 def test_a_wsgi_app(site: Site) -> None:
     answer = httpx.post(site.base("flask_like") + "/a%20b?q=1", content=b"body", timeout=60)
     assert answer.json() == {"path": "/a b", "query": "q=1", "body": "body", "method": "POST"}
+
+
+def test_a_web_server_and_methods_with_parameters(site: Site) -> None:
+    listing = site.get("files", "/etc/")
+    assert listing.status_code == 200
+    assert "hostname" in listing.text or "passwd" in listing.text
+    assert site.get("Store.shelf", "/?name=books&number=3").json() == {"name": "books", "number": 3}
+    assert site.get("Store.shelf").json() == {"name": "all", "number": 1}
+    wrong = site.get("Store.shelf", "/?number=many")
+    assert wrong.status_code == 400
+    assert "number" in wrong.text
+
+
+def test_what_cannot_start_is_said(site: Site) -> None:
+    failed = site.get("broken")
+    assert failed.status_code == 503
+    assert "could not start" in failed.text
+    assert "secret detail" not in failed.text  # a deployed app tells strangers nothing
+
+
+def test_a_redeployment_fails_no_request(platform: Platform, site: Site) -> None:
+    """Requests go on without a pause while the app is deployed again in another form."""
+    statuses: list[int] = []
+    versions: set[str] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                answer = client.get(site.base("web") + "/version")
+                statuses.append(answer.status_code)
+                versions.add(answer.text)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    again = platform.modal("deploy", PROGRAM, env={"WEB_APP_VERSION": "two"})
+    before = len(statuses)
+    while "two" not in str(versions) and len(statuses) < before + 5000:
+        time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert again.code == 0, again.text
+    assert set(statuses) == {200}
+    assert versions == {'"one"', '"two"'}
+
+
+def test_a_container_that_dies_in_the_middle(platform: Platform, site: Site) -> None:
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        httpx.stream("GET", site.base("web") + "/die", timeout=60) as response,
+    ):
+        parts = response.iter_bytes()
+        assert next(parts) == b"begun"
+        next(parts)
+    assert site.get("web", "/version").status_code == 200  # another one is started
+    before_start = site.get("web", "/die-at-once")
+    assert before_start.status_code == 502
+    assert "ended" in before_start.text

@@ -480,7 +480,8 @@ class Dispatch:
                 continue
             held.crashes += blame
             retries = function.spec.retry.max_retries if function.spec.retry else 0
-            if not function.ephemeral or held.crashes <= CRASHES_ALLOWED + retries:
+            lasting = not function.ephemeral and held.call.direct is None  # a client waits for an answer now
+            if lasting or held.crashes <= CRASHES_ALLOWED + retries:
                 pause = crash_pause(held.crashes) if not function.ephemeral else 0.0
                 if pause:
                     self._requeue_later(held, pause)

@@ -48,6 +48,7 @@ log = logging.getLogger("intermodal.cell")
 
 RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
+WEB_LINK_SECONDS = 0.2  # between attempts to hand over a container's link to the gateway
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
 HELD_LOGS = 4 << 20  # bytes of output that are kept while the server is away; beyond that the container waits
 
@@ -322,6 +323,7 @@ class Cell:
             self._hand_over(self.container_id, self._web_link)
         except OSError as error:
             log.info("%s: its web link waits: %s", self.container_id, error)
+            asyncio.get_running_loop().call_later(WEB_LINK_SECONDS, self._give_web_link)
         else:
             self._drop_web_link()
 

@@ -14,6 +14,7 @@ from modal._protocol.frames import Kind, pack
 from modal._protocol.messages.web import WebHandover
 
 CONNECT_SECONDS = 5.0
+SEND_SECONDS = 0.05  # a server that is busy is tried again: nothing else of this worker may wait for it
 
 
 class Handover:
@@ -28,7 +29,7 @@ class Handover:
         data = pack(Kind.NOTE, message.TYPE, 0, *message.encode())
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(1.0)
+            sock.settimeout(SEND_SECONDS)
             sock.connect(self._path)
             sock.sendmsg([data], ancillary)
 

@@ -1,9 +1,12 @@
 """Web functions of every kind, for the acceptance tests."""
 
+import os
+
 import modal
 
+VERSION = os.environ.get("WEB_APP_VERSION", "one")
 image = modal.Image.debian_slim().pip_install("fastapi[standard]")
-app = modal.App("web-app", image=image)
+app = modal.App("web-app", image=image, secrets=[modal.Secret.from_dict({"WEB_APP_VERSION": VERSION})])
 
 
 @app.function()
@@ -41,6 +44,23 @@ def web():
     @web_app.get("/boom")
     async def boom():
         raise ValueError("boom")
+
+    @web_app.get("/version")
+    async def version():
+        return VERSION
+
+    @web_app.get("/die-at-once")
+    async def die_at_once():
+        os._exit(9)
+
+    @web_app.get("/die")
+    async def die():
+        async def generate():
+            yield b"begun"
+            await asyncio.sleep(0.2)
+            os._exit(9)
+
+        return StreamingResponse(generate())
 
     @web_app.get("/events")
     async def events():
@@ -91,3 +111,29 @@ def flask_like():
         return [body]
 
     return application
+
+
+@app.function()
+@modal.concurrent(max_inputs=100)
+@modal.web_server(8000, startup_timeout=30)
+def files():
+    import subprocess
+
+    subprocess.Popen("python -m http.server -d / 8000", shell=True)
+
+
+@app.cls()
+@modal.concurrent(max_inputs=10)
+class Store:
+    name: str = modal.parameter(default="all")
+    number: int = modal.parameter(default=1)
+
+    @modal.fastapi_endpoint()
+    def shelf(self):
+        return {"name": self.name, "number": self.number}
+
+
+@app.function()
+@modal.asgi_app()
+def broken():
+    raise ValueError("secret detail")

@@ -334,6 +334,14 @@ def test_volumes_are_a_part_of_the_function(server: Any) -> None:
     assert [(one.name, one.create) for one in server.of(VolumeGet)] == [("v", True), ("w", False), ("n", False)]
 
 
+def test_volumes_are_looked_up_where_the_app_runs(server: Any) -> None:
+    app = modal.App()
+    volumes = {"/a": modal.Volume.from_name("v"), "/b": modal.Volume.from_name("w", environment_name="prod")}
+    app.function(volumes=volumes)(f)
+    with app.run(environment_name="dev"):
+        assert [(one.name, one.environment) for one in server.of(VolumeGet)] == [("v", "dev"), ("w", "prod")]
+
+
 def test_mounts_come_once(server: Any) -> None:
     app = modal.App()
     app.function()(f)

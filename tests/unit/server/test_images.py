@@ -101,6 +101,18 @@ async def test_equal_recipes_are_built_once(images: Images, builder: Builder) ->
     assert not images.building
 
 
+async def test_who_leaves_takes_nobody_along(images: Images, builder: Builder) -> None:
+    first = asyncio.create_task(follow(images))
+    await builder.began.wait()
+    second = asyncio.create_task(follow(images))
+    for _ in range(3):
+        await asyncio.sleep(0)  # until both wait for the next line
+    first.cancel()
+    await asyncio.wait([first])
+    builder.go.set()
+    assert await second == ["start", "done"]
+
+
 async def test_the_last_to_leave_ends_the_build(images: Images, builder: Builder) -> None:
     one, two = images.build(RECIPE, False, False), images.build(RECIPE, False, False)
     assert one is two

@@ -115,6 +115,9 @@ class Exchange:
     # -- Direct: the scheduler's side
     def assigned(self, container: Container) -> None:
         """See inputs.Direct."""
+        if self.sink is None:
+            self.finish_input(None)
+            return
         if self.container is not None and (self.responded or not self.request.complete or self.sent):
             # It was at work in a container that was stopped: what it has done there cannot be taken back.
             self.refuse(502, "The container that handled this request was stopped. Send the request again.")

@@ -20,9 +20,12 @@ from intermodal.server.dispatch import Container, Dispatch, Function
 from intermodal.server.gateway.container_ports import ContainerPorts
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.http import HttpConnection
+from intermodal.server.gateway.limits import RateLimit
 from intermodal.server.gateway.links import HandoverSocket, RunnerLink
 from intermodal.server.gateway.parameters import Parameters
+from intermodal.server.gateway.ports import Ports, wants_upgrade
 from intermodal.server.gateway.request import Refusal, Request
+from intermodal.server.gateway.results import Results, call_in
 from intermodal.server.gateway.routes import PATH_FORM, Route, Routes
 from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.gateway.websocket import check_handshake
@@ -69,6 +72,9 @@ class Gateway:
         self._exchanges: set[Exchange] = set()
         self._links: dict[str, RunnerLink] = {}  # container id -> its connection
         self._waiting: dict[str, list[Exchange]] = {}  # container id -> requests before it has one
+        self._servers = Ports(self.ports)
+        self._results = Results(settings.redirect_after)
+        self._rate = RateLimit(settings.rate, settings.burst)
         self._handover: HandoverSocket | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,6 +96,7 @@ class Gateway:
                 connection.transport.abort()
         for link in list(self._links.values()):
             link.close()
+        self._servers.close()
         for task in self._tasks:
             task.cancel()
 
@@ -108,6 +115,14 @@ class Gateway:
         if request.content_length > self.settings.body_limit:
             raise Refusal(413, self.too_large(), close=True)
         self._authorize(request, route)
+        call_id = call_in(request.query)
+        if call_id:
+            self._results.fetch(connection, request, call_id, route.app_id)
+            return
+        wait = self._rate.take()
+        if wait:
+            text = f"More than {self.settings.rate:g} requests a second come to this workspace: try again later."
+            raise Refusal(429, text, headers=((b"retry-after", b"%d" % max(1, round(wait))),))
         if route.parameters:
             self._admit_later(connection, request, route)
             return
@@ -115,7 +130,7 @@ class Gateway:
 
     def _begin(self, connection: HttpConnection, request: Request, route: Route) -> None:
         function = self._function(route)
-        is_websocket = request.is_websocket
+        is_websocket = request.is_websocket and route.web.kind != "server"
         if is_websocket:
             check_handshake(request)
         exchange = Exchange(self, route, function.spec, request, connection)
@@ -126,6 +141,8 @@ class Gateway:
         self._exchanges.add(exchange)
         if is_websocket:
             connection.be_websocket(exchange)
+        elif route.web.kind == "server" and wants_upgrade(request):
+            connection.hold_raw(request)
         self._dispatch.accept(function, [exchange.held])
 
     def _function(self, route: Route) -> Function:
@@ -141,6 +158,8 @@ class Gateway:
 
     def _admit_later(self, connection: HttpConnection, request: Request, route: Route) -> None:
         """What the store must be asked for first."""
+        if wants_upgrade(request):
+            connection.hold_raw(request)
 
         async def admit() -> None:
             try:
@@ -221,7 +240,9 @@ class Gateway:
     def carry(self, exchange: Exchange, container: Container) -> None:
         """The scheduler has chosen a container."""
         link = self._links.get(container.id)
-        if link is not None:
+        if exchange.route.web.kind == "server":
+            self._servers.begin(exchange, container)
+        elif link is not None:
             link.begin(exchange)
         else:
             self._waiting.setdefault(container.id, []).append(exchange)
@@ -266,7 +287,9 @@ class Gateway:
         if old is not None:
             old.close()
         for exchange in self._waiting.pop(container_id, ()):
-            if not exchange.input_over:
+            if exchange.sink is None:
+                exchange.finish_input(None)  # its client did not wait
+            elif not exchange.input_over:
                 link.begin(exchange)
 
     def _link_lost(self, link: RunnerLink) -> None:
@@ -287,6 +310,12 @@ class Gateway:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.look(now)
+        late = now - self.settings.redirect_after
+        for exchange in [one for one in self._exchanges if one.began < late and not one.responded]:
+            waiting = exchange.sink
+            if isinstance(waiting, HttpConnection) and exchange.request.complete and not waiting.is_raw:
+                self._results.detach(exchange, waiting)
+        self._results.look(now)
         for container_id in [known for known in self._waiting if known not in self._dispatch.containers]:
             del self._waiting[container_id]
         self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)

@@ -25,6 +25,7 @@ HIGH_WATER = 256 << 10  # bytes that wait for a client to read, above which its 
 KEPT_BACK = 256 << 10  # bytes of requests that wait behind one that is at work
 TEXT = b"content-type\0text/plain; charset=utf-8"
 JOIN_LIMIT = 1 << 16  # bytes: a larger part of a body is not copied together with its head
+LINGER_SECONDS = 2.0  # that a client may go on to send what nobody will read
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -57,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._left = -1  # bytes of the response's body that its Content-Length still promises
         self._raw: Raw | None = None
         self.websocket: WebSocket | None = None
+        self._early: list[bytes] | None = None  # bytes for a protocol that has not begun yet
         self._ending: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
@@ -87,6 +89,11 @@ class HttpConnection(asyncio.Protocol):
             self._raw.data_received(data)
             return
         if self._closing or self._broken is not None:
+            return
+        if self._early is not None:
+            self._early.append(data)
+            if sum(map(len, self._early)) > KEPT_BACK:
+                self.stop_reading()
             return
         self._feed(data)
         self._pump()
@@ -206,10 +213,16 @@ class HttpConnection(asyncio.Protocol):
     # -- one request after the other
     def _pump(self) -> None:
         """Begin with the next request, if there is one and the last is answered."""
+        if self._broken is not None and self._answering is not None and not self._answering.complete:
+            self._give_up(self._broken)
+            return
         while self._answering is None and self._queue and not self._closing and self._raw is None:
             request = self._queue.popleft()
             self._answering = request
             request.dispatched = True
+            if self._broken is not None and not request.complete:
+                self._refuse(self._broken)  # what follows its head is none of its body
+                return
             try:
                 self._gateway.admit(self, request)
             except Refusal as refusal:
@@ -221,6 +234,16 @@ class HttpConnection(asyncio.Protocol):
             self._queue
         ) > 100:
             self.stop_reading()
+
+    def _give_up(self, refusal: Refusal) -> None:
+        """The rest of the request at work will not come."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone(refusal.text)
+        if self._head is None:
+            self._refuse(refusal)
+        else:
+            self._break_off(refusal.text)
 
     def expect_body(self, request: Request) -> None:
         """The request was accepted: the client may send its body."""
@@ -235,7 +258,7 @@ class HttpConnection(asyncio.Protocol):
         self._unread = 0
         self.since = time.monotonic()
         if not self._queue or len(self._queue) < 50:
-            self._resume_reading()
+            self.resume_reading()
         if self._queue or self._broken is not None:
             asyncio.get_running_loop().call_soon(self._pump)
 
@@ -260,11 +283,30 @@ class HttpConnection(asyncio.Protocol):
     def be_websocket(self, exchange: Exchange) -> None:
         """The request at work asks for a WebSocket: what follows it on the connection belongs to that."""
         self.websocket = WebSocket(self, exchange)
-        self._raw = self.websocket
-        self._resume_reading()
-        early = exchange.request.take_body()
-        if early:
-            self.websocket.data_received(early)
+        if self._early is None:
+            self.hold_raw(exchange.request)
+        self.be_raw(self.websocket)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it speaks, or waits to speak, another protocol than HTTP."""
+        return self._raw is not None or self._early is not None
+
+    def be_raw(self, raw: Raw, data: bytes = b"") -> None:
+        """From now on bytes belong to `raw`, also those that came early. `data` is sent before."""
+        early, self._early = self._early, None
+        self._raw = raw
+        self.resume_reading()
+        if self.transport is not None:
+            if data:
+                self.transport.write(data)
+            for part in early or ():
+                if part:
+                    raw.data_received(part)
+
+    def hold_raw(self, request: Request) -> None:
+        """The request asks for another protocol: keep what follows it until that has begun."""
+        self._early = [request.take_body()]
 
     def be_frames(self, protocol: asyncio.Protocol) -> None:
         """A proxy in front asks for frames on a connection that it has used for HTTP before."""
@@ -391,7 +433,7 @@ class HttpConnection(asyncio.Protocol):
     def resume_request(self) -> None:
         """See exchange.Sink."""
         if self.exchange is not None and self.exchange.sent <= WINDOW // 2:
-            self._resume_reading()
+            self.resume_reading()
 
     def _response_over(self) -> None:
         request, head = self._answering, self._head
@@ -399,13 +441,17 @@ class HttpConnection(asyncio.Protocol):
         assert self.transport is not None
         if head.close:
             self._closing = True
-            self.transport.close()
+            if request is not None and request.complete and self._broken is None:
+                self.transport.close()
+            else:  # a connection that is closed with bytes unread is reset, and the answer lost with it
+                self.resume_reading()
+                self.end_within(LINGER_SECONDS, eof=True)
             return
         if request is not None and request.complete:
             self._next()
         else:
             self.exchange = None  # the rest of the request is read and dropped, within its limits
-            self._resume_reading()
+            self.resume_reading()
 
     def release(self) -> None:
         """The exchange's response will be fetched by another request."""
@@ -417,14 +463,14 @@ class HttpConnection(asyncio.Protocol):
             self._reading = False
             self.transport.pause_reading()
 
-    def _resume_reading(self) -> None:
+    def resume_reading(self) -> None:
         if not self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
     def look(self, now: float) -> None:
         """End what takes too long: called about once a second."""
-        if self._raw is not None or self.transport is None:
+        if self.is_raw or self.transport is None:
             return
         limits, age = self._gateway.settings, now - self.since
         if self._in_head:
@@ -435,10 +481,4 @@ class HttpConnection(asyncio.Protocol):
             if age > limits.idle_timeout:
                 self.transport.close()
         elif not self._answering.complete and self._reading and age > limits.body_timeout:
-            if self.exchange is not None:
-                self.exchange.client_gone("the request's body did not arrive in time")
-                self.exchange = None
-            if self._head is None:
-                self._refuse(Refusal(408, "the request's body did not arrive in time", close=True))
-            else:
-                self._break_off("the request's body did not arrive in time")
+            self._give_up(Refusal(408, "the request's body did not arrive in time", close=True))

@@ -58,7 +58,7 @@ class Build:
                 return
             if self._changed is None or self._changed.done():
                 self._changed = asyncio.get_running_loop().create_future()
-            await self._changed
+            await asyncio.wait([self._changed])  # a follower that is cancelled must not cancel what the others wait for
 
 
 class Images:

@@ -100,8 +100,11 @@ class Serving:
             self._changed(event["paths"])
         elif attempt is self._attempt and attempt is not None:
             return self._take_newest(attempt, kind, event)
-        elif attempt is self._outdated and kind == "exit":
-            self._outdated = None
+        elif attempt is self._outdated and attempt is not None:
+            if kind == "published":  # it had leave already when the next change came
+                self._take_published()
+            elif kind == "exit":
+                self._outdated = None
         return None
 
     def _take_newest(self, attempt: Attempt, kind: str, event: Dict[str, Any]) -> Optional[int]:

@@ -40,11 +40,11 @@ class Watch:
     def _run(self) -> None:
         try:
             self._follow(polling=None)
-        except OSError:  # the kernel allows no more watches to this user
+        except (OSError, RuntimeError):  # mostly: the kernel allows no more watches to this user
             self._on_polling()
             try:
                 self._follow(polling=True)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 self._error = error
         finally:
             self._armed.set()
