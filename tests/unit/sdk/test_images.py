@@ -107,17 +107,28 @@ def test_wrong_steps_are_refused_where_they_are_written(make: Any, text: str) ->
         make(Image.debian_slim())
 
 
-PLANNED = [
-    lambda: Image.micromamba(),
-    lambda: Image.debian_slim().micromamba_install("x", channels=["c"]),
-]
+def test_files_that_name_conda_packages(tmp_path: Path) -> None:
+    def fields(text: str, *packages: str) -> dict[str, Any]:
+        path = tmp_path / "spec"
+        path.write_text(text)
+        image = Image.micromamba("3.11").micromamba_install(*packages, spec_file=str(path), channels=["c"])
+        return recipe_of(image, {}, {})[-1]
 
-
-@pytest.mark.parametrize("make", PLANNED)
-def test_what_cannot_be_built_yet_can_be_written(make: Any) -> None:
-    image = make().pip_install("x")
-    with pytest.raises(InvalidError, match="not implemented yet"):
-        recipe_of(image, {id(s): "st" for step in image._steps() for s in step.secrets}, {})
+    text = "name: x\nchannels:\n  - conda-forge\ndependencies:\n  - numpy=1.26  # why\n  - 'scipy>=1'\n"
+    assert fields(text, "six") == {
+        "kind": "micromamba_install",
+        "packages": ["six", "numpy=1.26", "scipy>=1"],
+        "channels": ["c", "conda-forge"],
+    }
+    assert fields("# list\nnumpy\n\nscipy >=1.0\n")["packages"] == ["numpy", "scipy >=1.0"]
+    for wrong, why in (
+        ("dependencies:\n- pip:\n  - x\n", "pip_install"),
+        ("@EXPLICIT\n", "explicit"),
+        ("#\n", "names no"),
+    ):
+        with pytest.raises(InvalidError, match=why):
+            fields(wrong)
+    assert Image.micromamba().micromamba_install() is not None
 
 
 def test_no_build_step_after_files_that_are_added_at_start(tmp_path: Path) -> None:
@@ -168,3 +179,50 @@ def test_imports_of_the_container_s_own_image_raise(container: Any) -> None:
         modal.App(image=derived).function()(f)
     container.function.name = "another"
     modal.App().function(image=derived)(f)
+
+
+@pytest.mark.parametrize("name", ["conda", "conda_install", "conda_update_from_environment", "copy_mount", "extend"])
+def test_what_was_removed_says_what_to_use_instead(name: str) -> None:
+    with pytest.raises(InvalidError, match=rf"Image\.{name} was removed\. Use "):
+        getattr(Image.debian_slim(), name)("x")
+
+
+def test_uv_methods_become_steps(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("six\n")
+    image = Image.debian_slim().uv_pip_install(
+        "numpy", requirements=[str(tmp_path / "requirements.txt")], uv_version="0.5.0", pre=True
+    )
+    assert recipe(image)[1] == {
+        "kind": "uv_pip_install", "packages": ["numpy"], "requirements": ["six\n"], "uv_version": "0.5.0", "pre": True,
+    }  # fmt: skip
+    with pytest.raises(InvalidError, match="is an option, not a package"):
+        Image.debian_slim().uv_pip_install("--pre")
+    with pytest.raises(InvalidError, match="uv_version must be a version"):
+        Image.debian_slim().uv_pip_install("x", uv_version="latest")
+    project = Image.debian_slim().uv_sync(str(tmp_path), groups=["dev"])
+    with pytest.raises(InvalidError, match=r"there is no file .*pyproject\.toml"):
+        recipe(project)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert "frozen" not in recipe(project)[1]
+    (tmp_path / "uv.lock").write_text("version = 1\n")
+    assert recipe(project)[1] == {
+        "kind": "uv_sync", "groups": ["dev"], "pyproject": "[project]\nname = 'x'\n", "lock": "version = 1\n",
+        "frozen": True,
+    }  # fmt: skip
+    (tmp_path / "pyproject.toml").write_text("[tool.uv.workspace]\nmembers = ['a']\n")
+    with pytest.raises(InvalidError, match="workspace"):
+        recipe(project)
+
+
+def test_poetry_projects_need_a_lock_file_unless_it_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text("[tool.poetry]\nname = 'x'\n")
+    with pytest.raises(InvalidError, match="ignore_lockfile=True"):
+        recipe(Image.debian_slim().poetry_install_from_file(str(path)))
+    assert "lock" not in recipe(Image.debian_slim().poetry_install_from_file(str(path), ignore_lockfile=True))[1]
+    (tmp_path / "poetry.lock").write_text("# lock\n")
+    step = recipe(Image.debian_slim().poetry_install_from_file(str(path), with_=["docs"]))[1]
+    assert (step["lock"], step["with"]) == ("# lock\n", ["docs"])
+    path.write_text("[tool.other]\n")
+    with pytest.raises(InvalidError, match=r"neither \[tool\.poetry\] nor"):
+        recipe(Image.debian_slim().poetry_install_from_file(str(path)))
