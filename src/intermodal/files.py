@@ -23,6 +23,7 @@ from modal._protocol.errors import Code, Fault
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
+MOST_SEEN = 500_000  # hashes that a process remembers to have found
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _numbers = itertools.count()
@@ -42,8 +43,12 @@ def process_lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
+    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 class Files:
@@ -52,6 +57,7 @@ class Files:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._incoming = home.files / ".incoming"
+        self._seen: set[str] = set()  # what this process has found there
 
     def path(self, digest: str) -> Path:
         """Where the file lies, or will lie. Raises Fault(invalid) for what is no hash."""
@@ -64,11 +70,20 @@ class Files:
         except FileNotFoundError:
             return False
         # A crash of the machine can leave an empty file where a full one was renamed to.
-        return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or digest == EMPTY)
+        whole = stat.S_ISREG(found.st_mode) and (found.st_size > 0 or digest == EMPTY)
+        if whole:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(digest)
+        return whole
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of `digests` that the store lacks, in their order."""
         return [digest for digest in digests if not self.has(digest)]
+
+    def missing_now(self, digests: Iterable[str]) -> list[str]:
+        """As `missing`, of those that `missing` or `has` did not find before: for a second look at the same files."""
+        return [digest for digest in digests if digest not in self._seen and not self.has(digest)]
 
     def put(self, digest: str, content: bytes | memoryview) -> Path:
         """Keep a file. Raises Fault(invalid) where the content has another hash, Fault(exhausted) on a full disk."""

@@ -69,7 +69,7 @@ class LocalFiles:
                 entries.append(FileEntry(remote, "", 0, 0o777, one.link))
                 continue
             try:
-                digest, stamp = hashes.get(one.local)
+                digest, stamp = hashes.get(one.local, len(found))
             except OSError as error:
                 raise InvalidError(f"{one.local} cannot be read: {error.strerror or error}.") from None
             self._stamps[one.local] = stamp

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CONTAINER_API = "unix:/.intermodal/run/api.sock"  # where a container's own client connects
 
+building = False  # set by the runner: this process runs a function of `Image.run_function`
 spec: Optional[RunnerSpec] = None  # set by the runner: this process is a container's main process
 
 _thread = threading.local()  # .input_id: the input that this thread runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, Tuple
 
+from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from modal._protocol.messages.dict import DictPage, DictValue
 
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
+_SHORT = 1000  # characters of a key that is surely within the limit
 _READS = 5  # attempts at a large value that is replaced while it is read
 _MISSING = object()
 
@@ -297,8 +299,6 @@ class Dict(Stored):
 
     async def _value(self, client: Client, answer: DictValue, key: Any) -> Any:
         """Raises DeserializationError; NotFoundError or FileNotFoundError where a large value has been replaced."""
-        from modal import _serialization
-
         what = f"the value of {key!r:.80} in {self._called()}"
         return await _load_large(client, answer.blob, what) if answer.blob else _serialization.load(answer.value, what)
 
@@ -329,8 +329,6 @@ class Dict(Stored):
 
     async def _entries(self) -> AsyncIterator[List[Tuple[bytes, Any]]]:
         """Page by page. Small values are read together, large ones each when it is asked for."""
-        from modal import _serialization
-
         client = await self._ready()
         what = f"a value in {self._called()}"
         async for page in self._pages(values=True):
@@ -372,7 +370,6 @@ def _mapping(other: Any) -> Mapping[Any, Any]:
 
 def _pickled_key(key: Any) -> bytes:
     """Equal plain keys have equal bytes. Raises SerializationError, RequestSizeError."""
-    from modal import _serialization
     from modal._protocol.messages.dict import MAX_KEY
 
     if type(key) in _PLAIN:
@@ -407,8 +404,6 @@ def _pickled_plainly(key: Any) -> bytes:
 
 
 def _loaded_key(pickled: bytes) -> Any:
-    from modal import _serialization
-
     return _serialization.load(pickled, "a key of a Dict")
 
 
@@ -421,15 +416,16 @@ async def _shared_dir(client: Client) -> str:
 
 def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:
     """As `_dumped` of a short plain value; None for any other."""
-    from modal import _serialization
-
     small = _serialization.dumps_small(value)
-    return None if small is None else (_pickled_key(key), small, "")
+    if small is None:
+        return None
+    if type(key) is str and len(key) < _SHORT:
+        return pickle.dumps(key, _serialization.PROTOCOL), small, ""
+    return _pickled_key(key), small, ""
 
 
 async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, str]:
     """Key, value and, of a large one, the id of its file."""
-    from modal import _serialization
     from modal._protocol.messages.dict import MAX_VALUE
 
     shared = await _shared_dir(client)
@@ -448,8 +444,6 @@ async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, s
 
 
 async def _load_large(client: Client, blob: str, what: str) -> Any:
-    from modal import _serialization
-
     shared = await _shared_dir(client)
     if not shared:
         from modal._protocol.messages.call import BlobGet

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Sequence, Union
 
 from modal._image_packages import PythonPackages, step_of, texts_of
+from modal._image_removed import RemovedMethods
 from modal._image_steps import Step, flatten
 from modal._mounts import LocalDir, LocalFile, PythonSource
 from modal._object import Object
@@ -44,7 +45,7 @@ def _python_version(version: Optional[str], method: str) -> str:
     return version
 
 
-class Image(PythonPackages, Object):
+class Image(PythonPackages, RemovedMethods, Object):
     """Base class for container images to run functions in.
 
     Do not construct this class directly; instead use one of its static factory methods,

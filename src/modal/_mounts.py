@@ -175,11 +175,11 @@ def find_module_files(module: str, ignore: _AbstractPatternMatcher) -> Iterator[
 
 def _matches(ignore: _AbstractPatternMatcher, relative: str, full: str) -> bool:
     """Whether `ignore` matches. A predicate that looks at the file itself gets the full path instead."""
-    from pathlib import Path
-
     try:
-        return ignore(Path(relative))
+        return ignore._matches_name(relative)
     except OSError:
+        from pathlib import Path
+
         return ignore(Path(full))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, AsyncIterator, Iterator, List, Optional
 
+from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_iterator
@@ -309,7 +310,6 @@ def _seconds(block: bool, timeout: Optional[float]) -> float:
 
 def _pickled(value: Any) -> bytes:
     """Raises SerializationError, RequestSizeError."""
-    from modal import _serialization
     from modal._protocol.messages.queue import MAX_ITEM
 
     data = _serialization.dumps_small(value)
@@ -324,8 +324,6 @@ def _pickled(value: Any) -> bytes:
 
 
 def _loaded(item: bytes) -> Any:
-    from modal import _serialization
-
     return _serialization.load(item, "an item of a Queue")
 
 

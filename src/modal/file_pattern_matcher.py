@@ -29,6 +29,12 @@ class _AbstractPatternMatcher:
         """Whether a directory that matches may be skipped with all that is in it."""
         return False
 
+    def _matches_name(self, name: str) -> bool:
+        """As a call with the path of that name, which is relative and in its shortest form, with `/` between parts."""
+        from pathlib import Path
+
+        return self(Path(name))
+
 
 class _Inverted(_AbstractPatternMatcher):
     def __init__(self, inner: _AbstractPatternMatcher) -> None:
@@ -36,6 +42,9 @@ class _Inverted(_AbstractPatternMatcher):
 
     def __call__(self, path: Path) -> bool:
         return not self._inner(path)
+
+    def _matches_name(self, name: str) -> bool:
+        return not self._inner._matches_name(name)
 
     def __invert__(self) -> _AbstractPatternMatcher:
         return self._inner
@@ -186,7 +195,9 @@ class FilePatternMatcher(_AbstractPatternMatcher):
         return all(pattern.excludes for pattern in self._patterns)
 
     def __call__(self, path: Path) -> bool:
-        name = os.path.normpath(path).replace(os.sep, "/").lstrip("/")
+        return self._matches_name(os.path.normpath(path).replace(os.sep, "/").lstrip("/"))
+
+    def _matches_name(self, name: str) -> bool:
         matched = False
         for pattern in self._patterns:
             # the state can only change by a pattern of the other kind

@@ -102,6 +102,20 @@ def test_objects_are_shared_between_containers_and_the_program(platform: Platfor
     assert platform.modal("dict", "delete", "shared-dict", "--yes").code == 0
 
 
+def test_a_restricted_function_reaches_no_queue(platform: Platform, program: ProgramFinder) -> None:
+    path = program("guide/running-untrusted-code-in-functions__j1")
+    path.write_text(
+        path.read_text() + "\n@app.local_entrypoint()\ndef main():\n"
+        "    with modal.Queue.ephemeral() as q:\n        q.put(1)\n"
+        "        print(restricted_function.remote(q), q.len())\n"
+    )
+    ran = platform.modal("run", path)
+    assert ran.code == 0, ran.text
+    (line,) = ran.lines()
+    assert line.startswith("Access denied: ")
+    assert line.endswith(" 1")
+
+
 def test_dict_commands(platform: Platform) -> None:
     modal = platform.modal
     for _ in range(2):

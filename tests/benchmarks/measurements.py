@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import processes, volumes
+from tests.benchmarks import images, processes, volumes
 from tests.benchmarks.figures import OURS, Section, percentile
 from tests.benchmarks.systems import HERE, PEERS_PYTHON, ROOT, Celery, Dask, DriverError, Intermodal, Pool, Ray, System
 
@@ -359,5 +359,8 @@ ALL: dict[str, Callable[[Bench, Section], None]] = {
     "burst": burst,
     "up": up,
     "wire": wire,
+    "images": images.images,
+    "copy": images.copy,
+    "pip": images.pip,
     **volumes.ALL,
 }

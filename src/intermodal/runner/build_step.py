@@ -22,6 +22,9 @@ def main(directory: str) -> int:
         sys.path.append(carried)
     with open(os.path.join(directory, "spec.json"), encoding="utf-8") as file:
         wanted = json.load(file)
+    from modal import _context
+
+    _context.building = True
     try:
         function = _load(wanted, directory)
         with open(os.path.join(directory, "call"), "rb") as call:

@@ -227,6 +227,27 @@ async def test_many_layers_are_merged_and_show_the_same(builder: Builder, monkey
     assert again.layers == config.layers
 
 
+async def test_two_hundred_layers_start_like_one(builder: Builder) -> None:
+    """More than an overlay mount should have, and far more than fit into its options by name."""
+    copies = []
+    for number in range(220):
+        content = f"{number}\n".encode()
+        digest = hashlib.sha256(content).hexdigest()
+        Files(builder.home).put(digest, content)
+        mount = f"mo-{number}"
+        files = [FileEntry("/same", digest, len(content)), FileEntry(f"/many/f{number}", digest, len(content))]
+        await builder.images.mount(mount, files)
+        copies.append({"kind": "copy", "mount_id": mount})
+    config = await builder.build(*copies, run("cat /same; ls /many | wc -l; cat /many/f0 /many/f219"))
+    assert builder.printed.split() == ["219", "220", "0", "219"]
+    assert len(config.layers) <= module.MOST_LAYERS
+
+
+async def test_a_step_that_asks_for_a_gpu_is_told_that_it_runs_without(builder: Builder) -> None:
+    printed = await builder.output(run("echo done", gpu=["H100"]))
+    assert printed == "this step asks for a GPU (H100): builds get none here, it runs without\ndone\n"
+
+
 async def test_a_lost_layer_is_built_again(builder: Builder) -> None:
     config = await builder.build(run("echo x > /x"))
     remove_tree(builder.images.layer_paths(config)[1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from intermodal.files import EMPTY, Files
+from intermodal.files import EMPTY, Files, process_lives
 from intermodal.home import Home
 from modal._protocol.errors import Code, Fault
 
@@ -96,3 +98,13 @@ def test_a_mode_of_a_file_that_is_not_here(files: Files) -> None:
     with pytest.raises(Fault) as caught:
         files.with_mode(digest(b"never"), 0o755)
     assert caught.value.code == Code.NOT_FOUND
+
+
+def test_a_process_that_was_killed_and_not_waited_for_does_not_live() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    assert process_lives(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+    assert not process_lives(child.pid)
+    child.wait()
+    assert not process_lives(child.pid)

@@ -168,3 +168,50 @@ def test_imports_of_the_container_s_own_image_raise(container: Any) -> None:
         modal.App(image=derived).function()(f)
     container.function.name = "another"
     modal.App().function(image=derived)(f)
+
+
+@pytest.mark.parametrize("name", ["conda", "conda_install", "conda_update_from_environment", "copy_mount", "extend"])
+def test_what_was_removed_says_what_to_use_instead(name: str) -> None:
+    with pytest.raises(InvalidError, match=rf"Image\.{name} was removed\. Use "):
+        getattr(Image.debian_slim(), name)("x")
+
+
+def test_uv_methods_become_steps(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("six\n")
+    image = Image.debian_slim().uv_pip_install(
+        "numpy", requirements=[str(tmp_path / "requirements.txt")], uv_version="0.5.0", pre=True
+    )
+    assert recipe(image)[1] == {
+        "kind": "uv_pip_install", "packages": ["numpy"], "requirements": ["six\n"], "uv_version": "0.5.0", "pre": True,
+    }  # fmt: skip
+    with pytest.raises(InvalidError, match="is an option, not a package"):
+        Image.debian_slim().uv_pip_install("--pre")
+    with pytest.raises(InvalidError, match="uv_version must be a version"):
+        Image.debian_slim().uv_pip_install("x", uv_version="latest")
+    project = Image.debian_slim().uv_sync(str(tmp_path), groups=["dev"])
+    with pytest.raises(InvalidError, match=r"there is no file .*pyproject\.toml"):
+        recipe(project)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert "frozen" not in recipe(project)[1]
+    (tmp_path / "uv.lock").write_text("version = 1\n")
+    assert recipe(project)[1] == {
+        "kind": "uv_sync", "groups": ["dev"], "pyproject": "[project]\nname = 'x'\n", "lock": "version = 1\n",
+        "frozen": True,
+    }  # fmt: skip
+    (tmp_path / "pyproject.toml").write_text("[tool.uv.workspace]\nmembers = ['a']\n")
+    with pytest.raises(InvalidError, match="workspace"):
+        recipe(project)
+
+
+def test_poetry_projects_need_a_lock_file_unless_it_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text("[tool.poetry]\nname = 'x'\n")
+    with pytest.raises(InvalidError, match="ignore_lockfile=True"):
+        recipe(Image.debian_slim().poetry_install_from_file(str(path)))
+    assert "lock" not in recipe(Image.debian_slim().poetry_install_from_file(str(path), ignore_lockfile=True))[1]
+    (tmp_path / "poetry.lock").write_text("# lock\n")
+    step = recipe(Image.debian_slim().poetry_install_from_file(str(path), with_=["docs"]))[1]
+    assert (step["lock"], step["with"]) == ("# lock\n", ["docs"])
+    path.write_text("[tool.other]\n")
+    with pytest.raises(InvalidError, match=r"neither \[tool\.poetry\] nor"):
+        recipe(Image.debian_slim().poetry_install_from_file(str(path)))

@@ -8,7 +8,7 @@ from intermodal.image_builder import VERSIONS
 from intermodal.server.services.build_logs import BuildLogs
 from intermodal.server.services.builder_version import WorkspaceBuilderVersion
 from intermodal.server.services.container_specs import ContainerSpecs
-from intermodal.server.services.images import Images
+from intermodal.server.services.images import Images, apart
 from intermodal.server.services.pruning import Pruning
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
@@ -49,6 +49,8 @@ class ImageHandlers:
     async def build(self, connection: Connection, message: ImageBuild, stream: Stream) -> None:
         """BuildLog items, then ImageBuilt, then END."""
         recipe = await self._images.resolve(message.recipe, message.builder_version)
+        if message.ignore_cache:
+            recipe = apart(recipe)
         known = await self._images.known(recipe, message.force)
         if known is not None:
             await stream.send(known)

@@ -21,6 +21,7 @@ Version = Callable[[str], Awaitable[str]]  # the builder version that is asked f
 
 LOG_LIMIT = 10_000  # lines of a build that are kept for those who join it late or read slowly
 MAX_STEPS = 500
+PINNED = ("debian_slim", "micromamba")  # bases that the builder version pins: only `force_build` makes them again
 PASSING = ("force", "supplies")  # fields of a step that do not decide what comes of it
 
 
@@ -144,14 +145,15 @@ class Images:
             raise Fault(Code.NOT_FOUND, f"there is no mount {min(missing)}: upload it first")
         secret_ids = sorted({str(secret_id) for step in recipe for secret_id in step.get("secrets", ())})
         secrets = await self._secrets.values(secret_ids)
-        steps = [{**step, "force": True} for step in recipe] if force else recipe
+        steps = [step if step["kind"] in PINNED else {**step, "force": True} for step in recipe] if force else recipe
         try:
             built = await self._workers.build_image(image_id, steps, secrets, ignore_cache, build.add)
         except Fault as fault:
             await self._logs.keep(image_id, build.lines, fault.text)
             raise
         await self._logs.keep(image_id, build.lines)
-        await self._store.put(image_id, recipe, built.config, built.seconds)
+        kept = [{name: value for name, value in step.items() if name != "force"} for step in recipe]
+        await self._store.put(image_id, kept, built.config, built.seconds)
         return ImageBuilt(image_id, built.cached, built.config.python_version, built.seconds)
 
     def _over(self, image_id: str, build: Build) -> None:
@@ -181,6 +183,11 @@ def check_recipe(recipe: list[dict[str, Any]]) -> None:
         secrets = step.get("secrets", [])
         if not isinstance(secrets, list):
             raise Fault(Code.INVALID, f"step {number + 1} of the image recipe: secrets must be a list")
+
+
+def apart(recipe: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same steps under an id of its own: an image that is built beside the one that is cached."""
+    return [*recipe[:-1], {**recipe[-1], "apart": os.urandom(8).hex()}]
 
 
 def image_id_of(recipe: list[dict[str, Any]]) -> str:

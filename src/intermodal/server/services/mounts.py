@@ -28,7 +28,7 @@ class Mounts:
         for one, other in itertools.pairwise(entries):
             if one.path == other.path:
                 raise Fault(Code.INVALID, f"two files want the path {one.path}")
-        missing = await asyncio.to_thread(self._files.missing, [entry.hash for entry in entries if not entry.link])
+        missing = await asyncio.to_thread(self._files.missing_now, [entry.hash for entry in entries if not entry.link])
         if missing:
             path = next(entry.path for entry in entries if entry.hash == missing[0])
             raise Fault(

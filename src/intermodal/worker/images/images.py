@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ MERGED_AT_ONCE = 40
 LITTLE_SPACE = 4 << 20  # bytes; a step that fails with less left failed for want of space
 
 _IMAGE_ID = re.compile(r"im-[A-Za-z0-9]{1,80}\Z")
+
+# What the keys of layers have besides in a build that ignores the cache: it finds nothing, and replaces nothing.
+_salt: ContextVar[str] = ContextVar("salt", default="")
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +162,11 @@ class Images:
             if known is not None:
                 return known
         started = time.monotonic()
-        config = await self._build_layers(image_id, instructions, secrets, log, ignore_cache)
+        salted = _salt.set(os.urandom(8).hex() if ignore_cache else "")
+        try:
+            config = await self._build_layers(image_id, instructions, secrets, log)
+        finally:
+            _salt.reset(salted)
         await self.prepare(config)
         await asyncio.to_thread(_write_json, path, {"config": to_json(config), "created": time.time()})
         log(BuildLog("done", f"Built image {image_id} in {time.monotonic() - started:.2f}s", 0, image_id))
@@ -170,9 +178,8 @@ class Images:
         instructions: list[Instruction],
         secrets: dict[str, dict[str, str]],
         log: Callable[[BuildLog], None],
-        rebuild: bool,
     ) -> ImageConfig:
-        config = ImageConfig(layers=[])
+        config, rebuild = ImageConfig(layers=[]), False
         for instruction in instructions:
             rebuild = rebuild or instruction.force
 
@@ -189,7 +196,8 @@ class Images:
                 if KINDS[instruction.kind].composite:
                     await KINDS[instruction.kind].compose(Composing(self, instruction, config, values, emit, rebuild))
                 else:
-                    await self.put(instruction, config, values, emit, rebuild)
+                    again = instruction.force or (rebuild and not KINDS[instruction.kind].pinned)
+                    await self.put(instruction, config, values, emit, again)
             except StepError as error:
                 raise BuildFailed(instruction.number, instruction.title, error.reason, error.last_lines) from error
         return config
@@ -225,7 +233,7 @@ class Images:
         # Layers of registries are named by their content alone: only all of them together say what is below.
         below_all = parent if len(config.layers) < 2 else hashlib.sha256("\n".join(config.layers).encode()).hexdigest()
         kind = KINDS[instruction.kind]
-        inputs = kind.inputs(instruction, self.host())
+        inputs = kind.inputs(instruction, self.host()) + ("" if kind.pinned else _salt.get())
         key = recipes.key(below_all, config, instruction, list(secrets), inputs)
         if not rebuild:
             found = self._layers.find(key)
@@ -237,6 +245,9 @@ class Images:
 
         async def make(shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
+                if instruction.gpu:
+                    wanted = " or ".join(instruction.gpu)
+                    shared("output", f"this step asks for a GPU ({wanted}): builds get none here, it runs without\n")
                 making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
                 made = await kind.make(self.workshop, making) or Made()
                 return Layer(

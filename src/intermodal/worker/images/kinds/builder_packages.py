@@ -26,6 +26,7 @@ def parts_for(instruction: Instruction) -> list[Instruction]:
 
 class BuilderPackages(Kind):
     name = "builder_packages"
+    pinned = True
     internal = True
     settings_matter = False
     required = {"packages": list, "version": str}

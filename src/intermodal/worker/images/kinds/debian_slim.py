@@ -25,6 +25,7 @@ _CHECK_PYTHON = (
 class DebianSlim(Kind):
     name = "debian_slim"
     base = True
+    pinned = True
     settings_matter = False
     required = {"python_version": str}
     optional = {"builder_version": str}
@@ -68,6 +69,7 @@ class InterpreterOfHost(Kind):
     """A Python of this machine, on top of a Debian release that lacks this version."""
 
     name = "interpreter"
+    pinned = True
     internal = True
     required = {"version": str}
 

@@ -74,6 +74,7 @@ class Kind:
 
     name: str
     base = False  # an image begins with it, and only there
+    pinned = False  # a base that the builder version pins: built again only where the step itself asks for it
     internal = False  # stands in no recipe: other kinds are made of it
     composite = False  # it puts any number of layers on the image by itself, with `compose`
     announced = True  # whether the log shows its title; else it says what it does by itself

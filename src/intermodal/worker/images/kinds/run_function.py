@@ -95,6 +95,11 @@ async def _volumes(workshop: Workshop, supplies: Fields, stack: AsyncExitStack) 
         raise StepError(f"its volumes make no sense: {error}") from None
     if not mounts:
         return []
+    for one in mounts:
+        if one.kind == "bucket":
+            raise StepError(
+                f"a bucket cannot be mounted (at {one.path}) while an image is built: do this work in a function"
+            )
     if workshop.volumes is None:
         raise StepError(
             f"this worker cannot mount anything at {mounts[0].path} while an image is built: leave volumes= out, or "
