@@ -16,7 +16,6 @@ from modal._map import Source, for_each, map_, sources, star_source
 from modal._protocol.errors import Fault, WireError
 from modal._protocol.messages.call import (
     BATCH_BYTES,
-    BATCH_INPUTS,
     CallAwait,
     CallCancel,
     CallGraph,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from modal._protocol.messages.call import CallGraphNode
 
 SPAWNS_AHEAD = 4  # Spawn messages that wait for their acknowledgement at the same time
+SPAWN_INPUTS = 512  # inputs a Spawn message: each waits for the disk
 AWAIT_SECONDS = 50.0  # that one CallAwait with a time limit lasts at most
 
 
@@ -101,7 +101,7 @@ async def spawn_map(client: Client, target: Target, source: Source) -> str:
     try:
         async for args, kwargs in source.items():
             packed = await pack(client, args, kwargs)
-            if batch and (len(batch) >= BATCH_INPUTS or size + len(packed.inline) > BATCH_BYTES):
+            if batch and (len(batch) >= SPAWN_INPUTS or size + len(packed.inline) > BATCH_BYTES):
                 message = _spawn_message(call_id, target, batch, last=False)
                 waiting.append((message, await client.open(message, patience=CALL_PATIENCE)))
                 batch, size = {}, 0

@@ -30,6 +30,7 @@ from modal._protocol.messages.worker import (
 log = logging.getLogger("intermodal.dispatch")
 
 CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again after its container died under it
+HOPELESS_STARTS = 3  # failed ones in a row, after which whoever waits hears of it
 CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
@@ -505,8 +506,12 @@ class Dispatch:
             self.system_log(container, text)
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
         self._back_off(container)
-        if function.ever_ready and function.crashes.count < 3:
+        if function.ever_ready and function.crashes.count < HOPELESS_STARTS:
             return
+        if not function.ephemeral and container.failure is None:
+            # Killed, out of memory: a deployed function goes on trying, unless its containers cannot be started at all.
+            if message.reason != "start-failed" or function.crashes.count < HOPELESS_STARTS:
+                return
         self._fail_waiting(function, failure, Status.INIT_FAILURE)
 
     def _back_off(self, container: Container) -> None:

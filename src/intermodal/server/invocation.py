@@ -46,12 +46,19 @@ class Invocation:
         append_logs: Callable[[str, list[LogEntry]], None],
         log_seq: Callable[[str], int],
         ephemeral: Callable[[str], bool],
+        last_log_numbers: Callable[[str], dict[str, int]] = lambda _app_id: {},
     ) -> None:
         self.dispatch = Dispatch(Scheduler(lambda: new_id("ta")))
         self.spawns = Spawns(store, self.dispatch, may_call, log_seq)
         self.calls = Calls(self.dispatch, may_call, log_seq, self.spawns)
         self.workers = Workers(
-            self.dispatch, prepare, append_logs, self.calls.adopt, self.spawns.spawned_calls, self.spawns.adopt
+            self.dispatch,
+            prepare,
+            append_logs,
+            self.calls.adopt,
+            self.spawns.spawned_calls,
+            self.spawns.adopt,
+            last_log_numbers,
         )
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
         self._ephemeral = ephemeral

@@ -210,7 +210,13 @@ class Server:
         self.queues = Queues(store.queues, partial(self.objects.number, "queue"))
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
-            store.calls, self._prepare_container, _may_call, self.logs.append, self.logs.seq, self._is_ephemeral
+            store.calls,
+            self._prepare_container,
+            _may_call,
+            self.logs.append,
+            self.logs.seq,
+            self._is_ephemeral,
+            self.logs.last_numbers,
         )
         calls = workers = self.invocation
         self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())

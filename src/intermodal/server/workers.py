@@ -29,6 +29,7 @@ from modal._protocol.messages.worker import (
     ContainerSignalInput,
     ContainerSpec,
     ContainerStart,
+    LogsAck,
     OutputsAck,
     RunInputs,
     RunOutputs,
@@ -46,6 +47,7 @@ from modal._protocol.messages.worker import (
 log = logging.getLogger("intermodal.workers")
 
 ACK_SECONDS = 0.05  # how long outputs may stay unacknowledged
+LOG_NUMBERS = 10_000  # containers whose number of log entries is remembered, about
 LOST_SECONDS = 20.0  # how long a worker may be away before its containers count as lost
 BUILD_ATTEMPTS = 3  # of one image, when its worker ends in the middle
 RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
@@ -111,6 +113,7 @@ class Workers:
         adopt_call: Callable[[str, str, str], Call],
         is_spawned: Callable[[list[str]], Awaitable[set[str]]],
         adopt_spawned: Callable[[Held], Held],
+        last_log_numbers: Callable[[str], dict[str, int]],
     ) -> None:
         self.links: dict[str, WorkerLink] = {}
         self.marks: dict[str, dict[str, float]] = {}  # container id -> timings of its start
@@ -120,6 +123,9 @@ class Workers:
         self._adopt_call = adopt_call
         self._is_spawned = is_spawned
         self._adopt_spawned = adopt_spawned
+        self._last_log_numbers = last_log_numbers  # app id -> container id -> number of the last entry that is kept
+        self._log_numbers: dict[str, int] = {}  # container id -> the same, of those that run
+        self._unacked_logs: dict[str, dict[str, int]] = {}  # worker id -> container id -> number
         self._unacked: dict[str, dict[str, int]] = {}  # worker id -> container id -> frames taken in
         self._ack_timer: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
@@ -166,6 +172,7 @@ class Workers:
                 dispatch.exited(known, ContainerExited(known.id, -1, "lost", "its worker was restarted"))
         call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
         spawned = await self._is_spawned(call_ids) if call_ids else set()
+        await self._recall_logs(message)
         lost: list[str] = []
         outdated: dict[str, Function] = {}  # they were deployed again, and the server ended before the new took over
         for report in message.containers:
@@ -201,6 +208,15 @@ class Workers:
         for function in outdated.values():
             dispatch.handovers.begin(function, function.spec)
         return lost
+
+    async def _recall_logs(self, message: WorkerRegister) -> None:
+        """After a restart of the server: how far the logs of the worker's containers were kept."""
+        unknown = [report for report in message.containers if report.container_id not in self._log_numbers]
+        for app_id in {report.app_id for report in unknown}:
+            kept = await asyncio.to_thread(self._last_log_numbers, app_id)
+            for report in unknown:
+                if report.app_id == app_id:
+                    self._log_numbers.setdefault(report.container_id, kept.get(report.container_id, 0))
 
     def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
         """An adopted container runs an input of an earlier life of the server."""
@@ -364,11 +380,19 @@ class Workers:
     def _acknowledge(self, container: Container) -> None:
         count = container.safe_frames()
         self._unacked.setdefault(container.worker_id, {})[container.id] = count
+        self._ack_soon()
+
+    def _ack_soon(self) -> None:
         if self._ack_timer is None:
             self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._send_acks)
 
     def _send_acks(self) -> None:
         self._ack_timer = None
+        unacked_logs, self._unacked_logs = self._unacked_logs, {}
+        for worker_id, numbers in unacked_logs.items():
+            link = self.links.get(worker_id)
+            if link is not None:
+                link.connection.note(LogsAck(list(numbers), list(numbers.values())))
         unacked, self._unacked = self._unacked, {}
         for worker_id, counts in unacked.items():
             link = self.links.get(worker_id)
@@ -378,12 +402,28 @@ class Workers:
     # -- notes
     def _logs(self, connection: Connection, message: ContainerLogs) -> None:
         container = self._dispatch.containers.get(message.container_id)
-        for entry in message.entries:
+        if message.first:
+            known = self._log_numbers.get(message.container_id, 0)
+            del message.entries[: max(0, known + 1 - message.first)]  # sent again: these are kept
+            first = max(message.first, known + 1)
+            last = self._log_numbers[message.container_id] = first + len(message.entries) - 1
+            self._unacked_logs.setdefault(getattr(connection, "worker_id", ""), {})[message.container_id] = last
+            self._ack_soon()
+            if len(self._log_numbers) > LOG_NUMBERS:
+                self._forget_log_numbers()
+        for number, entry in enumerate(message.entries, first if message.first else 0):
+            entry.number = number if message.first else 0
             entry.container_id = message.container_id
             if container is not None:
                 entry.function_id = container.function.function_id
                 entry.function_name = container.function.name
         self._append_logs(message.app_id, message.entries)
+
+    def _forget_log_numbers(self) -> None:
+        """Containers that ended long ago send nothing again."""
+        for container_id in list(self._log_numbers)[: LOG_NUMBERS // 2]:
+            if container_id not in self._dispatch.containers:
+                del self._log_numbers[container_id]
 
     def _take_marks(self, connection: Connection, message: ContainerMarks) -> None:
         marks = self.marks.setdefault(message.container_id, {})

@@ -46,6 +46,7 @@ from modal._protocol.messages.worker import (
     ContainerSignalInput,
     ContainerSpec,
     ContainerStart,
+    LogsAck,
     MountEntries,
     MountGet,
     OutputsAck,
@@ -202,6 +203,7 @@ class Agent:
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
+        handlers.note(LogsAck)(self._logs_acknowledged)
         handlers.note(ContainerSignalInput)(self._cancel_inputs)
         return handlers
 
@@ -256,7 +258,7 @@ class Agent:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
-            self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, problem + "\n")])
+            cell.say(LogEntry(time.time(), Stream.SYSTEM, problem + "\n"))
         await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
@@ -414,6 +416,12 @@ class Agent:
             if cell is not None:
                 cell.acknowledged(count)
 
+    def _logs_acknowledged(self, connection: aio.Connection, message: LogsAck) -> None:
+        for container_id, count in zip(message.container_ids, message.counts, strict=False):
+            cell = self.cells.get(container_id)
+            if cell is not None:
+                cell.logs_acknowledged(count)
+
     def _cancel_inputs(self, connection: aio.Connection, message: ContainerSignalInput) -> None:
         cell = self.cells.get(message.container_id)
         if cell is not None:
@@ -463,9 +471,9 @@ class Agent:
             self.cells.pop(cell.container_id, None)
 
     # -- notes to the server
-    def _emit_logs(self, cell: Cell, entries: list[LogEntry]) -> None:
+    def _emit_logs(self, cell: Cell, message: ContainerLogs) -> None:
         if self._connection is not None:
-            self._connection.note(ContainerLogs(cell.app_id, cell.container_id, entries))
+            self._connection.note(message)
             if self._connection.paused:
                 cell.hold_logs(self._connection)
 
@@ -493,7 +501,7 @@ class Agent:
             "(native code that keeps the interpreter's lock, or an exit that hangs); it is ended\n"
         )
         log.warning("%s: %s", cell.container_id, text.rstrip())
-        self._emit_logs(cell, [LogEntry(time.time(), Stream.SYSTEM, text)])
+        cell.say(LogEntry(time.time(), Stream.SYSTEM, text))
         cell.last_heartbeat = time.monotonic()
         await running.kill()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
+from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
 from modal._protocol.aio import Connection, Stream
 from modal._protocol.errors import Fault, ProtocolError, WireError
@@ -25,6 +26,7 @@ from modal._protocol.messages.log import LogEntry
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerExited,
+    ContainerLogs,
     ContainerReport,
     ContainerSpec,
     Heartbeat,
@@ -47,7 +49,7 @@ RUNNER_STREAM = 1  # the container's stream, as numbered between runner and work
 VALUES_DIR = "/.intermodal/run/values"
 WEB_LINK_SECONDS = 0.2  # between attempts to hand over a container's link to the gateway
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
-HELD_LOGS = 4 << 20  # bytes of output that are kept while the server is away; beyond that the container waits
+HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
 
 
 class Cell:
@@ -60,7 +62,7 @@ class Cell:
         function_id: str,
         directory: Path,
         store: Path,
-        emit_logs: Callable[[Cell, list[LogEntry]], None],
+        emit_logs: Callable[[Cell, ContainerLogs], None],
         hand_over: Callable[[str, int], None],
     ) -> None:
         self.container_id = container_id
@@ -104,8 +106,8 @@ class Cell:
         self._serial = True
         self._runner_gone = asyncio.Event()
         self._held = False  # logs wait for the connection
-        self._held_logs: list[LogEntry] = []  # read while the server was away
-        self._held_bytes = 0
+        self._logs_full = False  # the container waits until the server has taken more in
+        self._spool = LogSpool(directory / "logs.spool", app_id, container_id)
         self._release: asyncio.Task[None] | None = None
         self.last_heartbeat = time.monotonic()
 
@@ -151,6 +153,7 @@ class Cell:
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
         self.running = running
+        self._spool.open()
         self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._attribute)
         self._pump.start()
 
@@ -160,9 +163,8 @@ class Cell:
         self.stream = stream
         stream.raw = self.from_server
         stream.on_end = self._server_ended
-        held, self._held_logs, self._held_bytes = self._held_logs, [], 0
-        if held:
-            self._emit_logs(self, held)
+        for message in self._spool.waiting():
+            self._emit_logs(self, message)
         for data, _inputs in self._outputs:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
@@ -170,7 +172,7 @@ class Cell:
         self._give_web_link()
         if self.exit is not None:
             self._tell_exit()
-        elif self._pump is not None:
+        elif self._pump is not None and not self._logs_full:
             self._pump.start()
 
     def detach(self) -> None:
@@ -252,6 +254,15 @@ class Cell:
             self._outputs.popleft()
             self._first_output += 1
         self.tell(RunnerAck(count))
+        self._release_if_known()
+
+    def logs_acknowledged(self, count: int) -> None:
+        """The server has kept log entries up to this number."""
+        self._spool.acknowledged(count)
+        if self._logs_full and self._spool.size < HELD_LOGS // 2:
+            self._logs_full = False
+            if self._pump is not None and self.stream is not None and not self._held:
+                self._pump.start()
         self._release_if_known()
 
     def interrupt(self) -> None:
@@ -394,6 +405,10 @@ class Cell:
         )
 
     # -- logs
+    def say(self, entry: LogEntry) -> None:
+        """A line of the platform's own."""
+        self._logs([entry])
+
     def hold_logs(self, connection: Connection) -> None:
         """The way to the server is congested: read on when it is free again."""
         if self._pump is not None and not self._held:
@@ -408,19 +423,20 @@ class Cell:
         except WireError:
             pass  # `attach` reads on
         self._held = False
-        if self._pump is not None and self.stream is not None:
+        if self._pump is not None and self.stream is not None and not self._logs_full:
             self._pump.start()
 
     def _drain(self) -> None:
-        if self._pump is not None and self._held_bytes < HELD_LOGS:
+        if self._pump is not None and (self.stream is not None or not self._logs_full):
             self._pump.drain()
 
     def _logs(self, entries: list[LogEntry]) -> None:
+        message = self._spool.put(entries)
         if self.stream is not None:
-            self._emit_logs(self, entries)
-        else:
-            self._held_logs += entries
-            self._held_bytes += sum(len(entry.text) for entry in entries)
+            self._emit_logs(self, message)
+        if self._spool.size > HELD_LOGS and not self._logs_full and self._pump is not None:
+            self._logs_full = True
+            self._pump.stop()
 
     def _attribute(self, mark: str | None) -> str:
         """Which input has printed. The runner marks what Python code prints; for the rest it is certain where one
@@ -461,7 +477,7 @@ class Cell:
         self.stream.end()
 
     def _release_if_known(self) -> None:
-        if self._server_knows and not self._outputs:
+        if self._server_knows and not self._outputs and self._spool.is_empty:
             self.released.set()
 
     async def close(self) -> None:
@@ -474,6 +490,7 @@ class Cell:
                 connection.transport.abort()
         if self._pump is not None:
             self._pump.close()
+        self._spool.close()
 
     def abandon(self) -> None:
         """As `close`, for a container that runs on: its output stays in the pipes for the next worker."""

@@ -112,6 +112,28 @@ class PlainContainers:
         pass
 
 
+class NoStorage:
+    """Stands in for what containers may be given beside their images."""
+
+    async def keep_committed(self, _activity: object) -> None:
+        """There is nothing to commit."""
+
+    async def finish(self, _container_id: str) -> list[str]:
+        return []
+
+    async def release(self, _container_id: str) -> None:
+        pass
+
+    async def sweep(self, _kept: set[str]) -> None:
+        pass
+
+    def disown(self, _kept: set[str]) -> None:
+        pass
+
+    def send(self, _container_id: str, _descriptor: int) -> None:
+        pass
+
+
 class PlainAgent(Agent):
     """The real agent, but for images and containers."""
 
@@ -122,6 +144,7 @@ class PlainAgent(Agent):
     def _make_parts(self) -> None:
         super()._make_parts()
         self.containers = self._plain  # type: ignore[assignment]
+        self.volumes = self.buckets = self.handover = NoStorage()  # type: ignore[assignment]
 
     async def _close_parts(self) -> None:
         pass

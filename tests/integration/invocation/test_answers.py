@@ -24,6 +24,7 @@ def note(value, path, seconds=0.0):
 async def wait(value, path):
     import asyncio
     try:
+        note(value, path + ".begun")
         await asyncio.sleep(3600)
     except asyncio.CancelledError:
         note(f"cancelled {value}", path)
@@ -137,11 +138,11 @@ async def test_a_cancelled_task_cancels_its_input_alone(it: Rig, tmp_path: Path)
     function = it.call("fu-wait")
     tasks = [asyncio.create_task(function.remote.aio(n, str(path))) for n in range(3)]
     pool = it.invocation.dispatch.functions["fu-wait"].pool
-    await until(lambda: pool.assigned == 3)
+    await until(lambda: len(runs(tmp_path / "cancelled.begun")) == 3)
     tasks[1].cancel()
     await asyncio.wait({tasks[1]})
     await until(lambda: runs(path) == {"cancelled 1": 1})
-    assert pool.assigned == 2
+    await until(lambda: pool.assigned == 2)
     assert not tasks[0].done()
     for task in tasks:
         task.cancel()

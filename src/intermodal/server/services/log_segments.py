@@ -17,7 +17,7 @@ def encode(seq: int, entry: LogEntry) -> bytes:
     """The line of an entry."""
     fields = [
         seq, entry.time, entry.stream, entry.text, entry.input_id, entry.container_id, entry.function_id,
-        entry.function_name,
+        entry.function_name, entry.number,
     ]  # fmt: skip
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
@@ -69,6 +69,23 @@ class Segments:
             if first > 1:
                 return first - 1
         return 0
+
+    def last_numbers(self, size: int) -> dict[str, int]:
+        """Container id -> the number of its last entry, as far as the last `size` bytes know."""
+        found: dict[str, int] = {}
+        for first in reversed(self.names()):
+            with self.path(first).open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - size))
+                for line in file.read().split(b"\n"):
+                    decoded = decode(line) if line else None
+                    if decoded is not None and decoded[1].number:
+                        container_id, number = decoded[1].container_id, decoded[1].number
+                        found[container_id] = max(number, found.get(container_id, 0))
+            size -= end
+            if size <= 0:
+                break
+        return found
 
     def write(self, first: int, data: bytes) -> None:
         """Append whole lines, the first of them of entry `first`. Raises OSError; nothing is kept then."""

@@ -27,6 +27,7 @@ SEGMENT_LIMIT = 8 << 20  # bytes
 APP_LIMIT = 64 << 20  # bytes
 TAIL_LIMIT = 64 << 10  # bytes of text in memory for followers that keep up
 BATCH_TEXT = 256 << 10  # bytes of text in one batch
+NUMBERS_READ = 16 << 20  # bytes: more than a worker has under way
 OPEN_LOGS = 256  # app logs with an open file, at most
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,10 @@ class Logs:
     def seq(self, app_id: str) -> int:
         """Entries of the app so far."""
         return self._app(app_id).seq
+
+    def last_numbers(self, app_id: str) -> dict[str, int]:
+        """Container id -> the number of its last entry that is kept, of those who have written lately."""
+        return self._app(app_id).segments.last_numbers(NUMBERS_READ)
 
     def say(self, app_id: str, text: str, container_id: str = "", function_name: str = "") -> None:
         """A line of the platform's own."""

@@ -23,6 +23,7 @@ class LogEntry(Record):
     container_id: str = ""
     function_id: str = ""
     function_name: str = ""
+    number: int = 0  # within its container; 0: not numbered
 
 
 class LogBatch(Message, type=100):

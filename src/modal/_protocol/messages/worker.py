@@ -132,11 +132,19 @@ class OutputsAck(Message, type=126):
 
 
 class ContainerLogs(Message, type=127):
-    """NOTE from the worker."""
+    """NOTE from the worker. Entries are numbered within their container, and sent again until LogsAck."""
 
     app_id: str
     container_id: str
     entries: List[LogEntry]
+    first: int = 0  # the number of the first one here, from 1 on
+
+
+class LogsAck(Message, type=301):
+    """NOTE from the server: these containers' log entries up to these numbers are kept."""
+
+    container_ids: List[str]
+    counts: List[int]
 
 
 class WorkerImageBuild(Message, type=128):

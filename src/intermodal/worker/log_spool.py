@@ -1,0 +1,128 @@
+"""Log entries that the server has not acknowledged: in memory to send them again, and in a file for the next worker.
+
+A worker that is killed has read lines out of the container's pipes that nobody else can read again. So each entry
+gets a number and goes to the page cache first. The server acknowledges numbers and ignores what it knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+from modal._protocol.errors import ProtocolError
+from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.worker import ContainerLogs
+
+HEADER = 20  # bytes: the number of acknowledged entries, in decimal
+COMPACT_BYTES = 16 << 20  # of the file, above which what is acknowledged is left out
+ENTRY_COST = 64  # bytes that an entry counts for beyond its text
+
+
+class LogSpool:
+    """The entries of one container. `count` is how many there were; the file survives the worker."""
+
+    def __init__(self, path: Path, app_id: str, container_id: str) -> None:
+        self.count = 0
+        self.size = 0  # bytes that are not acknowledged, about
+        self._app_id = app_id
+        self._container_id = container_id
+        self._path = path
+        self._waiting: deque[tuple[ContainerLogs, int]] = deque()
+        self._file = -1
+        self._file_size = 0
+
+    def open(self) -> None:
+        """Begin, or go on where an earlier worker was killed."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            head = file.read(HEADER)
+            rest = file.read()
+        self.count = int(head) if head.strip().isdigit() else 0
+        whole = self._load(rest)
+        self._file_size = HEADER + whole
+        self._write_head(self.count - sum(len(message.entries) for message, _cost in self._waiting))
+        os.ftruncate(self._file, self._file_size)
+
+    def _load(self, data: bytes) -> int:
+        """Take in what is not acknowledged; how many bytes are whole records."""
+        at = 0
+        while len(data) - at >= 4:
+            size = int.from_bytes(data[at : at + 4], "big")
+            if len(data) - at - 4 < size:
+                break  # the worker died in the middle of it
+            try:
+                message = ContainerLogs.decode(data[at + 4 : at + 4 + size], b"")
+            except ProtocolError:
+                break
+            at += 4 + size
+            last = message.first + len(message.entries) - 1
+            if last > self.count:
+                self.count = last
+                self._keep(message)
+        return at
+
+    def put(self, entries: list[LogEntry]) -> ContainerLogs:
+        """Keep entries; the message that brings them to the server."""
+        message = ContainerLogs(self._app_id, self._container_id, entries, self.count + 1)
+        self.count += len(entries)
+        self._keep(message)
+        if self._file >= 0:
+            header, _body = message.encode()
+            try:
+                os.pwrite(self._file, len(header).to_bytes(4, "big") + header, self._file_size)
+                self._file_size += 4 + len(header)
+            except OSError:
+                pass  # the disk is full: the entry is in memory, as far as that goes
+        return message
+
+    def _keep(self, message: ContainerLogs) -> None:
+        cost = sum(len(entry.text) + ENTRY_COST for entry in message.entries)
+        self._waiting.append((message, cost))
+        self.size += cost
+
+    def acknowledged(self, count: int) -> None:
+        """The server has the entries up to this number."""
+        while self._waiting and self._waiting[0][0].first + len(self._waiting[0][0].entries) - 1 <= count:
+            _message, cost = self._waiting.popleft()
+            self.size -= cost
+        if self._file < 0:
+            return
+        if not self._waiting:
+            self._write_head(self.count)
+            self._file_size = HEADER
+            os.ftruncate(self._file, HEADER)
+        elif self._file_size > COMPACT_BYTES:
+            self._compact()
+
+    def _write_head(self, acknowledged: int) -> None:
+        os.pwrite(self._file, f"{acknowledged:{HEADER}}".encode(), 0)
+
+    def _compact(self) -> None:
+        messages = self.waiting()
+        data = [f"{messages[0].first - 1:{HEADER}}".encode()]
+        for message in messages:
+            header, _body = message.encode()
+            data.append(len(header).to_bytes(4, "big") + header)
+        whole = b"".join(data)
+        temporary = self._path.with_suffix(".new")
+        temporary.write_bytes(whole)
+        temporary.rename(self._path)
+        os.close(self._file)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        self._file_size = len(whole)
+
+    def waiting(self) -> list[ContainerLogs]:
+        """What the server has not acknowledged, in order."""
+        return [message for message, _cost in self._waiting]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
+    def close(self) -> None:
+        """Let go of the file. The entries stay in memory until they are acknowledged."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
