@@ -94,3 +94,10 @@ def leave_no_core() -> None:
     """If this process crashes, its memory, which may hold secrets, is not written to a file."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
+def allow_many_files() -> None:
+    """Let this process have as many open files as it may: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

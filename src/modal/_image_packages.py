@@ -303,5 +303,10 @@ class PythonPackages:
         wanted = flatten(packages, method, "packages")
         if not wanted and spec_file is None:
             return self._unchanged()
-        fields = {"packages": wanted, "spec_file": spec_file or "", "channels": texts_of(channels, method)}
-        return self._then(step_of(method, fields, secrets, gpu, force_build))
+        names = texts_of(channels, method)
+        step = step_of(method, {"packages": wanted, "channels": names}, secrets, gpu, force_build)
+        if spec_file is not None:
+            from modal._image_conda import conda_request
+
+            step.late = lambda: conda_request(str(spec_file), wanted, names)
+        return self._then(step)

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
 
-from modal.exception import InvalidError, NotImplementedYetError
+from modal.exception import InvalidError
 
 if TYPE_CHECKING:
     from modal._client import Client
     from modal._mounts import FileSet
     from modal._secret import Secret
-
-UNBUILDABLE = frozenset(  # kinds of steps that no worker carries out yet
-    (
-        "micromamba",
-        "micromamba_install",
-    )
-)
 
 
 class Step:
@@ -57,11 +50,6 @@ class Step:
 
     def render(self, secret_ids: dict[int, str], mount_ids: dict[Any, list[str]]) -> list[dict[str, Any]]:
         """The step as it stands in a recipe. Secrets by `id()` of the object, mounts by the file set's key."""
-        if self.kind in UNBUILDABLE:
-            raise NotImplementedYetError(
-                f"Image.{self.method} is not implemented yet. Images can be made from debian_slim with pip_install, "
-                "apt_install, run_commands and the other methods that install packages and add files."
-            )
         common: dict[str, Any] = {}
         if self.secrets:
             common["secrets"] = [secret_ids[id(secret)] for secret in self.secrets]

@@ -93,6 +93,10 @@ def test_arguments_pass_through(platform: Platform, program: ProgramFinder) -> N
         ("scaling-out__1", []),
         ("scaling-out__j1", ["[0, 1, UserCodeException(Exception('ohno'))]"]),
         ("scaling-out__j2", []),
+        ("dynamic-batching-beta__j1", ["Sum: 301", "Sum: 202", "Sum: 103"]),
+        ("failures-and-retries__j1", ["Exception handled"]),
+        ("parametrized-functions__j1", []),
+        ("running-untrusted-code-in-functions__2", ["Result: 55"]),
         ("troubleshooting__1", []),
     ],
 )
@@ -100,6 +104,15 @@ def test_guide_program(platform: Platform, program: ProgramFinder, name: str, li
     ran = platform.modal("run", program(f"guide/{name}"))
     assert ran.code == 0, ran.text
     assert ran.lines() == lines
+
+
+def test_concurrent_functions_of_the_guide(platform: Platform, program: ProgramFinder) -> None:
+    path = program("guide/input-concurrency__j1")
+    for name in ("sleep_sync", "sleep_async"):
+        ran = platform.modal("run", f"{path}::{name}")
+        assert ran.code == 0, ran.text
+    logging = platform.modal("run", program("guide/input-concurrency__j2"), "--x", "3")
+    assert logging.code == 0, logging.text
 
 
 def test_global_variable_of_a_local_file(platform: Platform, program: ProgramFinder) -> None:

@@ -228,7 +228,7 @@ def test_edits_while_an_image_builds(platform: Platform, tmp_path: Path) -> None
     served = Served(platform, "build_serve.py", cwd=tmp_path)
     served.wait_for("now 0")
     for number in (1, 2, 3):
-        save(path, BUILD.format(command=f"sleep 2 && echo {number} > /version"))
+        save(path, BUILD.format(command=f"sleep 4 && echo {number} > /version"))
         served.wait_for(f"echo {number}")
     save(path, path.read_text() + "# the image stays the same: its build goes on\n")
     served.wait_for("now 3")

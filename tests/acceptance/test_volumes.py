@@ -298,3 +298,53 @@ def test_an_interrupted_upload_goes_on_where_it_ended(platform: Platform, tmp_pa
     assert (got / "d/2").read_text() == "resume 2"
     assert (got / "d/1").stat().st_ino == inode
     assert platform.modal("volume", "delete", "-y", "resumed").code == 0
+
+
+ASYNC = """
+import io
+import modal
+
+app = modal.App("volumes-async")
+vol = modal.Volume.from_name("async-vol", create_if_missing=True)
+
+@app.function(volumes={"/v": vol})
+async def write():
+    open("/v/x", "w").write("1")
+    await vol.commit.aio()
+    await vol.reload.aio()
+    async with vol.batch_upload(force=True) as batch:
+        batch.put_file(io.BytesIO(b"q" * 2_000_000), "/q")
+    return [e.path async for e in vol.iterdir.aio("/")]
+
+@app.function()
+def look(volume):
+    return [e.path for e in volume.listdir("/")], volume
+
+@app.local_entrypoint()
+async def main():
+    assert await write.remote.aio() == ["q", "x"]
+    async with modal.Volume.ephemeral() as volume:
+        async with volume.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b"content"), "a/b")
+        assert [chunk async for chunk in volume.read_file.aio("a/b")] == [b"content"]
+        names, back = await look.remote.aio(volume)
+        assert (names, back.object_id) == (["a"], volume.object_id)
+        await volume.copy_files.aio(["a/b"], "c")
+        await volume.remove_file.aio("a", recursive=True)
+        assert [e.path for e in await volume.listdir.aio("/")] == ["c"]
+    try:
+        await volume.listdir.aio("/")
+    except modal.exception.NotFoundError:
+        print("gone")
+    async with modal.NetworkFileSystem.ephemeral() as nfs:
+        assert await nfs.write_file.aio("/x/y", io.BytesIO(b"z")) == 1
+        assert [e.path async for e in nfs.iterdir.aio("/x/*")] == ["/x/y"]
+    await modal.Volume.rename.aio("async-vol", "async-vol-2")
+    await modal.Volume.delete.aio("async-vol-2")
+"""
+
+
+def test_the_asynchronous_face(platform: Platform, tmp_path: Path) -> None:
+    path = tmp_path / "volumes_async.py"
+    path.write_text(ASYNC)
+    assert lines(platform, path) == ["gone"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -157,3 +159,13 @@ def test_a_container_that_dies_in_the_middle(platform: Platform, site: Site) -> 
     before_start = site.get("web", "/die-at-once")
     assert before_start.status_code == 502
     assert "ended" in before_start.text
+
+
+def test_a_killed_server_comes_back_at_the_same_addresses(platform: Platform, site: Site) -> None:
+    """Containers go on, and their links to the gateway are made anew."""
+    assert site.get("web", "/version").status_code == 200
+    os.kill(int(platform.status()["pid"]), signal.SIGKILL)
+    up = platform.intermodal("up")
+    assert up.code == 0, up.text
+    assert site.get("web", "/version").status_code == 200
+    assert site.get("files", "/etc/").status_code == 200

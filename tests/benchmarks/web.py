@@ -175,7 +175,7 @@ def _read(path: Path) -> str:
 
 
 def measure(ours: str, direct: str, pids: list[int], uvicorn: int, quick: bool) -> None:
-    rounds, seconds = (1, 2) if quick else (5, 4)
+    rounds, seconds = (1, 2) if quick else (3, 3)
     for _ in range(rounds):
         row = []
         for url, processes in ((direct, [uvicorn]), (ours, pids)):

@@ -44,6 +44,7 @@ LAZY = {  # third-party packages that may be imported only inside a function, an
     "modal": {"tomli", "tomli_w", "dotenv", "rich", "typing_extensions", "IPython"},
     "intermodal.runner": {"fastapi"},  # the user's image's
     "modal.cli": {"watchfiles"},
+    "intermodal.worker": {"rattler"},  # in build containers; an extra of the installation
 }
 
 

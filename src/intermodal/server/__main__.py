@@ -36,6 +36,7 @@ def main() -> int:
 
     processes.leave_no_core()
     home = Home()
+    processes.allow_many_files()
     try:
         claim = claim_home(home, not options.no_worker)  # the worker comes up while the rest is imported
         import uvloop

@@ -71,6 +71,9 @@ class Calls:
         call = self.calls.get(message.call_id)
         if call is not None:
             self._reattach(call, connection, stream_id)
+            known = call.inputs.get(0)
+            if known is not None and known.fill(message.args, message.blob, message.method):
+                self.dispatch.accept(self.dispatch.function(call.function_id), [known])
             return
         function = self._admit(connection, message.function_id, 1)
         call = Call(message.call_id, function.function_id, function.app_id, "unary", message.parent_input_id)
@@ -150,8 +153,11 @@ class Calls:
         methods = message.methods or [""] * count
         new = []
         for index, args, blob, method in zip(message.indexes, message.args, blobs, methods, strict=True):
-            if index in call.inputs or index in call.done:
-                continue  # sent again after a reconnect
+            if index in call.inputs or index in call.done:  # sent again after a reconnect
+                known = call.inputs.get(index)
+                if known is not None and known.fill(args, blob, method):
+                    new.append(known)
+                continue
             held = Held(call, index, args, blob, method)
             call.inputs[index] = held
             new.append(held)

@@ -49,6 +49,7 @@ class Dispatch:
         self.handovers = Handovers(self, rules_of)
         self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
+        self.hollow: Callable[[Held], None] = lambda _held: None  # it must run again: where are its arguments?
         self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
@@ -151,6 +152,10 @@ class Dispatch:
         by_function: dict[str, list[Held]] = {}
         for held in inputs:
             held.container = None
+            if held.is_hollow and not held.over:
+                held.parked = True
+                self.hollow(held)
+                continue
             by_function.setdefault(held.call.function_id, []).append(held)
         for function_id, items in by_function.items():
             if function_id in self.scheduler.pools:
@@ -396,8 +401,9 @@ class Dispatch:
         self.settled()
 
     def _returned(self, container: Container, returned: list[Held], now: float) -> None:
-        self.scheduler.returned(container.id, [held for held in returned if not held.over], now)
-        over = [held for held in returned if held.over]
+        self.scheduler.returned(container.id, [held for held in returned if not held.over and not held.is_hollow], now)
+        self.requeue([held for held in returned if not held.over and held.is_hollow])
+        over = [held for held in returned if held.over or held.is_hollow]
         if over:
             self.scheduler.finished(container.id, over, now)
 

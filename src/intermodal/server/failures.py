@@ -59,7 +59,11 @@ def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, st
             "Raise the limit with memory=(request, limit) in MiB, or use less memory at once",
         )
     if message.reason == "out-of-disk":
-        return f"{spec.name} filled its container's disk", "Write less, or ask for more with ephemeral_disk= in MiB"
+        detail = f": {message.detail}" if message.detail else ""
+        return (
+            f"{spec.name} filled its container's disk{detail}",
+            "Write less, or ask for more with ephemeral_disk= in MiB",
+        )
     if message.reason == "start-failed":
         return f"the container of {spec.name} could not be started: {message.detail}", "See `intermodal logs`"
     if message.reason == "lost":

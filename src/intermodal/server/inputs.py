@@ -102,6 +102,7 @@ class Held:
         "index",
         "method",
         "over",
+        "parked",
         "paused_in",
         "priority_time",
         "retry",
@@ -121,8 +122,21 @@ class Held:
         self.over = False  # has its final output
         self.deadline = 0.0  # monotonic; 0: does not run
         self.retry: asyncio.TimerHandle | None = None
+        self.parked = False  # it is to run again, but its arguments must come first (see `fill`)
         self.paused_in: Any = None  # generators: the container that was told to wait with the next item
         self.priority_time = 0.0
+
+    @property
+    def is_hollow(self) -> bool:
+        """Known only by name, from a container that outlived the server: its arguments are not here."""
+        return not self.args and not self.blob
+
+    def fill(self, args: bytes, blob: str, method: str) -> bool:
+        """Its arguments are here (again). True: it was waiting for them, and is to run now."""
+        if self.is_hollow:
+            self.args, self.blob, self.method = args, blob, method
+        parked, self.parked = self.parked, False
+        return parked and not self.over
 
     @property
     def input_id(self) -> str:

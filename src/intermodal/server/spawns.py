@@ -67,6 +67,7 @@ class Spawns:
         self._retried: list[Held] = []
         dispatch.refill = self.refill
         dispatch.retried = self.retried
+        dispatch.hollow = self.hollow
 
     def register(self, handlers: Handlers) -> None:
         handlers.fast(Spawn)(self._spawn)
@@ -159,6 +160,16 @@ class Spawns:
         self.live[known.id, held.index] = held
         return held
 
+    def hollow(self, held: Held) -> None:
+        """An adopted input must run again: its arguments are on disk."""
+        if held.call.kind == "spawn":
+            self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._fetch(held)))
+
+    async def _fetch(self, held: Held) -> None:
+        row = await self._store.input(held.call.id, held.index)
+        if row is not None and held.fill(row.args, row.blob, row.method):
+            self._dispatch.requeue([held])
+
     async def open(self) -> None:
         """After a start of the server: what waits on disk."""
         for function_id, count in (await self._store.count_pending()).items():
@@ -191,7 +202,10 @@ class Spawns:
         for row in rows:
             state.cursor = row.cursor
             if (row.call_id, row.index) in self.live:
-                continue  # adopted from before a restart
+                known = self.live[row.call_id, row.index]  # adopted from before a restart
+                if known.fill(row.args, row.blob, row.method):
+                    inputs.append(known)
+                continue
             call = self._call(row.call_id, function_id, function.app_id)
             held = self._hold(call, row.index, row.args, row.blob, row.method)
             held.attempts = row.attempts

@@ -18,10 +18,12 @@ from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
+from intermodal.worker.containers.disks import DEFAULT_SIZE
 from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
 from intermodal.worker.containers.running import Running
 from intermodal.worker.devices.edits import Edits
 from intermodal.worker.devices.inventory import Inventory
+from intermodal.worker.disk_guard import guard
 from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
 from intermodal.worker.images.host import host_environment
@@ -66,7 +68,6 @@ STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
 HEARTBEAT_SECONDS = 300.0  # of silence after which a runner counts as stuck
 CPU_ABOVE_REQUEST = 16.0  # cores
-DEFAULT_DISK = 200 * 1024  # MiB; only what is written takes room
 START = "/.intermodal/lib/intermodal/runner/start.py"
 
 
@@ -113,6 +114,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
         self._spawn(self.volumes.keep_committed(self._activity))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
@@ -524,7 +526,7 @@ def limits_of(resources: Resources) -> Limits:
         0.0 if cpu >= (os.cpu_count() or 1) else cpu,  # what cannot be passed need not be watched
         resources.cpu_request,
         resources.memory_limit,
-        disk=resources.ephemeral_disk or DEFAULT_DISK,
+        disk=resources.ephemeral_disk or DEFAULT_SIZE,
     )
 
 

@@ -10,11 +10,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
+from intermodal.worker.disk_guard import size_of
 from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
 from modal._protocol.aio import Connection, Stream
@@ -23,6 +25,7 @@ from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
 from modal._protocol.message import Message
 from modal._protocol.messages.call import Status
 from modal._protocol.messages.log import LogEntry
+from modal._protocol.messages.log import Stream as LogStream
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
     ContainerExited,
@@ -105,6 +108,7 @@ class Cell:
         self._server_knows = False  # of the exit
         self._serial = True
         self._runner_gone = asyncio.Event()
+        self._overran = ""  # why it was ended for the sake of the machine's disk
         self._held = False  # logs wait for the connection
         self._logs_full = False  # the container waits until the server has taken more in
         self._spool = LogSpool(directory / "logs.spool", app_id, container_id)
@@ -255,6 +259,21 @@ class Cell:
             self._first_output += 1
         self.tell(RunnerAck(count))
         self._release_if_known()
+
+    def written(self) -> int:
+        """See disk_guard.Writer."""
+        own = 0
+        if self.running is not None and self.running.state.disk:
+            found = os.statvfs(self.running.places.disk)
+            own = (found.f_blocks - found.f_bfree) * found.f_frsize
+        return own + size_of(self.run_dir)
+
+    async def end_for_disk(self, text: str) -> None:
+        """See disk_guard.Writer."""
+        self._overran = text
+        self._logs([LogEntry(time.time(), LogStream.SYSTEM, text + "\n")])
+        if self.running is not None:
+            await self.running.kill()
 
     def logs_acknowledged(self, count: int) -> None:
         """The server has kept log entries up to this number."""
@@ -457,6 +476,8 @@ class Cell:
                 pass
         if self._pump is not None:
             self._pump.close()
+        if self._overran:
+            exit = replace(exit, reason="out-of-disk", detail=self._overran)
         reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
         self._ended(ContainerExited(self.container_id, exit.code, reason, exit.detail or self.stop_reason, exit.signal))
 

@@ -266,6 +266,14 @@ async def test_amazons_and_googles_logins(
         await builder.build(base=from_registry(tag, access="gcp", secrets=["st-other"]))
 
 
+async def test_a_mirror_stands_in_for_a_registry(
+    lent: Builder, debian: str, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERMODAL_REGISTRY_MIRRORS", f"docker.io={registry.host}")
+    config = await lent.build(base=from_registry("debian-python:3.11"))
+    assert config.python == "/usr/local/bin/python"
+
+
 async def test_clear_words_for_what_is_not_there(
     lent: Builder, debian: str, registry: RegistryServer, tmp_path: Path
 ) -> None:

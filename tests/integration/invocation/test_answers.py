@@ -177,3 +177,24 @@ async def test_leaving_a_map_cancels_what_is_left(it: Rig, tmp_path: Path) -> No
     await until(lambda: not pool.assigned and not len(pool.queue))
     assert len(runs(path)) < 60
     assert not it.invocation.calls.calls
+
+
+async def test_an_adopted_input_whose_container_dies(it: Rig, tmp_path: Path) -> None:
+    """The restarted server knows it by name alone: its arguments come from the client, or from the disk."""
+    path = tmp_path / "runs"
+    function = it.call("fu-note")
+    remote = asyncio.create_task(function.remote.aio(1, str(path), 3.0))
+    mapped = asyncio.create_task(_all(function.map.aio([2], kwargs={"path": str(path), "seconds": 3.0})))
+    spawned = await function.spawn.aio(3, str(path), 3.0)
+    await until(lambda: len(runs(path)) == 3)
+    await it.restart_server()
+    await until(lambda: len(it.invocation.dispatch.containers) == 3)
+    for process in it.containers.running:
+        await process.kill()
+    assert await remote == 1
+    assert await mapped == [2]
+    assert await function.get.aio(spawned) == 3
+
+
+async def _all(results: AsyncIterator[int]) -> list[int]:
+    return [result async for result in results]

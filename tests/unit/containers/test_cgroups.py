@@ -119,3 +119,21 @@ def test_a_machine_without_usable_groups_has_a_problem_and_no_limits(tmp_path: P
     group.kill()
     group.remove()
     tree.close()
+
+
+def test_controllers_that_another_hierarchy_has_are_named(tmp_path: Path):
+    """As where v1 hierarchies hold them, and only the v2 one can be seen."""
+    root = tmp_path / "unified"
+    root.mkdir()
+    (root / "cgroup.controllers").write_text("hugetlb pids")
+    (root / "cgroup.subtree_control").write_text("pids")
+    parent = root / "ours"
+    parent.mkdir()
+    (parent / "cgroup.controllers").write_text("pids")
+    (parent / "cgroup.subtree_control").write_text("pids")
+    tree = CgroupTree("ours", mounts(tmp_path, V2))
+    tree.open()
+    assert tree.problem == "this machine's control groups lack cpu, memory: limits of these do not hold"
+    group = tree.make("one")
+    group.limit(Limits(cpu=1.0, memory=64, pids=10))
+    assert (parent / "one/pids.max").read_text() == "13"

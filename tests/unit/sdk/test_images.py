@@ -107,17 +107,28 @@ def test_wrong_steps_are_refused_where_they_are_written(make: Any, text: str) ->
         make(Image.debian_slim())
 
 
-PLANNED = [
-    lambda: Image.micromamba(),
-    lambda: Image.debian_slim().micromamba_install("x", channels=["c"]),
-]
+def test_files_that_name_conda_packages(tmp_path: Path) -> None:
+    def fields(text: str, *packages: str) -> dict[str, Any]:
+        path = tmp_path / "spec"
+        path.write_text(text)
+        image = Image.micromamba("3.11").micromamba_install(*packages, spec_file=str(path), channels=["c"])
+        return recipe_of(image, {}, {})[-1]
 
-
-@pytest.mark.parametrize("make", PLANNED)
-def test_what_cannot_be_built_yet_can_be_written(make: Any) -> None:
-    image = make().pip_install("x")
-    with pytest.raises(InvalidError, match="not implemented yet"):
-        recipe_of(image, {id(s): "st" for step in image._steps() for s in step.secrets}, {})
+    text = "name: x\nchannels:\n  - conda-forge\ndependencies:\n  - numpy=1.26  # why\n  - 'scipy>=1'\n"
+    assert fields(text, "six") == {
+        "kind": "micromamba_install",
+        "packages": ["six", "numpy=1.26", "scipy>=1"],
+        "channels": ["c", "conda-forge"],
+    }
+    assert fields("# list\nnumpy\n\nscipy >=1.0\n")["packages"] == ["numpy", "scipy >=1.0"]
+    for wrong, why in (
+        ("dependencies:\n- pip:\n  - x\n", "pip_install"),
+        ("@EXPLICIT\n", "explicit"),
+        ("#\n", "names no"),
+    ):
+        with pytest.raises(InvalidError, match=why):
+            fields(wrong)
+    assert Image.micromamba().micromamba_install() is not None
 
 
 def test_no_build_step_after_files_that_are_added_at_start(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Partition:
         "head",
         "kept_until",
         "key",
+        "loaded",
         "next",
         "number",
         "putters",
@@ -41,6 +42,7 @@ class Partition:
         self.stored = stored  # its row is in the store, or on its way there
         self.returned: list[int] = []  # a heap of places before `head` that are free again
         self.head = self.next = 0  # first place never handed out; place of the next item
+        self.loaded = 0  # items before this place were put before it was loaded
         self.expires_at = float("inf")
         self.kept_until = 0.0  # what the store knows of `expires_at`: no earlier
         self.busy = 0  # writes on their way, and what was lent and not confirmed
@@ -60,7 +62,7 @@ class Partition:
 
     def begin_at(self, place: int) -> None:
         """After loading: new items come behind this place."""
-        self.head = self.next = max(self.next, place)
+        self.head = self.next = self.loaded = max(self.next, place)
 
     def room(self, count: int) -> bool:
         return self.available + count <= MAX_ITEMS
@@ -68,7 +70,7 @@ class Partition:
     def append(self, count: int) -> int:
         """The place of the first of so many new items."""
         if self.next > PLACES // 2 and self.next == self.head and not self.returned and not self.busy:
-            self.head = self.next = 0  # nothing is left of it: the places may be used again
+            self.head = self.next = self.loaded = 0  # nothing is left of it: the places may be used again
         first = self.next
         if first + count > PLACES:
             raise Fault(

@@ -30,6 +30,7 @@ from modal._protocol.messages.queue import MAX_BODY, MAX_ITEMS, QueueGet, QueueI
 
 MAX_WAITING = 256 << 20  # bytes that producers may hold here while they wait for room
 MAX_TOKENS = 20_000  # puts, and confirmations, that are recognised when they are sent again
+PUTS_KEPT = 600.0  # seconds that a put from before a restart is recognised when it is sent again
 UNCLAIMED_SECONDS = 30.0  # after a restart: how long a consumer has to ask for what it was lent, or to confirm it
 _PEER = "queue_peer"
 
@@ -294,7 +295,8 @@ class Queues:
                 stop_timer(getter)
                 self._forget(getter)
                 partition = getter.partition
-                self._writes.confirm(partition.number, getter.ranges, token, partial(_free, partition))
+                old = getter.ranges[0][0] < partition.loaded
+                self._writes.confirm(partition.number, getter.ranges, token, old, partial(_free, partition))
         if unknown and not message.give_back:
             self._background(self._find_lent(connection, unknown))
         while len(self._confirmed) > MAX_TOKENS:
@@ -446,6 +448,7 @@ class Queues:
                 continue  # its real end may be later, and was looked at above
             swept += await self._writes.run(partial(_drop_unless_kept, number=number, now=now))
         await self._partitions.count()
+        await self._store.forget_puts(now - PUTS_KEPT)
         return swept
 
     def _expire(self, partition: Partition) -> None:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 Work = Callable[[sqlite3.Connection], Any]
 Done = Callable[[Any, "Exception | None"], None]
-Confirmed = tuple[int, Ranges, bytes, Callable[[], None]]  # partition, ranges, token, what to call then
+Confirmed = tuple[int, Ranges, bytes, bool, Callable[[], None]]  # partition, ranges, token, old, what to call then
 
 
 class Writes:
@@ -55,9 +55,9 @@ class Writes:
         self.add(work, done)
         return await waiter
 
-    def confirm(self, partition: int, ranges: Ranges, token: bytes, then: Callable[[], None]) -> None:
-        """These items have arrived."""
-        self._confirmed.append((partition, ranges, token, then))
+    def confirm(self, partition: int, ranges: Ranges, token: bytes, old: bool, then: Callable[[], None]) -> None:
+        """These items have arrived; `old`: some were put before the server began."""
+        self._confirmed.append((partition, ranges, token, old, then))
         self._flush_later(CONFIRM_DELAY)
 
     def flush(self) -> None:
@@ -72,8 +72,8 @@ class Writes:
             return
 
         def work(connection: sqlite3.Connection) -> list[Any]:
-            for partition, ranges, token, _then in confirmed:
-                sql.confirm(connection, partition, ranges, token)
+            for partition, ranges, token, old, _then in confirmed:
+                sql.confirm(connection, partition, ranges, token, old)
             return [job(connection) for job, _done in jobs]
 
         def done(results: list[Any] | None, error: Exception | None) -> None:
@@ -81,7 +81,7 @@ class Writes:
                 self._confirmed += confirmed
                 self._flush_later(RETRY_DELAY)
             else:
-                for _partition, _ranges, _token, then in confirmed:
+                for _partition, _ranges, _token, _old, then in confirmed:
                     then()
             for index, (_job, told) in enumerate(jobs):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from modal._protocol.messages.volume import DIRECTORY, FILE, SYMLINK, Entry, Vol
 
 CHUNK = 1 << 20  # bytes
 SWEEP_SECONDS = 600.0
+COLLECT_EACH = 6  # sweeps: it looks at all files of all volumes
 MAX_LINKS = 40  # symbolic links on the way to a file
 log = logging.getLogger("intermodal.volumes")
 
@@ -226,11 +228,11 @@ class Volumes:
     async def keep_clean(self, environments: Callable[[], list[str]]) -> None:
         """Collect now and then until cancelled."""
         await asyncio.to_thread(self.objects.prepare)
-        while True:
+        for number in itertools.count():
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 gone = await self.names.sweep(environments())
-                freed = await self.collect()
+                freed = await self.collect() if number % COLLECT_EACH == 0 else 0
                 if gone or freed:
                     log.info("%d volumes nobody kept are gone; %d bytes of old contents were deleted", gone, freed)
             except Exception:

@@ -81,6 +81,10 @@ class QueueStore:
         )
         return [row[0] for row in rows]
 
+    async def forget_puts(self, before: float) -> None:
+        """Nobody sends them again after so long."""
+        await self._database.execute("DELETE FROM queue_puts WHERE consumed_at < ?", (before,))
+
     async def drop_partition(self, number: int) -> None:
         """With its items, in small transactions."""
         base = number * PLACES
@@ -167,12 +171,12 @@ def append(connection: sqlite3.Connection, number: int, first: int, items: list[
 
 def was_put(connection: sqlite3.Connection, number: int, token: bytes) -> bool:
     base = number * PLACES
-    return (
-        connection.execute(
-            "SELECT 1 FROM queue_items WHERE key BETWEEN ? AND ? AND token = ?", (base, base + PLACES - 1, token)
-        ).fetchone()
-        is not None
-    )
+    found = connection.execute(
+        "SELECT 1 FROM queue_items WHERE key BETWEEN ? AND ? AND token = ? "
+        "UNION ALL SELECT 1 FROM queue_puts WHERE token = ?",
+        (base, base + PLACES - 1, token, token),
+    ).fetchone()
+    return found is not None
 
 
 class Lent(NamedTuple):
@@ -218,8 +222,16 @@ def lend(connection: sqlite3.Connection, number: int, ranges: Ranges, token: byt
     return Lent(values, tokens, covered, rest)
 
 
-def confirm(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes) -> None:
+def confirm(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes, old: bool) -> None:
     """What was lent has arrived."""
+    if old:
+        base = number * PLACES
+        for first, last in ranges:
+            connection.execute(
+                "INSERT OR IGNORE INTO queue_puts (token, consumed_at) "
+                "SELECT token, strftime('%s', 'now') FROM queue_items WHERE key BETWEEN ? AND ? AND token != x''",
+                (base + first, base + last),
+            )
     delete_ranges(connection, number, ranges)
     connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
 

@@ -78,6 +78,9 @@ class CgroupTree:
             self.problem = f"no control groups, so no limits: {error}"
         if not self.parents and not self.problem:
             self.problem = "no control groups are mounted here, so limits do not hold"
+        missing = [name for name in CONTROLLERS_V2 if name not in self.parents] if self.parents else []
+        if missing and not self.problem:
+            self.problem = f"this machine's control groups lack {', '.join(missing)}: limits of these do not hold"
 
     def _open_v1(self) -> None:
         for controller, root in self.mounts.legacy.items():

@@ -97,7 +97,7 @@ class Containers:
         bridged = self._bridge is not None
         self._pools = {
             connected: SlotPool(
-                functools.partial(make_slot, self._tree, self._bridge if connected else None),
+                functools.partial(make_slot, self._tree, self._bridge if connected else None, self.disks),
                 functools.partial(discard_slot, bridge=self._bridge if connected else None),
                 POOL if connected == bridged else 0,
                 self._slot_makers,

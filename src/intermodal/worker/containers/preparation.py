@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intermodal.worker import site
-from intermodal.worker.containers.disks import Disks, unmount
+from intermodal.worker.containers.disks import DEFAULT_SIZE, Disks, move, unmount
 from intermodal.worker.containers.launch import Launch
 from intermodal.worker.containers.overlay import Overlay
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.running import remove_directory
 from intermodal.worker.containers.runtimes import Runtime
-from intermodal.worker.containers.slots import Slot, discard_slot
+from intermodal.worker.containers.slots import Slot, discard_disk, discard_slot
 from intermodal.worker.containers.state import State
 from intermodal.worker.network.bridge import Bridge
 from intermodal.worker.network.resolver import HOST_RESOLV_CONF, hosts_text
@@ -69,8 +69,13 @@ def prepare(
         _write_names(launch, places, slot.address, bridge)
         if size:
             places.disk.mkdir(exist_ok=True)
-            disks.mount(size, places.disk)
+            if slot.disk is not None and size == DEFAULT_SIZE:
+                move(slot.disk, places.disk)
+                slot.disk = None
+            else:
+                disks.mount(size, places.disk)
             mark("disk")
+        discard_disk(slot)
         overlay = Overlay(launch.layers, places.upper, places.work, places.root)
         overlay.mount(userxattr=user_namespace)
         mark("overlay")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
+from intermodal.worker.containers.disks import Disks, unmount
 from intermodal.worker.containers.processes import Process
 from intermodal.worker.network.bridge import Bridge
 
@@ -45,6 +46,7 @@ class Slot:
     cgroup: Cgroup
     address: str  # in the bridge's subnet; "" without one
     _stdin: int
+    disk: Path | None = None  # one of the default size that waits at this place
 
     def run(self, directory: Path) -> None:
         """Let the monitor run `command` in this directory. Raises OSError when it is gone."""
@@ -60,8 +62,8 @@ class Slot:
             self._stdin = -1
 
 
-def make_slot(tree: CgroupTree, bridge: Bridge | None) -> Slot:
-    """Blocking: a new slot, connected to the bridge where one is given."""
+def make_slot(tree: CgroupTree, bridge: Bridge | None, disks: Disks | None = None) -> Slot:
+    """Blocking: a new slot, connected to the bridge where one is given, with a disk of the default size likewise."""
     name = secrets.token_hex(6)
     cgroup = tree.make(name)
     address = ""
@@ -82,7 +84,13 @@ def make_slot(tree: CgroupTree, bridge: Bridge | None) -> Slot:
         raise
     finally:
         os.close(reader)
-    return Slot(name, Process.of(pid) or Process(pid, 0), cgroup, address, writer)
+    slot = Slot(name, Process.of(pid) or Process(pid, 0), cgroup, address, writer)
+    if disks is not None:
+        try:
+            slot.disk = disks.make_ahead(name)
+        except OSError as error:
+            log.warning("no disk could be made ahead: %s", error)  # the start makes its own, and says what is wrong
+    return slot
 
 
 def _spawn(entrances: list[str], reader: int) -> int:
@@ -112,11 +120,20 @@ def reap(pid: int) -> None:
 def discard_slot(slot: Slot, bridge: Bridge | None) -> None:
     """Blocking: end a slot that was not used and remove what it held."""
     slot.release()
+    discard_disk(slot)
     slot.monitor.kill()
     reap(slot.monitor.pid)
     slot.cgroup.remove()
     if bridge is not None and slot.address:
         bridge.release(slot.address)
+
+
+def discard_disk(slot: Slot) -> None:
+    """Blocking: its disk is not needed."""
+    if slot.disk is not None:
+        unmount(slot.disk)
+        slot.disk.rmdir()
+        slot.disk = None
 
 
 class SlotPool:

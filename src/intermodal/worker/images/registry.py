@@ -100,13 +100,7 @@ class Registry:
 
     async def _pull(self, transport: Transport, log: Log) -> Base:
         name, wanted = str(transport.reference), architecture()
-        manifest = await transport.manifest()
-        digest = choose(parse_json(manifest, f"the manifest of {name}"), name, wanted)
-        if digest:
-            manifest = await transport.manifest(digest)
-        digest = digest or f"sha256:{hashlib.sha256(manifest).hexdigest()}"
-        config = parse_json(await transport.config(digest), f"the configuration of {name}")
-        description = describe(parse_json(manifest, f"the manifest of {name}"), config, name, wanted)
+        digest, description = await self._describe(transport, name, wanted)
         async with self._directory(digest) as directory:
             try:
                 layers = await self._layers_of(description, transport, digest, directory, log)
@@ -117,6 +111,27 @@ class Registry:
         config_here = description.config
         config_here.layers = [layer.id for layer in await self._settled(layers)]
         return Base(config_here, description.onbuild)
+
+    async def _describe(self, transport: Transport, name: str, wanted: str) -> tuple[str, Description]:
+        """The digest of the manifest for this machine, and what it says. Raises StepError."""
+        answers = await asyncio.gather(transport.manifest(), transport.config(), return_exceptions=True)
+        manifest, config = [answer if isinstance(answer, bytes) else b"" for answer in answers]
+        if isinstance(answers[0], BaseException):
+            raise answers[0]
+        digest = choose(parse_json(manifest, f"the manifest of {name}"), name, wanted)
+        if digest:
+            manifest = await transport.manifest(digest)
+            if digest_of(manifest) != digest:
+                raise StepError(f"the manifest of {name} is not what its digest says: the registry is damaged")
+        digest = digest or digest_of(manifest)
+        parsed = parse_json(manifest, f"the manifest of {name}")
+        wanted_config = (parsed.get("config") or {}).get("digest", "")
+        if digest_of(config) != wanted_config:  # the tag has moved meanwhile, or the first answer was an error
+            config = await transport.config(digest)
+            if digest_of(config) != wanted_config:
+                raise StepError(f"the configuration of {name} is not what its digest says: the registry is damaged")
+        settings = parse_json(config, f"the configuration of {name}")
+        return digest, describe(parsed, settings, name, wanted)
 
     async def _layers_of(
         self, description: Description, transport: Transport, digest: str, directory: Path, log: Log
@@ -319,6 +334,10 @@ class _Fetch:
 def key_of(blob: Blob) -> str:
     """The key of a layer: what is in it, however it was compressed."""
     return hashlib.sha256(f"registry {REVISION} {blob.diff_id}".encode()).hexdigest()[:40]
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 async def _unpacked(blob: Path, root: Path) -> dict[str, Any]:

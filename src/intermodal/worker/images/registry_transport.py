@@ -94,7 +94,7 @@ class Transport:
             mirrors = registries_conf()
             if mirrors:
                 passed.append(stack.enter_context(_in_memory("registries", mirrors)))
-                env["CONTAINERS_REGISTRIES_CONF"] = f"/proc/self/fd/{passed[-1]}"
+                options.append(f"--registries-conf=/proc/self/fd/{passed[-1]}")
             arguments = [skopeo, *options, verb, "--retry-times", str(TRIES)]
             if self._login is not None:  # else the operator's own logins on this machine count
                 passed.append(stack.enter_context(_in_memory("auth", _authfile(self.reference.host, self._login))))

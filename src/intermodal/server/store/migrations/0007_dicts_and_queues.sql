@@ -50,6 +50,12 @@ CREATE TABLE queue_items (
     token BLOB NOT NULL DEFAULT x'' -- of the request, at its first item
 );
 
+-- Requests whose items, put before a restart, are consumed: their clients may still send them again.
+CREATE TABLE queue_puts (
+    token BLOB PRIMARY KEY,
+    consumed_at REAL NOT NULL
+) WITHOUT ROWID;
+
 -- Items that were handed out and whose arrival was not confirmed yet: few at any time.
 CREATE TABLE queue_taken (
     token BLOB PRIMARY KEY, -- of the request
