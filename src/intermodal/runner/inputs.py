@@ -48,6 +48,7 @@ class InputQueue:
     def __init__(self, data: Link, outbox: Outbox) -> None:
         self.data: Optional[Link] = data  # None while the worker is away
         self.on_relink: Optional[Callable[[], None]] = None  # called by the control thread
+        self.on_arrival: Optional[Callable[[], None]] = None  # the same: it has read inputs
         self.on_turn: Optional[Callable[[], None]] = None  # the same: `may_yield` may have changed
         self._outbox = outbox
         self._lock = threading.Lock()
@@ -77,9 +78,16 @@ class InputQueue:
                 continue
             try:
                 with self._reading:
-                    self.feed(link.read(), link)
+                    # While we waited for our turn to read, the control thread may have read what we want.
+                    if not self._waiting and not self._ended:
+                        self.feed(link.read(), link)
             except (ConnectionLost, OSError):
                 self.lost(link)
+
+    def read_ready(self, link: Link) -> None:
+        """Queue what has arrived, without waiting. Raises ConnectionLost or OSError when the worker is gone."""
+        with self._reading:
+            self.feed(link.read_ready(), link)
 
     def take_waiting(self) -> Optional[Input]:
         """The next input that has arrived already. Raises NoMoreInputs after the last one, if it was the last."""
@@ -210,8 +218,12 @@ class InputQueue:
         if link is not None and self._reading.acquire(blocking=False):
             try:
                 self.feed(link.read_ready(), link)
+            except (ConnectionLost, OSError):
+                pass  # whoever takes inputs finds it too
             finally:
                 self._reading.release()
+            if self.on_arrival is not None:
+                self.on_arrival()
 
     def recall(self, tokens: list[int]) -> None:
         """Give back those of the inputs that are not started."""

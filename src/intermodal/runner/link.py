@@ -47,16 +47,22 @@ class Link:
         return self._buffer.feed(data)
 
     def read_ready(self) -> list[Frame]:
-        """The frames that have arrived already. What is wrong with the connection is left for `read` to find."""
+        """The frames that have arrived already. Raises ConnectionLost or OSError where nothing more will come."""
         frames: list[Frame] = []
-        try:
-            while True:
+        while True:
+            try:
                 data = self.socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
-                if not data:
+            except BlockingIOError:
+                return frames
+            except OSError:
+                if frames:
+                    return frames  # the next call finds it again
+                raise
+            if not data:
+                if frames:
                     return frames
-                frames += self._buffer.feed(data)
-        except OSError:
-            return frames
+                raise ConnectionLost("the worker closed the connection")
+            frames += self._buffer.feed(data)
 
     def send(self, message: Message) -> None:
         """One ITEM on the container's stream."""

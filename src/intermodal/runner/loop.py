@@ -79,6 +79,7 @@ class LoopExecutor:
         self._over = self._loop.create_future()
         queue = self._invoker.queue
         queue.on_relink = lambda: self._call_soon(self._watch)
+        queue.on_arrival = lambda: self._call_soon(self._fill)
         queue.on_turn = lambda: self._call_soon(self._wake_generators)
         self._watch()
         await self._over
@@ -105,7 +106,7 @@ class LoopExecutor:
     def _readable(self, link: Link) -> None:
         queue = self._invoker.queue
         try:
-            frames = link.read()
+            queue.read_ready(link)
         except (OSError, WireError):
             self._loop.remove_reader(link.socket.fileno())
             queue.lost(link)
@@ -113,7 +114,6 @@ class LoopExecutor:
                 lost = ConnectionLost("the worker is gone")
                 self._give_up = self._loop.call_later(RELINK_SECONDS, self._finish, lost)
             return
-        queue.feed(frames, link)
         self._fill()
 
     def _finish(self, end: Optional[BaseException] = None) -> None:

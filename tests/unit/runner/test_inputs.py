@@ -11,6 +11,7 @@ import pytest
 from intermodal.runner.inputs import InputQueue
 from intermodal.runner.link import STREAM, Link
 from intermodal.runner.outbox import Outbox
+from modal._protocol.errors import ConnectionLost
 from modal._protocol.frames import FrameBuffer, Kind, pack
 from modal._protocol.messages.call import Status
 from modal._protocol.messages.worker import RunInputs, RunOutputs
@@ -99,3 +100,29 @@ def test_a_late_cancellation_is_forgotten(worker: Worker, queue: InputQueue) -> 
     queue.cancel([1])
     assert not queue.is_cancelled(1)
     assert not interrupted
+
+
+def test_an_input_that_another_thread_has_read_is_taken(worker: Worker, queue: InputQueue) -> None:
+    """The thread that takes inputs waits for its turn to read while the control thread reads its input."""
+
+    class ReadByAnother:
+        def __enter__(self) -> None:
+            queue.feed(worker.link.read_ready(), worker.link)
+
+        def __exit__(self, *_error: object) -> None:
+            pass
+
+    queue._reading = ReadByAnother()  # type: ignore[assignment]
+    worker.give(1)
+    assert queue.take().token == 1
+
+
+def test_what_came_before_the_end_of_a_connection_is_kept(worker: Worker, queue: InputQueue) -> None:
+    worker.give(1)
+    worker.peer.close()
+    queue.read_ready(worker.link)
+    waiting = queue.take_waiting()
+    assert waiting is not None
+    assert waiting.token == 1
+    with pytest.raises(ConnectionLost):
+        queue.read_ready(worker.link)
