@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from modal._protocol.blocking import Connection
 
 CONNECT_SECONDS = 5.0
+STARTS = 3  # attempts, where the server is killed while it starts
 START_SECONDS = 60.0  # that a server may take to answer; a large store that needs a migration takes a while
 WORKER_SECONDS = 15.0
 STOP_SECONDS = 90.0  # that server and worker have to stop in order
 END_SECONDS = 10.0  # that a process has to end after SIGTERM
 CLEAN_SECONDS = 120.0
 TAIL_LINES = 15
+_KILLED = "killed"
 _ENDING = "another server"  # what a start says while the one before still ends
 
 
@@ -74,13 +76,22 @@ def status(home: Home, *, wait_worker: float = 0.0, disk: bool = True) -> dict[s
 
 def up(home: Home) -> tuple[dict[str, Any], bool]:
     """Have a server and a worker run; their status, and whether the server was started just now. Raises Failed."""
+    from modal._protocol.errors import WireError
+
     started = False
-    if not answers(home):
-        with _starting(home):
-            if not answers(home):  # somebody else may have been quicker
-                _start_server(home)
-                started = True
-    found = status(home, wait_worker=WORKER_SECONDS, disk=False)
+    found = None
+    for _attempt in range(STARTS):  # it may be killed right after it has answered
+        if not answers(home):
+            with _starting(home):
+                if not answers(home):  # somebody else may have been quicker
+                    _start_server(home)
+                    started = True
+        try:
+            found = status(home, wait_worker=WORKER_SECONDS, disk=False)
+        except WireError:
+            continue
+        if found is not None:
+            break
     if found is None:
         raise Failed(f"the server ended right after its start:\n{tail(home.server_log)}")
     if not found["workers"] and found["local_worker"] is not None:
@@ -177,10 +188,16 @@ def _starting(home: Home) -> Iterator[None]:
 
 def _start_server(home: Home) -> None:
     deadline = time.monotonic() + START_SECONDS
+    killed = 0
     while True:
         said = _spawn_server(home, deadline)
         if said == "ready":
             return
+        if said == _KILLED:
+            killed += 1
+            if killed < STARTS:
+                continue  # nothing speaks against another one
+            raise Failed(f"the server was killed {killed} times while it started: `dmesg` may say why")
         before = holder(home.lock)
         if not said.startswith(f"error: {_ENDING}"):
             reason = said.removeprefix("error: ") or f"it ended:\n{tail(home.server_log)}"
@@ -195,7 +212,7 @@ def _start_server(home: Home) -> None:
 
 
 def _spawn_server(home: Home, deadline: float) -> str:
-    """Start a server; what it says of its start: "ready", "error: …", or "" when it ended without a word."""
+    """Start a server; what it says of its start: "ready", "error: …", "killed", or "" when it ended without a word."""
     log = open_log(home.server_log)
     read, write = os.pipe()
     try:
@@ -220,6 +237,8 @@ def _spawn_server(home: Home, deadline: float) -> str:
                 raise Failed(f"the server did not answer within {START_SECONDS:.0f} s: see {home.server_log}")
             part = os.read(read, 65536)
             if not part:
+                if os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) < 0:
+                    return _KILLED
                 break
             said += part
     finally:

@@ -124,17 +124,17 @@ async def test_spawn_in_the_async_face(square: Fn) -> None:
 
 
 def test_spawn_map(square: Fn, stand_in: StandIn) -> None:
-    call_id = square.spawn_map(range(300))
-    assert sorted(index for call, index in stand_in.runs if call == call_id) == list(range(300))
-    assert stand_in.messages == [64, 64, 64, 64, 44]
+    call_id = square.spawn_map(range(1200))
+    assert sorted(index for call, index in stand_in.runs if call == call_id) == list(range(1200))
+    assert stand_in.messages == [512, 512, 176]
     assert square.get(call_id, 299) == 299 * 299
     assert square.spawn_map([]) == ""
 
 
 def test_spawn_map_over_a_cut(square: Fn, stand_in: StandIn) -> None:
     stand_in.die_after = 3  # messages
-    call_id = square.spawn_map(range(600))
-    assert {index for call, index in stand_in.runs if call == call_id} == set(range(600))
+    call_id = square.spawn_map(range(2000))
+    assert {index for call, index in stand_in.runs if call == call_id} == set(range(2000))
     assert set(stand_in.runs.values()) == {1}
 
 

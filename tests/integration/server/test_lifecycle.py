@@ -114,6 +114,33 @@ def test_a_new_server_adopts_the_worker_of_a_killed_one(ran: Home) -> None:
     wait_for_worker(ran, worker)
 
 
+def test_a_server_that_is_killed_while_it_starts_is_started_again(ran: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, killed = lifecycle.status, []
+    spawn = subprocess.Popen
+
+    def kill_spawned(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        monkeypatch.setattr(subprocess, "Popen", spawn)
+        process = spawn(*args, **kwargs)
+        process.kill()
+        killed.append(process.pid)
+        return process
+
+    def kill_and_ask(home: Home, **more: Any) -> Any:
+        monkeypatch.setattr(lifecycle, "status", status)
+        holder = lifecycle.holder(home.lock)
+        assert holder is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        killed.append(holder.pid)
+        return status(home, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", kill_spawned)  # before it has said a word
+    monkeypatch.setattr(lifecycle, "status", kill_and_ask)  # right after it has said that it is ready
+    found, started = lifecycle.up(ran)
+    assert started
+    assert len(killed) == 2
+    assert found["pid"] not in killed
+
+
 def test_down_after_both_were_killed(ran: Home) -> None:
     found, _started = lifecycle.up(ran)
     for pid in (found["pid"], found["workers"][0]["pid"]):

@@ -90,6 +90,10 @@ def test_simulated_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "containers that ask for one get no device" in problem
 
 
+def test_every_documented_kind_can_be_simulated() -> None:
+    assert {gpu.kind for gpu in gpus.simulated("all")} >= {"T4", "L4", "A10G", "A100-40GB", "A100-80GB", "L40S", "H100"}
+
+
 @pytest.mark.parametrize("text", ["T4:x", "T4:", "T 4:", "/dev/nvidia0", "A100:100"])
 def test_simulated_devices_that_are_none(text: str) -> None:
     with pytest.raises(gpus.GpusError, match="INTERMODAL_SIMULATED_GPUS="):

@@ -387,7 +387,7 @@ class Containers:
         if not keep_containers:
             self._tree.close()
             remove_tree(self.home.path / "crun")
-            self.disks.remove()
+        self.disks.close(remove=not keep_containers)
         protected_binary.release(self._binary, remove=not keep_containers)
 
 

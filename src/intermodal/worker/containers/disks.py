@@ -1,7 +1,7 @@
 """A container's own disk: a file system of a fixed size for what it writes, so that it can fill that and no more.
 
 Each is an ext4 file system in a sparse file (a copy of an empty one of that size, made once) behind a loop device. The
-file has no name once it is mounted, and the loop device goes with the last mount: whatever ends, and however, nothing
+file has no name, and the loop device goes with the last mount: whatever ends, and however, nothing
 is left. Those of the usual size are made ahead, with the slots: a start then only moves the mount. Quotas of the
 machine's own file system would do as well, but hardly any machine has them switched on.
 """
@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from intermodal.worker.containers import kernel
@@ -23,6 +24,7 @@ from intermodal.worker.containers.launch import StartFailed
 MEBIBYTE = 1024 * 1024
 DEFAULT_SIZE = 200 * 1024  # MiB, of a container that does not ask; only what is written takes room
 SMALLEST = 16  # MiB; less holds no ext4
+TEMPLATES = 8  # sizes of which an empty file system is kept
 ATTEMPTS = 200  # to get a loop device, while others take them too
 
 LOOP_CTL_GET_FREE = 0x4C82
@@ -46,6 +48,8 @@ class Disks:
         self.problem = "not tried"
         self._program = ""
         self._ahead = directory / "ahead"  # where disks wait for their containers
+        self._templates: dict[int, int] = {}  # size in MiB -> descriptor of an empty file system
+        self._lock = threading.Lock()
 
     def open(self) -> None:
         """Blocking: make and mount a small one, to see."""
@@ -95,26 +99,36 @@ class Disks:
         (place / "first").rmdir()
         return place
 
-    def _template(self, size: int) -> Path:
-        path = self.directory / f"{size}.ext4"
-        if path.exists():
-            return path
-        made = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    def _template(self, size: int) -> int:
+        """An empty file system of that size, for the caller to close. It has no name: whatever reads the state
+        directory (a backup, a search) would take it for as large as it looks.
+        """
+        with self._lock:
+            if size not in self._templates:
+                while len(self._templates) >= TEMPLATES:
+                    os.close(self._templates.pop(next(iter(self._templates))))
+                self._templates[size] = self._format(size)
+            return os.dup(self._templates[size])
+
+    def _format(self, size: int) -> int:
+        image = self._nameless()
         try:
-            with open(made, "wb") as file:
-                file.truncate(size * MEBIBYTE)
-            done = subprocess.run([self._program, *FORMAT[1:], str(made)], capture_output=True, text=True, check=False)
+            os.ftruncate(image, size * MEBIBYTE)
+            command = [self._program, *FORMAT[1:], f"/proc/self/fd/{image}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, pass_fds=[image])
             if done.returncode:
                 raise OSError(errno.EIO, f"mkfs.ext4 failed: {done.stderr.strip()}")
-            made.rename(path)
-        finally:
-            made.unlink(missing_ok=True)
-        return path
+        except BaseException:
+            os.close(image)
+            raise
+        return image
 
-    def _copy(self, template: Path) -> int:
-        """A nameless copy that is as sparse as the original; its descriptor."""
-        image = os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        source = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
+    def _nameless(self) -> int:
+        return os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def _copy(self, source: int) -> int:
+        """A nameless copy that is as sparse as the original, which is closed; its descriptor."""
+        image = self._nameless()
         try:
             size = os.fstat(source).st_size
             os.ftruncate(image, size)
@@ -137,9 +151,14 @@ class Disks:
             os.close(source)
         return image
 
-    def remove(self) -> None:
-        """Blocking: forget the empty ones."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def close(self, remove: bool) -> None:
+        """Blocking: let go of the empty ones; with `remove`, of the directory too."""
+        with self._lock:
+            for template in self._templates.values():
+                os.close(template)
+            self._templates.clear()
+        if remove:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def _attach_and_mount(image: int, place: Path) -> None:

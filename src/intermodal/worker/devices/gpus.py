@@ -10,6 +10,7 @@ from intermodal.worker.devices import nvml
 
 VARIABLE = "INTERMODAL_SIMULATED_GPUS"
 MOST = 64  # simulated devices
+ALL = "T4:8 L4:8 A10G:8 A100-40GB:8 A100-80GB:8 L40S:8 H100:8 H200:8"  # what "all" stands for: one machine of each kind
 
 # As Modal names them. Several sizes of one model differ by what its name says, or by its memory.
 _MODELS = ("B200", "H200", "H100", "L40S", "L40", "A100", "A10G", "A10", "L4", "T4")
@@ -58,8 +59,10 @@ def find() -> tuple[list[Gpu], str]:
 
 
 def simulated(text: str) -> list[Gpu]:
-    """ "A100-80GB:2,T4" as devices. Raises GpusError."""
+    """ "A100-80GB:2,T4", or "all", as devices. Raises GpusError."""
     found: list[Gpu] = []
+    if text.strip().lower() == "all":
+        text = ALL
     for word in text.replace(",", " ").split():
         kind, colon, count = word.upper().partition(":")
         if not re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9]+)*", kind) or (colon and not (count.isascii() and count.isdigit())):
