@@ -58,7 +58,7 @@ async def builder_config(python: str = PYTHON) -> ImageConfig | None:
     if os.geteuid() != 0 or shutil.which("crun") is None:
         return None
     cache = cache_home()
-    with tempfile.TemporaryDirectory(prefix="im-base-") as folder:
+    with tempfile.TemporaryDirectory(prefix="im-base-", dir=cache.path) as folder:  # where the layers are
         # A state directory of its own, because a process that opens one sweeps what containers it finds there.
         home = Home(folder)
         for place, kept in ((home.layers, cache.layers), (home.cache, cache.cache)):
