@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from intermodal.worker.devices.edits import Edits, Mount, Node
 
 DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))  # the later one wins
@@ -63,10 +61,8 @@ def find(directories: Iterable[Path] = DIRECTORIES, kind: str = KIND) -> Specifi
 def _read(path: Path) -> Any:
     try:
         text = path.read_text()
-        if path.suffix == ".json":
-            return json.loads(text)
-        return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return json.loads(text) if path.suffix == ".json" else _from_yaml(text)
+    except (OSError, ValueError) as error:
         log.warning("%s cannot be used: %s", path, error)
         return None
 
@@ -111,3 +107,13 @@ def _edits(values: dict[str, Any]) -> Edits:
         fields = {name: hook[name] for name in ("path", "args", "env", "timeout") if hook.get(name)}
         made.hooks.setdefault(moment, []).append(fields)
     return made
+
+
+def _from_yaml(text: str) -> Any:
+    """Raises ValueError."""
+    import yaml  # most machines have no such file
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
