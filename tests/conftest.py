@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.leaks import Traces
+
+# A busy machine is no failure: no example has an absolute time limit.
+settings.register_profile("intermodal", settings(deadline=None))
+settings.load_profile("intermodal")
 
 
 @pytest.fixture(autouse=True)

@@ -182,9 +182,9 @@ class Definition:
                     f"{self.tag} has a schedule, so nobody gives it arguments: {needed[0]!r} needs a default."
                 )
         if options.retry is not None and options.retry.max_retries and is_generator(raw):
-            from modal._deprecation import warn_deprecated
+            from modal._deprecation import warn_definition
 
-            warn_deprecated(f"{self.tag}: retries on generator functions are deprecated.")
+            warn_definition(f"{self.tag}: retries on generator functions are deprecated.")
 
 
 def check_web_function(name: str, partial: PartialFunction, own_parameters: int) -> None:

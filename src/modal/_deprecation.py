@@ -26,6 +26,15 @@ def warn_deprecated(message: str, *, pending: bool = False) -> None:
     warnings.warn(message, category, stacklevel=_level_of_user())
 
 
+def warn_definition(message: str) -> None:
+    """The same for what a program says where it defines functions and images: each container imports that again, so
+    only the machine that launches the program warns."""
+    from modal._context import is_local
+
+    if is_local():
+        warn_deprecated(message)
+
+
 def warn_user(message: str) -> None:
     """A plain warning at the caller outside this package."""
     warnings.warn(message, UserWarning, stacklevel=_level_of_user())

@@ -466,9 +466,9 @@ class Image(PythonPackages, RemovedMethods, Object):
 
     def copy_local_file(self, local_path: Union[str, Path], remote_path: Union[str, PurePosixPath] = "./") -> Image:
         """Deprecated: use `add_local_file(..., copy=True)`."""
-        from modal._deprecation import warn_deprecated
+        from modal._deprecation import warn_definition
 
-        warn_deprecated("Image.copy_local_file is deprecated. Use Image.add_local_file(..., copy=True) instead.")
+        warn_definition("Image.copy_local_file is deprecated. Use Image.add_local_file(..., copy=True) instead.")
         place = str(remote_path)
         if place.startswith("."):
             place = f"/root/{place}"
@@ -481,9 +481,9 @@ class Image(PythonPackages, RemovedMethods, Object):
         ignore: Union[Sequence[str], Callable[[Path], bool]] = [],
     ) -> Image:
         """Deprecated: use `add_local_dir(..., copy=True)`."""
-        from modal._deprecation import warn_deprecated
+        from modal._deprecation import warn_definition
 
-        warn_deprecated("Image.copy_local_dir is deprecated. Use Image.add_local_dir(..., copy=True) instead.")
+        warn_definition("Image.copy_local_dir is deprecated. Use Image.add_local_dir(..., copy=True) instead.")
         place = str(remote_path)
         if place.startswith("."):
             place = f"/root/{place}"

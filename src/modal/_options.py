@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence, Union
 
-from modal._deprecation import warn_deprecated
+from modal._deprecation import warn_definition
 from modal._mounts import remote_path
 from modal._named import _Named
 from modal._protocol.messages.function import Autoscaler, Resources, Retry, VolumeMount
@@ -194,7 +194,7 @@ def rename_deprecated(options: dict[str, Any]) -> dict[str, Any]:
             continue
         if options.get(new) is not None:
             raise InvalidError(f"Use {new}= alone: {old}= is its older name.")
-        warn_deprecated(f"The `{old}` parameter has been renamed to `{new}`.")
+        warn_definition(f"The `{old}` parameter has been renamed to `{new}`.")
         options[new] = value
     return options
 
@@ -227,13 +227,13 @@ def check_options(given: dict[str, Any]) -> Options:
         raise InvalidError(f"cloud must be one of {', '.join(CLOUDS)}, not {cloud!r}.")
     concurrent = given["allow_concurrent_inputs"]
     if concurrent is not None:
-        warn_deprecated(
+        warn_definition(
             "The `allow_concurrent_inputs` parameter is deprecated. "
             "Use the `@modal.concurrent(max_inputs=...)` decorator instead."
         )
         whole(concurrent, "allow_concurrent_inputs", 1)
     if given["allow_cross_region_volumes"] is not None:
-        warn_deprecated("The `allow_cross_region_volumes` parameter no longer has any effect: it is always True.")
+        warn_definition("The `allow_cross_region_volumes` parameter no longer has any effect: it is always True.")
     include_source = given["include_source"]
     if include_source is not None and not isinstance(include_source, bool):
         raise InvalidError(f"include_source must be True or False, not {include_source!r}.")
@@ -290,7 +290,7 @@ def bind_options(given: dict[str, Any]) -> tuple[dict[str, Any], list[Secret], d
     if given["timeout"] is not None:
         options["timeout"] = check_timeout(given["timeout"])
     if given["allow_concurrent_inputs"] is not None:
-        warn_deprecated("`allow_concurrent_inputs` is deprecated. Use `.with_concurrency(max_inputs=...)` instead.")
+        warn_definition("`allow_concurrent_inputs` is deprecated. Use `.with_concurrency(max_inputs=...)` instead.")
         options["concurrent_max"] = whole(given["allow_concurrent_inputs"], "allow_concurrent_inputs", 1)
         options["concurrent_target"] = 0
     return options, check_secrets(given["secrets"], "Cls.with_options"), check_mounts(given["volumes"])

@@ -82,10 +82,10 @@ def web_endpoint(
     requires_proxy_auth: bool = False,
 ) -> Callable[[Any], PartialFunction]:
     """Deprecated: the older name of `modal.fastapi_endpoint`."""
-    from modal._deprecation import warn_deprecated
+    from modal._deprecation import warn_definition
 
     require_parentheses("modal.web_endpoint", _warn_parentheses_missing)
-    warn_deprecated("The `@modal.web_endpoint` decorator has been renamed to `@modal.fastapi_endpoint`.")
+    warn_definition("The `@modal.web_endpoint` decorator has been renamed to `@modal.fastapi_endpoint`.")
     return _endpoint("modal.web_endpoint", method, label, custom_domains, docs, requires_proxy_auth)
 
 

@@ -22,11 +22,11 @@ class _GPUConfig:
     count: int
 
     def __init__(self, gpu_type: str, count: int) -> None:
-        from modal._deprecation import warn_deprecated
+        from modal._deprecation import warn_definition
 
         shown = gpu_type.lower() if gpu_type == "ANY" else gpu_type
         text = shown if count == 1 else f"{shown}:{count}"
-        warn_deprecated(f'modal.gpu.{type(self).__name__}(...) is deprecated. Use gpu="{text}" instead.')
+        warn_definition(f'modal.gpu.{type(self).__name__}(...) is deprecated. Use gpu="{text}" instead.')
         self.gpu_type = gpu_type
         self.count = _check_count(gpu_type, count)
 

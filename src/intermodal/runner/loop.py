@@ -40,6 +40,7 @@ class LoopExecutor:
         self._flush_due = False
         self._over: Optional[asyncio.Future[None]] = None
         self._served = 0
+        self.interrupted = False  # by SIGINT: the container shall end
         self._web: Optional[WebSide] = None  # where the container answers requests from outside
         if service.serves_web():
             from intermodal.runner.web_side import WebSide
@@ -217,6 +218,7 @@ class LoopExecutor:
 
     def _on_interrupt(self, _number: int, _frame: Optional[FrameType]) -> None:
         """SIGINT: the container shall end. User code that is at work sees KeyboardInterrupt."""
+        self.interrupted = True
         if asyncio.current_task(self._loop) is not None and not self._invoker.sending:
             raise KeyboardInterrupt
         self._loop.call_soon_threadsafe(self._finish, KeyboardInterrupt())

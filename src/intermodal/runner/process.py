@@ -15,7 +15,14 @@ from intermodal.runner.streams import PrintedStreams, attach_streams
 from modal import _context
 from modal._protocol.errors import ConnectionLost, ProtocolError
 from modal._protocol.frames import Frame
-from modal._protocol.messages.worker import EXIT_INIT_FAILED, EXIT_LOST, RunnerFailed, RunnerReady, RunnerStart
+from modal._protocol.messages.worker import (
+    EXIT_INIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_LOST,
+    RunnerFailed,
+    RunnerReady,
+    RunnerStart,
+)
 
 EXIT_HOOK_FAILED = 1
 
@@ -85,7 +92,7 @@ def _serve(
     except ConnectionLost:
         code = EXIT_LOST
     except KeyboardInterrupt:
-        code = 0
+        code = EXIT_INTERRUPTED if executor.interrupted else 0  # else user code has raised it
     # From here on a second interrupt ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     outbox.flush()
@@ -95,7 +102,7 @@ def _serve(
         import traceback
 
         traceback.print_exc()
-        code = EXIT_HOOK_FAILED
+        code = code if code == EXIT_INTERRUPTED else EXIT_HOOK_FAILED
     return code
 
 

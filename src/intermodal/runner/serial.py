@@ -21,7 +21,7 @@ class SerialExecutor:
         self._service = service
         self._invoker = invoker
         self._token: Optional[int] = None  # the input that user code runs for, right now
-        self._interrupted = False  # the container shall end
+        self.interrupted = False  # by SIGINT: the container shall end
         signal.signal(CANCEL_SIGNAL, self._on_cancel)
 
     def enter(self) -> None:
@@ -40,7 +40,7 @@ class SerialExecutor:
         signal.signal(signal.SIGINT, self._on_interrupt)
         while not limit or served < limit:
             item = queue.take()
-            if self._interrupted:
+            if self.interrupted:
                 raise KeyboardInterrupt
             if not queue.begin(item, self._interrupt):
                 invoker.refuse(item)
@@ -52,7 +52,7 @@ class SerialExecutor:
                 _context.set_main_input(None)
                 queue.finish(item)
             served += len(item.members)
-            if self._interrupted:
+            if self.interrupted:
                 raise KeyboardInterrupt
         invoker.outbox.flush()
 
@@ -89,7 +89,7 @@ class SerialExecutor:
 
     def _check(self, token: int) -> None:
         """What a signal asked for while an output was being sent."""
-        if self._interrupted:
+        if self.interrupted:
             raise KeyboardInterrupt
         if self._invoker.queue.is_cancelled(token):
             self._on_cancel(0, None)
@@ -109,7 +109,7 @@ class SerialExecutor:
 
     def _on_interrupt(self, _number: int, _frame: Optional[FrameType]) -> None:
         """SIGINT: the container shall end. User code sees KeyboardInterrupt."""
-        self._interrupted = True
+        self.interrupted = True
         if self._token is not None and not self._invoker.sending:
             self._token = None
             raise KeyboardInterrupt

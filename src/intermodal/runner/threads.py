@@ -22,6 +22,7 @@ class ThreadExecutor:
         self._service = service
         self._invoker = invoker
         self._tasks: SimpleQueue[Input] = SimpleQueue()
+        self.interrupted = True  # by SIGINT, where the main thread is: no user code runs there
         self._threads = 0
         self._unfinished = 0  # inputs taken and not done
         self._done = threading.Condition()

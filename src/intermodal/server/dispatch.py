@@ -20,6 +20,7 @@ from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.worker import (
     EXIT_ABANDONED,
     EXIT_CANCELLED,
+    EXIT_INTERRUPTED,
     EXIT_LOST,
     ContainerExited,
     ContainerSpec,
@@ -91,7 +92,7 @@ class Dispatch:
     def _replace_containers(self, function: Function) -> None:
         """Containers of an older form finish what they have and end; new inputs go to new ones."""
         function.generation += 1
-        function.crashes.reset()
+        function.crashes.renew()
         function.ever_ready = False
         for container in list(self.containers.values()):
             if container.function is function:
@@ -445,6 +446,7 @@ class Dispatch:
             container.state == "stopping"
             or message.reason in ("stopped", "lost")
             or (message.exit_code in (EXIT_LOST, EXIT_ABANDONED) and container.orphaned)
+            or message.exit_code == EXIT_INTERRUPTED  # a preemption, perhaps a simulated one
             or (
                 message.exit_code == EXIT_CANCELLED and container.asked_to_cancel
             )  # threads cannot be interrupted one by one
@@ -454,7 +456,7 @@ class Dispatch:
             back = [held for held in running if not held.over] + back
         elif container.failure is not None or not container.ready:
             self._start_failed(container, message)
-        else:
+        elif held_inputs or message.exit_code or message.reason != "exited":  # else it has served its number of inputs
             if waiting:
                 self._be_careful(function)
             back = self._crashed(container, message, running, blame=not waiting) + back
@@ -481,9 +483,9 @@ class Dispatch:
         if running or message.exit_code:
             self.system_log(container, text)
         function = container.function
-        function.crashes.add()
         failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        self._back_off(container)
+        if function.crashes.add(container.round):
+            self._back_off(container)
         again = []
         for held in running:
             if held.over:
@@ -508,13 +510,14 @@ class Dispatch:
     def _start_failed(self, container: Container, message: ContainerExited) -> None:
         """It never became ready. What waits for the function hears why, unless it has worked before."""
         function = container.function
-        function.crashes.add()
+        counts = function.crashes.add(container.round)
         failure = container.failure
         if failure is None:
             text, hint = describe_exit(message, function.spec)
             self.system_log(container, text)
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        self._back_off(container)
+        if counts:
+            self._back_off(container)
         if function.ever_ready and function.crashes.count < HOPELESS_STARTS:
             return
         if not function.ephemeral and container.failure is None:

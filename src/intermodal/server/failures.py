@@ -14,16 +14,32 @@ HOPELESS_AFTER = 10  # failures in a row after which an ephemeral app's function
 
 
 class CrashLoop:
-    """Failures in a row of one function's containers."""
+    """Failures in a row of one function's containers.
+
+    Containers that ran side by side and failed for the same cause are one failure, however many they were: one counts
+    when its container was started after the last one that counted.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.round = 0  # grows with each failure that counts; a container keeps the one in which it was started
 
-    def add(self) -> None:
+    def add(self, round: int) -> bool:
+        """A container that was started in that round has failed. Whether it counts."""
+        if round < self.round:
+            return False
+        self.round += 1
         self.count += 1
+        return True
 
     def reset(self) -> None:
+        """A container has done its work."""
         self.count = 0
+
+    def renew(self) -> None:
+        """The function has changed: what becomes of the containers of its older form says nothing of it."""
+        self.count = 0
+        self.round += 1
 
     def delay(self) -> float:
         """Seconds to wait before the next start."""

@@ -61,6 +61,7 @@ class Container:
         "next_token",
         "orphaned",
         "ready",
+        "round",
         "running_since",
         "started_at",
         "state",
@@ -95,6 +96,7 @@ class Container:
         self.unsafe: dict[int, int] = {}  # RunOutputs frame -> its outputs that have not reached their clients
         self.known_frames = 0  # RunOutputs frames that a worker sends again and that were taken in before
         self.generation = function.generation
+        self.round = function.crashes.round  # of its function's failures, when it was started
         self.lost_inputs: list[Held] = []  # sent while the worker was away: to be sent again
 
     def safe_frames(self) -> int:

@@ -62,6 +62,25 @@ def die(path, times):
         os._exit(9)
     return "alive"
 
+def preempt(path, times):
+    import signal
+    note(path, "ran")
+    if len(open(path).readlines()) <= times:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    return "alive"
+
+async def apreempt(path, times):
+    return preempt(path, times)
+
+def once(path):
+    note(path, "ran")
+    raise ValueError("an answer, not a crash")
+
+def interrupt_itself(path):
+    note(path, "ran")
+    raise KeyboardInterrupt("by hand")
+
 def who(seconds, path=""):
     import modal
     if path:
@@ -206,10 +225,37 @@ async def test_an_input_that_kills_its_container(it: Rig, tmp_path: Path) -> Non
     assert len(lines(tmp_path / "bad")) in (3, 4)  # the first time it is not certain whose fault it was
 
 
+@pytest.mark.parametrize("name", ["preempt", "apreempt"])
+async def test_a_preempted_container_has_not_crashed(it: Rig, tmp_path: Path, name: str) -> None:
+    """Its input runs again, however often that happens, and the next container starts at once."""
+    function_id = publish(it, name)
+    assert await it.call(function_id).remote.aio(str(tmp_path / "runs"), 5) == "alive"
+    assert len(lines(tmp_path / "runs")) == 6
+    assert it.invocation.dispatch.function(function_id).crashes.round == 0
+
+
+async def test_user_code_that_raises_keyboard_interrupt_was_not_preempted(it: Rig, tmp_path: Path) -> None:
+    """So it does not run for ever."""
+    function = it.call(publish(it, "interrupt_itself"))
+    with pytest.raises(ExecutionError):
+        await function.remote.aio(str(tmp_path / "runs"))
+    assert len(lines(tmp_path / "runs")) == 3
+
+
+async def test_a_container_that_has_served_its_inputs_has_not_crashed(it: Rig, tmp_path: Path) -> None:
+    """Also where all of them raised."""
+    function_id = publish(it, "once", max_inputs=1)
+    for _ in range(4):
+        with pytest.raises(ValueError, match="an answer"):
+            await it.call(function_id).remote.aio(str(tmp_path / "runs"))
+    assert it.invocation.dispatch.function(function_id).crashes.round == 0
+
+
 async def test_a_deployed_function_tries_for_ever(it: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intermodal.server import dispatch
+    from intermodal.server import dispatch, failures
 
     monkeypatch.setattr(dispatch, "crash_pause", lambda crashes: 0.01 * crashes)
+    monkeypatch.setattr(failures, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(it.invocation, "_ephemeral", lambda _app_id: False)
     function = it.call(publish(it, "die"))
     assert await function.remote.aio(str(tmp_path / "runs"), 7) == "alive"

@@ -118,3 +118,15 @@ def test_counts_after_a_promotion(world: World) -> None:
     world.finish(next(box for box in world.boxes.values() if box.inputs))
     world.end_stopped()
     assert (pool.ready, pool.starting, len(pool.slots)) == (2, 0, 2)
+
+
+def test_a_limit_that_became_lower_while_the_candidate_warmed_up(world: World) -> None:
+    busy(world)
+    candidate(world, 3)
+    new = world.of("f+2")
+    world.ready(new[0].id)
+    promote(world, max_containers=2)
+    pool = world.scheduler.pools["f"]
+    assert pool.ready + pool.starting == 2
+    assert not new[0].stopping, "those that only start go first"
+    assert [reason for id, reason in world.stopped if id != new[0].id] == ["more than its function may have"]

@@ -128,6 +128,14 @@ def test_older_names_warn_and_work(old: str, new: str) -> None:
         modal.App().function(**{old: 7, new: 7})
 
 
+def test_a_container_does_not_repeat_what_its_launcher_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_IS_REMOTE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f = modal.App().function(concurrency_limit=7, allow_concurrent_inputs=9)(plain)
+    assert f._definition.options.autoscaler.max_containers == 7
+
+
 def test_allow_concurrent_inputs_warns_and_works() -> None:
     with pytest.warns(DeprecationError, match="concurrent"):
         f = modal.App().function(allow_concurrent_inputs=9)(plain)

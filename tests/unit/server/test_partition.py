@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +81,9 @@ class Walk(RuleBasedStateMachine):
 
 
 TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWalk.settings = settings(
+    max_examples=int(os.environ.get("INTERMODAL_WALK_EXAMPLES", "60")), stateful_step_count=40, deadline=None
+)
 
 
 @given(st.integers(0, MAX_ITEMS), st.integers(1, MAX_ITEMS))

@@ -558,6 +558,7 @@ class Scheduler:
         for slot in old:
             if slot.state != STOPPING:
                 self._retire(slot) if slot.inputs else self._stop(slot, "replaced by a newer version")
+        self._trim(pool)  # the limit may have become lower while the candidate warmed up
         self._feed(pool, now)
         for slot in pool.idle.values():
             self._agenda.add(pool, slot.idle_since + self._window(pool))

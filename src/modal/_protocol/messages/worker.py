@@ -21,6 +21,7 @@ EXIT_INIT_FAILED = 70  # the module or an enter hook raised; told to the server 
 EXIT_LOST = 71  # the worker ended the connection in the middle
 EXIT_CANCELLED = 72  # an input was cancelled: threads cannot be interrupted, so the container ends
 EXIT_ABANDONED = 73  # no worker came back
+EXIT_INTERRUPTED = 74  # SIGINT while it served (a preemption): its inputs run again elsewhere
 
 # In a container's output, before what another input prints: MARK, the input's id (or nothing), NUL.
 OUTPUT_MARK = b"\x00\x1bintermodal:"
