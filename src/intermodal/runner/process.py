@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
@@ -31,8 +31,11 @@ def run(run_dir: str, marks: dict[str, float]) -> None:
     """Connect, load, serve, end. Never returns."""
     printed = attach_streams()
     path = os.path.join(run_dir, "runner.sock")
-    data = Link(path, "runner")
-    start, early = data.welcome()
+    try:
+        data = Link(path, "runner")
+        start, early = data.welcome()
+    except (OSError, ConnectionLost) as error:
+        _end_without_worker(error)
     if not isinstance(start, RunnerStart):
         raise ProtocolError("the worker does not know this container")
     marks["connected"] = time.time()
@@ -59,7 +62,10 @@ def _serve(
 
     outbox = Outbox(data)
     queue = InputQueue(data, outbox)
-    control = Control(path, start.spec, queue, outbox)
+    try:
+        control = Control(path, start.spec, queue, outbox)
+    except OSError as error:
+        _end_without_worker(error)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,6 +104,13 @@ def _serve(
         traceback.print_exc()
         code = code if code == EXIT_INTERRUPTED else EXIT_HOOK_FAILED
     return code
+
+
+def _end_without_worker(error: Exception) -> NoReturn:
+    """The worker went away before this container was known to it: the next one has it started anew."""
+    print(f"The container ends: its worker cannot be reached ({error}).", file=sys.stderr)  # noqa: T201
+    _flush_streams()
+    os._exit(EXIT_LOST)
 
 
 def _executor(service: Any, invoker: Any) -> Any:

@@ -18,8 +18,10 @@ from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
 from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.worker import (
+    EXIT_ABANDONED,
     EXIT_CANCELLED,
     EXIT_INTERRUPTED,
+    EXIT_LOST,
     ContainerExited,
     ContainerSpec,
     RunInputs,
@@ -443,6 +445,7 @@ class Dispatch:
         stopped = (
             container.state == "stopping"
             or message.reason in ("stopped", "lost")
+            or (message.exit_code in (EXIT_LOST, EXIT_ABANDONED) and container.orphaned)
             or message.exit_code == EXIT_INTERRUPTED  # a preemption, perhaps a simulated one
             or (
                 message.exit_code == EXIT_CANCELLED and container.asked_to_cancel

@@ -59,6 +59,7 @@ class Container:
         "lost_inputs",
         "marks",
         "next_token",
+        "orphaned",
         "ready",
         "round",
         "running_since",
@@ -81,6 +82,7 @@ class Container:
         self.next_token = 1
         self.ready = False
         self.asked = False  # the worker was told to start it
+        self.orphaned = False  # it has outlived a worker, or the way to it
         self.running_since = 0.0  # monotonic: when the oldest input became the oldest
         self.frames = 0  # RunOutputs frames taken in
         self.state = "starting"

@@ -187,7 +187,7 @@ class Workers:
                     continue
                 container = Container(report.container_id, function, link.worker_id)
                 container.ready = report.ready
-                container.asked = True
+                container.asked = container.orphaned = True
                 container.devices = tuple(report.devices)
                 if report.form and report.form != form_of(function.spec):
                     outdated[function.function_id] = function
@@ -203,6 +203,7 @@ class Workers:
                 # Its unacknowledged messages come again: these are known here.
                 container.known_frames = container.frames - report.outputs_sent
                 self._adopted[container.id] = container
+                container.orphaned = True
                 container.link = None
                 container.lost_inputs = missing if report.ready else []
         for function in outdated.values():

@@ -169,6 +169,8 @@ class Cell:
         stream.on_end = self._server_ended
         for message in self._spool.waiting():
             self._emit_logs(self, message)
+        if self.ready:  # it may have become so while nobody listened
+            stream.send_now(RunnerReady())
         for data, _inputs in self._outputs:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
