@@ -20,7 +20,7 @@ import pytest
 
 from intermodal.home import Home
 from tests.images_cache import lend_base
-from tests.leaks import Traces
+from tests.leaks import RUNNING, Traces
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
@@ -130,6 +130,7 @@ def new_platform() -> Iterator[Platform]:
     home = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
     traces = Traces(home)
     before = traces.now()
+    RUNNING.add(home)
     asyncio.run(lend_base(Home(home)))
     it = Platform(home)
     try:
@@ -137,6 +138,7 @@ def new_platform() -> Iterator[Platform]:
     finally:
         it.end_commands()
         down = it.intermodal("down")
+        RUNNING.discard(home)
         left = traces.after(before)
         shutil.rmtree(home, ignore_errors=True)
     assert down.code == 0, down.text
