@@ -68,8 +68,8 @@ def _serve(
         _end_without_worker(error)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         service = loading.load(start.spec)
         marks["imported"] = time.time()
         invoker = Invoker(service, queue, outbox, values, printed, control)
@@ -80,10 +80,10 @@ def _serve(
     except BaseException as error:
         _report_failure(outbox, error)
         return EXIT_INIT_FAILED
-    marks["ready"] = time.time()
-    control.ready = True
-    outbox.tell(RunnerReady(marks))
     try:
+        marks["ready"] = time.time()
+        control.ready = True
+        outbox.tell(RunnerReady(marks))
         queue.feed(early, data)
         executor.run()
         code = 0
