@@ -1,7 +1,7 @@
 """WebSockets through the gateway, with wsproto as a strict client: what RFC 6455 asks of a server.
 
 The cases follow the groups of the Autobahn test suite (framing, pings, reserved bits, opcodes, fragmentation,
-UTF-8, closing), which needs Python 2 and cannot be installed from a registry any more.
+UTF-8, closing) in compact form; the suite itself, a program for Python 2, is not run here.
 """
 
 from __future__ import annotations
