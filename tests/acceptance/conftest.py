@@ -71,8 +71,15 @@ class Platform:
         self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """A command that goes on while the test looks. It is ended with the platform at the latest."""
+        return self._start(self.command(module, *args), cwd, env)
+
+    def start_python(self, program: Path, *args: str) -> subprocess.Popen[str]:
+        """As `start`: a program of the user's that is run with `python`."""
+        return self._start([sys.executable, str(program), *args], None, None)
+
+    def _start(self, command: list[str], cwd: Path | None, env: dict[str, str] | None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            self.command(module, *args),
+            command,
             cwd=cwd,
             env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,

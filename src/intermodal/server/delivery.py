@@ -29,7 +29,10 @@ BLOB_COST = INLINE_LIMIT  # bytes that a large value counts for here: it lies on
 
 
 class Output(NamedTuple):
-    """One output on its way. `container` and `frame` say what may be acknowledged once it has arrived."""
+    """One output on its way. `container` and `frame` say what may be acknowledged once it has arrived.
+
+    `argument`: the large value that its input had; until then it may have to run again.
+    """
 
     position: int  # its input's index in the call
     status: int
@@ -38,6 +41,7 @@ class Output(NamedTuple):
     number: int  # of a generator's item, else -1
     container: Container | None
     frame: int
+    argument: str
 
     @property
     def cost(self) -> int:
@@ -69,8 +73,10 @@ class Delivery:
         call = held.call
         container: Container | None = held.container
         if status == Status.YIELDED:
-            if number < call.yielded:
-                return  # an item of another attempt, which the client has, or will have
+            if number < call.yielded:  # an item of another attempt, which the client has, or will have
+                if blob:
+                    self._dispatch.discard(blob)
+                return
             call.yielded = number + 1
         else:
             call.inputs.pop(held.index, None)
@@ -80,7 +86,8 @@ class Delivery:
         if container is not None:
             frame = container.frames
             container.unsafe[frame] = container.unsafe.get(frame, 0) + 1
-        output = Output(held.index, status, value, blob, number, container, frame)
+        argument = held.blob if status != Status.YIELDED else ""
+        output = Output(held.index, status, value, blob, number, container, frame, argument)
         call.unsent.append(output)
         if call.kind in ("generator", "adopted"):
             call.unsent_bytes += output.cost
@@ -143,7 +150,7 @@ class Delivery:
         call.leave()
 
     def _message(self, call: Call, batch: list[Output]) -> Outputs:
-        indexes, statuses, values, blobs, numbers, _containers, _frames = zip(*batch, strict=True)
+        indexes, statuses, values, blobs, numbers, *_ = zip(*batch, strict=True)
         return Outputs(
             list(indexes),
             list(statuses),
@@ -206,8 +213,12 @@ class Delivery:
     def drop(self, call: Call) -> None:
         """Nobody will ask for its outputs again."""
         self._due.discard(call)
+        gone = call.connection is None or call.connection.closed
         for output in (*call.sent, *call.unsent):
             self._safe(output)
+        for output in (*call.sent, *call.unsent) if gone else call.unsent:  # else the client says when it has read it
+            if output.blob:
+                self._dispatch.discard(output.blob)
         call.sent.clear()
         call.unsent.clear()
         call.unsent_bytes = call.sent_bytes = 0
@@ -215,6 +226,8 @@ class Delivery:
         self._forget(call)
 
     def _safe(self, output: Output) -> None:
+        if output.argument:
+            self._dispatch.discard(output.argument)
         container = output.container
         if container is None:
             return

@@ -60,6 +60,7 @@ class Dispatch:
         self.kill_container: Callable[[Container, float, str], None]
         self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
+        self.discard: Callable[[str], None] = lambda _blob: None  # nobody needs this large value any more
         self.gone: list[Callable[[str], None]] = []  # told the ids of containers that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -358,7 +359,7 @@ class Dispatch:
         blobs = message.blobs or None
         final: list[Held] = []
         returned: list[Held] = []
-        failed: list[tuple[Held, int, bytes]] = []
+        failed: list[Held] = []
         numbers = message.numbers
         position = 0
         retry = container.function.spec.retry
@@ -366,8 +367,11 @@ class Dispatch:
             blob = blobs[position] if blobs else ""
             position += 1
             held = tokens.get(token)
-            if held is None:
-                continue
+            if held is None or held.over:
+                if blob:
+                    self.discard(blob)
+                if held is None:
+                    continue
             if status == Status.YIELDED:
                 if not held.over:
                     self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
@@ -382,7 +386,9 @@ class Dispatch:
             if held.over:
                 continue  # cancelled or timed out before
             if status == Status.FAILURE and retry is not None and held.attempts < retry.max_retries:
-                failed.append((held, status, value))
+                failed.append(held)
+                if blob:
+                    self.discard(blob)
                 continue
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
@@ -395,7 +401,7 @@ class Dispatch:
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
-        for held, _status, _value in failed:
+        for held in failed:
             self._retry(held)
         self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool

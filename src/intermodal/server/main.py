@@ -219,6 +219,7 @@ class Server:
             self.logs.last_numbers,
         )
         calls = workers = self.invocation
+        store.calls.unneeded = self.invocation.dispatch.discard = self.values.discard
         self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())
         self.web_settings = read_settings()
         routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)

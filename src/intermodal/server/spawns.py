@@ -90,10 +90,12 @@ class Spawns:
         blobs = message.blobs or [""] * count
         methods = message.methods or [""] * count
         rows = list(map(NewInput, message.indexes, message.args, blobs, methods))
+        state.pending += count  # what is on its way to the disk counts
 
         def done(added: Added | None, error: Exception | None) -> None:
+            state.pending -= count - (len(added.indexes) if added is not None else 0)
             if added is None:
-                connection.fail(stream_id, Fault(Code.INTERNAL, f"the inputs could not be stored: {error}"))
+                connection.fail(stream_id, _not_stored(error))
                 return
             connection.respond(stream_id, Done())
             if added.indexes:
@@ -109,11 +111,14 @@ class Spawns:
             raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
         call_id = new_call_id()
         row = NewInput(0, args, "", "")
+        state = self._state(function_id)
+        state.pending += 1
         added: asyncio.Future[Added] = asyncio.get_running_loop().create_future()
 
         def done(result: Added | None, error: Exception | None) -> None:
             if result is None:
-                added.set_exception(Fault(Code.INTERNAL, f"the input could not be stored: {error}"))
+                state.pending -= 1
+                added.set_exception(_not_stored(error))
             else:
                 added.set_result(result)
 
@@ -125,7 +130,6 @@ class Spawns:
 
     def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
         state = self._state(message.function_id)
-        state.pending += len(added.indexes)
         function = self._dispatch.functions.get(message.function_id)
         if function is None:
             return  # the app was stopped meanwhile; its inputs were failed there
@@ -228,10 +232,10 @@ class Spawns:
     # -- out
     def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
         """The final output of a spawned input: to disk, then to whoever waits for it."""
-        if status == Status.YIELDED:
-            return
         call = held.call
-        if self.live.pop((call.id, held.index), None) is None:
+        if status == Status.YIELDED or self.live.pop((call.id, held.index), None) is None:
+            if blob:
+                self._dispatch.discard(blob)
             return
         call.inputs.pop(held.index, None)
         if not call.inputs:
@@ -365,6 +369,10 @@ class Spawns:
 _CANCELLED = pack_failure(
     CallFailure("cancelled", "modal.exception.InputCancellation", "the function call was cancelled")
 )
+
+
+def _not_stored(error: Exception | None) -> Fault:
+    return error if isinstance(error, Fault) else Fault(Code.INTERNAL, f"the inputs could not be stored: {error}")
 
 
 def _now() -> float:

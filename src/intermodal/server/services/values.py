@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,9 @@ from modal._protocol.errors import Code, Fault
 CHUNK = 1 << 20  # bytes
 ABANDONED = 8 * 86400.0  # seconds after which a value that nobody refers to is deleted
 UNFINISHED = 86400.0  # the same for one that was never completed
+DISCARD_SECONDS = 0.25  # how long values that nobody needs any more are gathered, to go together
 _numbers = itertools.count()
+_log = logging.getLogger(__name__)
 
 
 class Values:
@@ -26,6 +29,8 @@ class Values:
         """`in_use`: each says which of these values it still needs."""
         self.directory = directory
         self._in_use = in_use
+        self._unwanted: list[str] = []
+        self._discarding: asyncio.Task[None] | None = None
 
     def path(self, blob_id: str) -> Path:
         """Where the value lies, or will lie. Fault: invalid."""
@@ -67,9 +72,28 @@ class Values:
         """Delete what was read, unless a stored call or a dict still needs it."""
         wanted = [blob_id for blob_id in blob_ids if is_blob_id(blob_id)]
         kept = await self._kept(wanted)
-        for blob_id in wanted:
-            if blob_id not in kept:
-                self.path(blob_id).unlink(missing_ok=True)
+        await asyncio.to_thread(self._unlink, [blob_id for blob_id in wanted if blob_id not in kept])
+
+    def discard(self, *blob_ids: str) -> None:
+        """Delete them soon, as `forget` does: what they were the argument or the result of is over."""
+        self._unwanted += blob_ids
+        if self._discarding is None:
+            self._discarding = asyncio.get_running_loop().create_task(self._discard())
+
+    async def _discard(self) -> None:
+        try:
+            while self._unwanted:
+                await asyncio.sleep(DISCARD_SECONDS)
+                unwanted, self._unwanted = self._unwanted, []
+                await self.forget(unwanted)
+        except (Fault, OSError) as error:  # the server ends, or the disk is broken: the sweep will see to them
+            _log.info("some values were not deleted: %s", error)
+        finally:
+            self._discarding = None
+
+    def _unlink(self, blob_ids: list[str]) -> None:
+        for blob_id in blob_ids:
+            self.path(blob_id).unlink(missing_ok=True)
 
     async def sweep(self) -> int:
         """Delete what nobody has asked for in a long time; how many."""
