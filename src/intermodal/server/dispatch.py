@@ -37,6 +37,7 @@ HOPELESS_STARTS = 3  # failed ones in a row, after which whoever waits hears of 
 CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
+KNOWN = "known"  # the kind of calls that stand for inputs which a container has, and which are over already
 TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
 STOP_GRACE = 30.0  # seconds for exit handlers
 
@@ -182,7 +183,7 @@ class Dispatch:
             self.scheduler.withdraw(held.call.function_id, {held})
         elif kill:
             self.kill_container(container, 0.0, "its input was cancelled")
-        elif interrupt and container.link is not None:
+        elif interrupt:
             # The runner's answer frees the container; until then the input counts as running there.
             self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
@@ -214,6 +215,22 @@ class Dispatch:
         pool = container.function.pool
         if pool.idle and self._timer is None:
             self._wake(now + pool.rules.scaledown_window + 0.01)
+
+    def reattached(self, container: Container, missing: list[Held]) -> list[Held]:
+        """Its worker is back, without these inputs of it. Those that it shall have; what is over is told or freed."""
+        now = time.monotonic()
+        over = [held for held in missing if held.over]
+        for held in over:
+            container.tokens.pop(held.token, None)
+            container.cancelled.pop(held.token, None)
+        if over:
+            self.scheduler.finished(container.id, over, now)
+        for token in [token for token in container.cancelled if token in container.tokens]:
+            self._cancel(container, token)  # it may not have heard
+        if container.cancelled:
+            self._wake(now + UNANSWERED_SECONDS)
+        self.run()
+        return [held for held in missing if not held.over]
 
     # -- decisions
     def run(self) -> None:
@@ -309,6 +326,7 @@ class Dispatch:
         container.stop_reason = decision.reason
         if container.link is not None:
             container.link.end()  # the runner finishes, runs its exit handlers and ends
+        if container.asked:
             self.kill_container(container, STOP_GRACE, decision.reason)
         self.changed(container.function.app_id)
 
@@ -367,11 +385,10 @@ class Dispatch:
             blob = blobs[position] if blobs else ""
             position += 1
             held = tokens.get(token)
-            if held is None or held.over:
-                if blob:
-                    self.discard(blob)
-                if held is None:
-                    continue
+            if held is None:
+                continue
+            if held.over and blob and held.call.kind != KNOWN:
+                self.discard(blob)
             if status == Status.YIELDED:
                 if not held.over:
                     self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)

@@ -56,7 +56,7 @@ class Invocation:
             prepare,
             append_logs,
             self.calls.adopt,
-            self.spawns.spawned_calls,
+            self.spawns.spawned_inputs,
             self.spawns.adopt,
             last_log_numbers,
         )
@@ -116,6 +116,7 @@ class Invocation:
         await self.spawns.fail_functions(ids, "the app was stopped")
         for function_id in ids:
             self.dispatch.remove_function(function_id, "the app was stopped")
+        await self.spawns.fail_functions(ids, "the app was stopped")  # what was spawned meanwhile
         mine = [container for container in self.dispatch.containers.values() if container.function.app_id == app_id]
         if force:
             for container in mine:

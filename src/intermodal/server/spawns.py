@@ -352,9 +352,9 @@ class Spawns:
         for function_id in function_ids:
             self._functions.pop(function_id, None)
 
-    async def spawned_calls(self, call_ids: list[str]) -> set[str]:
-        """Those of these calls that are spawned ones."""
-        return {call_id for call_id in call_ids if await self._store.call(call_id) is not None}
+    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, bool]:
+        """Those of these inputs that were spawned: are they without an output?"""
+        return await self._store.without_output(input_ids)
 
     def pending(self, function_id: str) -> int:
         """Spawned inputs of a function without an output."""

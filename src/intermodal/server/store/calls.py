@@ -158,6 +158,22 @@ class CallStore:
         )
         return None if row is None else PendingInput(row[0], row[1], index, *row[2:])
 
+    async def without_output(self, input_ids: Sequence[str]) -> dict[str, bool]:
+        """Of these inputs those of stored calls: have they no output yet? Sees what is about to be written."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, bool]:
+            numbers = _numbers(connection, {parent_call_id(input_id) for input_id in input_ids})
+            found = {}
+            for input_id in input_ids:
+                number = numbers.get(parent_call_id(input_id))
+                if number is not None:
+                    key = _key(number, int(input_id.rpartition("-")[2]))
+                    row = connection.execute("SELECT EXISTS (SELECT 1 FROM inputs WHERE key = ?)", (key,))
+                    found[input_id] = bool(row.fetchone()[0])
+            return found
+
+        return await self._database.write(work)
+
     async def count_pending(self) -> dict[str, int]:
         """Function id -> inputs without an output."""
         rows = await self._database.rows(
