@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +26,11 @@ from modal._protocol.messages.wire import Done
 
 WINDOW = 2000  # inputs of a function in memory, about
 REFILL = 1000  # inputs read from disk at once
+RETRY_SECONDS = 1.0  # until results that could not be stored are stored again
 SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
 
 Key = tuple[str, int]
+_log = logging.getLogger(__name__)
 
 
 class _Function:
@@ -263,16 +266,25 @@ class Spawns:
             container.undurable.append(frame)
 
         def done(error: Exception | None) -> None:
+            if error is not None:  # a full disk, say
+                _log.error("%d results could not be stored, it will be tried again: %s", len(rows), error)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, store)
+                return
             for container, frame in marks:
                 container.undurable.remove(frame)
                 self._dispatch.durable(container)
-            if error is None:
-                for row in rows:
-                    for waiter in self._waiting.pop((row.call_id, row.index), ()):
-                        if not waiter.done():
-                            waiter.set_result(row)
+            for row in rows:
+                for waiter in self._waiting.pop((row.call_id, row.index), ()):
+                    if not waiter.done():
+                        waiter.set_result(row)
 
-        self._store.finish(rows, done)
+        def store() -> None:
+            try:
+                self._store.finish(rows, done)
+            except Fault as fault:  # the server ends: whatever made them has them still
+                _log.info("%d results were not stored: %s", len(rows), fault)
+
+        store()
 
     def retried(self, held: Held) -> None:
         """An attempt of an input has failed: after a restart it has as many left as before."""
@@ -284,7 +296,10 @@ class Spawns:
     async def _save_attempts(self) -> None:
         await asyncio.sleep(0)
         retried, self._retried = self._retried, []
-        await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+        try:
+            await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+        except Fault as fault:  # they have more attempts after a restart
+            _log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
 
     async def _await(self, connection: Connection, message: CallAwait) -> Outputs:
         key = (message.call_id, message.index)
