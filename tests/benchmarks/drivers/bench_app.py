@@ -22,6 +22,27 @@ def spread(value=None):
     return value
 
 
+@app.function(max_containers=2, scaledown_window=1200, retries=3, timeout=600)
+def careful(value=None):
+    return value
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+@modal.concurrent(max_inputs=100)
+async def concurrent(value=None):
+    return value
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def items(count):
+    yield from range(count)
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def sleep(seconds):
+    time.sleep(seconds)
+
+
 @app.function(max_containers=2, scaledown_window=1200)
 def held(value):
     """Nothing, but `None` waits until somebody opens the gate."""

@@ -50,6 +50,32 @@ class Peer:
             time.sleep(POLL_SECONDS)
         return {"accept": accepted - began, "drain": time.perf_counter() - began}
 
+    def concurrent(self, count):
+        """No-ops on one worker that takes 100 at once."""
+        return sum(1 for _ in bench.concurrent.map(range(count), order_outputs=False))
+
+    def items(self, count):
+        return sum(1 for _ in bench.items.remote_gen(count))
+
+    def careful(self, count):
+        """As `map`, with retries and a time limit."""
+        return sum(1 for _ in bench.careful.map(range(count)))
+
+    def cancel(self, count):
+        """Seconds from the cancellation of an input that sleeps until the container has run another one."""
+        times = []
+        bench.sleep.remote(0)
+        for _ in range(count):
+            call = bench.sleep.spawn(600)
+            while bench.sleep.get_current_stats().backlog:
+                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # it sleeps by now
+            began = time.perf_counter()
+            call.cancel()
+            bench.sleep.remote(0)
+            times.append(time.perf_counter() - began)
+        return times
+
     def many(self, count, steps):
         """`count` inputs: two that keep the function's containers busy, spawn_map of the others, their way through all.
 
