@@ -207,7 +207,7 @@ class Server:
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
         self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
-        self.queues = Queues(store.queues, partial(self.objects.number, "queue"))
+        self.queues = Queues(store.queues, store.behind, partial(self.objects.number, "queue"))
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
             store.calls,
