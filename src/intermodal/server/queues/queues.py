@@ -17,12 +17,13 @@ from functools import partial
 from typing import Any
 
 from intermodal.server.queues.changes import Changes
+from intermodal.server.queues.lending import bring_in, fitting, values
 from intermodal.server.queues.partition import Partition
 from intermodal.server.queues.partitions import Partitions
 from intermodal.server.queues.requests import check_get, check_put
 from intermodal.server.queues.waiting import LENT, READING, WAITING, Getter, Peer, Putter, stop_timer
 from intermodal.server.store import queues as sql
-from intermodal.server.store.queues import PLACES, QueueStore, Ranges
+from intermodal.server.store.queues import PLACES, QueueStore
 from intermodal.server.store.write_behind import WriteBehind
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -33,7 +34,6 @@ MAX_WAITING = 256 << 20  # bytes that producers may hold here while they wait fo
 MAX_TOKENS = 20_000  # puts, and confirmations, that are recognised when they are sent again
 PUTS_KEPT = 600.0  # seconds that a put from before a restart is recognised when it is sent again
 UNCLAIMED_SECONDS = 30.0  # after a restart: how long a consumer has to ask for what it was lent, or to confirm it
-READ_AHEAD = 1000  # items that are read from the store together
 _PEER = "queue_peer"
 
 
@@ -238,58 +238,32 @@ class Queues:
         """Bring its items into memory."""
 
         async def read() -> None:
-            partition, place = getter.partition, -1
-            contents = partition.contents
-            while (missing := contents.missing(getter.ranges, place)) is not None:
-                rows = await self._store.after(partition.number, missing - 1, READ_AHEAD, MAX_BODY)
-                self._changes.keep(partition, [row for row in rows if row[0] >= partition.head or getter.has(row[0])])
-                if sum(len(contents.items[found].value) for found in _there(partition, getter.ranges)) >= MAX_BODY:
-                    return  # as much as one answer carries
-                place = missing  # if it is not there still, its put had failed
-
-        async def guarded() -> None:
             try:
-                await read()
+                await bring_in(self._store, self._changes, getter)
                 then()
             except Exception as error:
                 self._not_lent(getter, error)
 
-        self._background(guarded())
+        self._background(read())
 
     def _lend(self, getter: Getter) -> None:
         partition = getter.partition
-        items, size = partition.contents.items, MAX_BODY
-        covered: Ranges = []
-        rest: Ranges = []
-        values = 0
-        for first, last in getter.ranges:
-            place = first
-            while place <= last and size > 0:
-                item = items.get(place)
-                place += 1
-                if item is not None:  # else its put had failed
-                    values += 1
-                    size -= len(item.value)
-                    if item.token:
-                        self._remember(item.token)
-            if place > first:
-                covered.append((first, place - 1))
-            if place <= last:
-                rest.append((place, last))
-        getter.ranges = covered
+        count, tokens, getter.ranges, rest = fitting(partition, getter.ranges)
+        for token in tokens:
+            self._remember(token)
         if rest:
             getter.cut = True
             partition.give_back(rest)
-        if values:
-            self._changes.lend(partition, getter.token, covered, partial(self._lent, getter))
+        if count:
+            self._changes.lend(partition, getter.token, getter.ranges, partial(self._lent, getter))
+            return
+        partition.busy -= 1
+        getter.state = WAITING
+        if getter.gone:
+            self._forget(getter)
         else:
-            partition.busy -= 1
-            getter.state = WAITING
-            if getter.gone:
-                self._forget(getter)
-            else:
-                partition.getters.appendleft(getter)
-                self._pump(partition)
+            partition.getters.appendleft(getter)
+            self._pump(partition)
 
     def _lent(self, getter: Getter, error: Exception | None = None) -> None:
         if error is not None:
@@ -301,9 +275,8 @@ class Queues:
             self._take_back(getter)
         else:
             self._peer(connection).streams.pop(getter.stream_id, None)
-            items = getter.partition.contents.items
-            values = [items[place].value for place in _there(getter.partition, getter.ranges)]
-            connection.respond(getter.stream_id, QueueItems(values, getter.ranges[-1][1], getter.cut))
+            items = values(getter.partition, getter.ranges)
+            connection.respond(getter.stream_id, QueueItems(items, getter.ranges[-1][1], getter.cut))
 
     def _not_lent(self, getter: Getter, error: Exception) -> None:
         partition = getter.partition
@@ -634,12 +607,6 @@ class Queues:
 
 def _free(partition: Partition) -> None:
     partition.busy -= 1
-
-
-def _there(partition: Partition, ranges: Ranges) -> list[int]:
-    """Those of the places whose items are in memory."""
-    items = partition.contents.items
-    return [place for first, last in ranges for place in range(first, last + 1) if place in items]
 
 
 def _settle(waiter: asyncio.Future[None], error: Exception | None) -> None:
