@@ -1,4 +1,4 @@
-"""What queues change, and a crash at any moment: the store then holds what was acknowledged, and no half of anything."""
+"""What queues change, and a crash at any moment: the store then holds what was acknowledged, and no half of it."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ READ_AHEAD = 1000  # items that are read from the store together
 
 
 class Fitting(NamedTuple):
-    """`tokens`: of the puts that the items in `covered` are from; `rest` is for later. `count`: items that are there."""
+    """`found`: items in `covered`; `tokens`: of their puts; `rest` is for later."""
 
-    count: int
+    found: int
     tokens: list[bytes]
     covered: Ranges
     rest: Ranges
