@@ -217,6 +217,8 @@ class Server:
             self.logs.seq,
             self._is_ephemeral,
             self.logs.last_numbers,
+            self.values.secure,
+            self.values.forget_soon,
         )
         calls = workers = self.invocation
         self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())
