@@ -27,6 +27,7 @@ from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
 from intermodal.server.rpc.access import Gate, tables, user_name
 from intermodal.server.rpc.apps import AppHandlers
+from intermodal.server.rpc.container_values import ContainerValueHandlers
 from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
@@ -257,6 +258,7 @@ class Server:
                 builder_version,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            ContainerValueHandlers(self.invocation.dispatch),
             VolumeHandlers(
                 self.volumes,
                 self.volume_names,

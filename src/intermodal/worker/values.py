@@ -26,6 +26,11 @@ def give(store: Path, directory: Path, blob: str) -> None:
         shutil.copyfile(store / blob, target)
 
 
+def is_kept(store: Path, blob: str) -> bool:
+    """Whether the store has this value."""
+    return bool(_ID.match(blob)) and (store / blob).exists()
+
+
 def take(directory: Path, store: Path, blob: str) -> bool:
     """Move a value that a container wrote into the store. False where it wrote none.
 
