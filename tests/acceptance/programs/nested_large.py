@@ -30,9 +30,7 @@ def caller() -> list[int]:
 async def caller_aio() -> list[int]:
     data = bytes(LARGE)
     lengths = [len(await double.remote.aio(data))]
-    async for item in pieces.remote_gen.aio(data):
-        lengths.append(len(item))
-    return lengths
+    return lengths + [len(item) async for item in pieces.remote_gen.aio(data)]
 
 
 @app.local_entrypoint()
