@@ -8,8 +8,8 @@ from collections.abc import Callable
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
-from intermodal.server.waits import Waits
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import (
