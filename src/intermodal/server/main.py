@@ -73,7 +73,7 @@ from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
 
-CONTAINER_VALUES = "/.intermodal/run/values"
+CONTAINER_VALUES = "/.intermodal/run/values"  # its worker moves files between it and the shared one
 APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before the worker ends what is left
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log

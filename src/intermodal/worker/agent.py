@@ -381,7 +381,7 @@ class Agent:
         cell = self.cells.get(message.container_id)
         if cell is None:
             raise Fault(Code.NOT_FOUND, f"container {message.container_id} does not run here")
-        cell.move_values(message.written, message.wanted)
+        await cell.move_values(message.written, message.wanted)
         return Done()
 
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:

@@ -219,7 +219,7 @@ class Cell:
         if blob:
             (self.run_dir / "values" / blob).unlink(missing_ok=True)
 
-    def move_values(self, written: list[str], wanted: list[str]) -> None:
+    async def move_values(self, written: list[str], wanted: list[str]) -> None:
         """Large values of calls that the container makes itself. Raises Fault. May be asked for twice."""
         directory = self.run_dir / "values"
         for blob in written:
@@ -227,7 +227,7 @@ class Cell:
                 raise Fault(Code.NOT_FOUND, f"the container has written no value {blob[:80]!r}")
         for blob in wanted:
             try:
-                values.give(self._store, directory, blob)
+                await asyncio.to_thread(values.copy, self._store, directory, blob)
             except OSError as error:
                 raise Fault(Code.NOT_FOUND, f"the value {blob[:80]!r} is not kept any more") from error
 
