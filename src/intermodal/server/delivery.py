@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from intermodal.server.dispatch import Container, Dispatch
@@ -29,10 +29,7 @@ BLOB_COST = INLINE_LIMIT  # bytes that a large value counts for here: it lies on
 
 
 class Output(NamedTuple):
-    """One output on its way. `container` and `frame` say what may be acknowledged once it has arrived.
-
-    `argument`: the large value that its input had; until then it may have to run again.
-    """
+    """One output on its way. `container` and `frame` say what may be acknowledged once it has arrived."""
 
     position: int  # its input's index in the call
     status: int
@@ -41,7 +38,6 @@ class Output(NamedTuple):
     number: int  # of a generator's item, else -1
     container: Container | None
     frame: int
-    argument: str
 
     @property
     def cost(self) -> int:
@@ -66,6 +62,7 @@ class Delivery:
         self._kept: dict[Call, float] = {}  # answered, but perhaps not arrived -> until when; the oldest first
         self._kept_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # arguments that nobody needs again
 
     # -- from containers
     def take(self, held: Held, status: int, value: bytes, blob: str, number: int) -> None:
@@ -75,7 +72,7 @@ class Delivery:
         if status == Status.YIELDED:
             if number < call.yielded:  # an item of another attempt, which the client has, or will have
                 if blob:
-                    self._dispatch.discard(blob)
+                    self.forget_values([blob])
                 return
             call.yielded = number + 1
         else:
@@ -86,8 +83,7 @@ class Delivery:
         if container is not None:
             frame = container.frames
             container.unsafe[frame] = container.unsafe.get(frame, 0) + 1
-        argument = held.blob if status != Status.YIELDED else ""
-        output = Output(held.index, status, value, blob, number, container, frame, argument)
+        output = Output(held.index, status, value, blob, number, container, frame)
         call.unsent.append(output)
         if call.kind in ("generator", "adopted"):
             call.unsent_bytes += output.cost
@@ -195,6 +191,8 @@ class Delivery:
             call.taken += 1
             call.sent_bytes -= output.cost
             self._safe(output)
+            if call.large_args and output.status != Status.YIELDED and output.position in call.large_args:
+                self.forget_values([call.large_args.pop(output.position)])
         if call.unsent:
             self.send(call)
         elif not sent and call in self._kept:
@@ -218,7 +216,7 @@ class Delivery:
             self._safe(output)
         for output in (*call.sent, *call.unsent) if gone else call.unsent:  # else the client says when it has read it
             if output.blob:
-                self._dispatch.discard(output.blob)
+                self.forget_values([output.blob])
         call.sent.clear()
         call.unsent.clear()
         call.unsent_bytes = call.sent_bytes = 0
@@ -226,8 +224,6 @@ class Delivery:
         self._forget(call)
 
     def _safe(self, output: Output) -> None:
-        if output.argument:
-            self._dispatch.discard(output.argument)
         container = output.container
         if container is None:
             return

@@ -61,7 +61,7 @@ class Dispatch:
         self.kill_container: Callable[[Container, float, str], None]
         self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
-        self.discard: Callable[[str], None] = lambda _blob: None  # nobody needs this large value any more
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # large ones that nobody needs again
         self.gone: list[Callable[[str], None]] = []  # told the ids of containers that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -388,7 +388,7 @@ class Dispatch:
             if held is None:
                 continue
             if held.over and blob and held.call.kind != KNOWN:
-                self.discard(blob)
+                self.forget_values([blob])
             if status == Status.YIELDED:
                 if not held.over:
                     self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
@@ -405,7 +405,7 @@ class Dispatch:
             if status == Status.FAILURE and retry is not None and held.attempts < retry.max_retries:
                 failed.append(held)
                 if blob:
-                    self.discard(blob)
+                    self.forget_values([blob])
                 continue
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
@@ -621,7 +621,7 @@ class Dispatch:
                 # The old attempt's answer is for nobody; the new one is an input of its own.
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
                 container.tokens[token].over = True
-                self.scheduler.swap(container.id, held, container.tokens[token])
+                self.scheduler.swap(container.id, held, container.tokens[token], now)
                 self._retry(held)
                 continue
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import (
@@ -30,7 +30,7 @@ RETRY_SECONDS = 1.0  # until results that could not be stored are stored again
 SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
 
 Key = tuple[str, int]
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class _Function:
@@ -65,9 +65,11 @@ class Spawns:
         self._finished: list[Finished] = []
         self._finished_in: dict[Container, None] = {}
         self._flush_due = False
+        self.waits: Waits
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
+        self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
         dispatch.refill = self.refill
         dispatch.retried = self.retried
         dispatch.hollow = self.hollow
@@ -90,9 +92,40 @@ class Spawns:
                 f"{function.name} has {state.pending} spawned inputs without a result, and no more than {SPAWN_LIMIT} "
                 "are taken: try again later",
             )
+        if any(message.blobs):
+            self._dispatch.keep_task(
+                asyncio.get_running_loop().create_task(self._spawn_large(connection, stream_id, message))
+            )
+        else:
+            self._store_spawned(connection, stream_id, message)
+
+    async def _spawn_large(self, connection: Connection, stream_id: int, message: Spawn) -> None:
+        """What a stored input names is on the disk before the input is."""
+        try:
+            for index, blob in zip(message.indexes, message.blobs, strict=False):
+                if blob:
+                    await self._secure_args(message.call_id, index, blob)
+        except Fault as fault:
+            connection.fail(stream_id, fault)
+        except OSError as error:
+            connection.fail(stream_id, Fault(Code.INTERNAL, f"a large argument could not be stored: {error}"))
+        else:
+            self._store_spawned(connection, stream_id, message)
+
+    async def _secure_args(self, call_id: str, index: int, blob: str) -> None:
+        try:
+            await asyncio.to_thread(self.secure_value, blob)
+        except Fault:
+            # A message that is sent again may come after its input has run.
+            if await self._store.input(call_id, index) is None and await self._store.output(call_id, index) is None:
+                raise
+
+    def _store_spawned(self, connection: Connection, stream_id: int, message: Spawn) -> None:
+        count = len(message.indexes)
         blobs = message.blobs or [""] * count
         methods = message.methods or [""] * count
         rows = list(map(NewInput, message.indexes, message.args, blobs, methods))
+        state = self._state(message.function_id)
         state.pending += count  # what is on its way to the disk counts
 
         def done(added: Added | None, error: Exception | None) -> None:
@@ -238,7 +271,7 @@ class Spawns:
         call = held.call
         if status == Status.YIELDED or self.live.pop((call.id, held.index), None) is None:
             if blob:
-                self._dispatch.discard(blob)
+                self._dispatch.forget_values([blob])
             return
         call.inputs.pop(held.index, None)
         if not call.inputs:
@@ -267,7 +300,7 @@ class Spawns:
 
         def done(error: Exception | None) -> None:
             if error is not None:  # a full disk, say
-                _log.error("%d results could not be stored, it will be tried again: %s", len(rows), error)
+                log.error("%d results could not be stored, it will be tried again: %s", len(rows), error)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, store)
                 return
             for container, frame in marks:
@@ -282,8 +315,21 @@ class Spawns:
             try:
                 self._store.finish(rows, done)
             except Fault as fault:  # the server ends: whatever made them has them still
-                _log.info("%d results were not stored: %s", len(rows), fault)
+                log.info("%d results were not stored: %s", len(rows), fault)
 
+        large = [row.blob for row in rows if row.blob]
+        if large:
+            self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._secure_results(large, store)))
+        else:
+            store()
+
+    async def _secure_results(self, blobs: list[str], store: Callable[[], None]) -> None:
+        """What a stored output names is on the disk before the output is."""
+        for blob in blobs:
+            try:
+                await asyncio.to_thread(self.secure_value, blob)
+            except (Fault, OSError) as error:
+                log.error("a large result is not safe: %s", error)  # whoever asks for it hears what is wrong
         store()
 
     def retried(self, held: Held) -> None:
@@ -299,7 +345,7 @@ class Spawns:
         try:
             await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
         except Fault as fault:  # they have more attempts after a restart
-            _log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
+            log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
 
     async def _await(self, connection: Connection, message: CallAwait) -> Outputs:
         key = (message.call_id, message.index)
@@ -325,12 +371,16 @@ class Spawns:
                     raise Fault(Code.NOT_FOUND, f"{message.call_id} has no input {message.index}")
                 return self._outputs(call.function_id, message.index, output.status, output.value, output.blob)
             timeout = None if message.timeout < 0 else message.timeout
+            wait = self.waits.begin(message.parent_input_id) if message.parent_input_id and timeout != 0 else None
             try:
                 row = await asyncio.wait_for(waiter, timeout)
             except TimeoutError:
                 raise Fault(
                     Code.TIMEOUT, f"{message.call_id} has no result yet (waited {message.timeout:g} s)"
                 ) from None
+            finally:
+                if wait is not None:
+                    wait.end()
             return self._outputs(call.function_id, message.index, row.status, row.value, row.blob)
         finally:
             waiters = self._waiting.get(key)
@@ -376,9 +426,9 @@ class Spawns:
         state = self._functions.get(function_id)
         return state.pending if state is not None else 0
 
-    def memory_calls(self) -> dict[str, Any]:
-        """The spawned calls that are in memory."""
-        return dict(self._calls)
+    def known_call(self, call_id: str) -> Call | None:
+        """A spawned call, if it is in memory."""
+        return self._calls.get(call_id)
 
 
 _CANCELLED = pack_failure(

@@ -10,7 +10,7 @@ from typing import Any
 
 from intermodal.server.dispatch import KNOWN, Container, Dispatch, Function
 from intermodal.server.handover import form_of
-from intermodal.server.inputs import Call, Held
+from intermodal.server.inputs import Call, Held, split_input_id
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -242,7 +242,7 @@ class Workers:
 
     def _adopt_input(self, container: Container, input_id: str, spawned: dict[str, bool]) -> Held | None:
         """The input as it is known here; None where nobody waits for what this container makes of it."""
-        call_id, index = _call_id(input_id), int(input_id.rpartition("-")[2])
+        call_id, index = split_input_id(input_id)
         function = container.function
         if input_id in spawned:
             if not spawned[input_id]:
@@ -565,10 +565,6 @@ def _again(held: Held) -> RunInputs:
         [held.blob] if held.blob else [],
         [held.method] if held.method else [],
     )
-
-
-def _call_id(input_id: str) -> str:
-    return "fc-" + input_id[3:].rpartition("-")[0]
 
 
 __all__ = ["BlobChunk", "ContainerLink", "WorkerLink", "Workers"]

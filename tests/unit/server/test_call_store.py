@@ -188,7 +188,7 @@ async def test_the_graph_has_everything_below_the_root(calls: CallStore) -> None
 
 async def test_values_that_no_row_names_any_more_are_told(calls: CallStore, clock: Clock) -> None:
     told: list[str] = []
-    calls.unneeded = lambda *blobs: told.extend(blobs)
+    calls.forget_values = told.extend
     await calls.add_spawned(A, [NewInput(0, b"", "vl-in0"), NewInput(1, b"x"), NewInput(2, b"", "vl-in2")])
     await calls.add_spawned(B, [NewInput(0, b"", "vl-b")])
     await calls.finish_now([Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out0"), Finished("fc-A", 1, Status.SUCCESS)])

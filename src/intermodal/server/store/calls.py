@@ -118,7 +118,9 @@ class CallStore:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
-        self.unneeded: Callable[..., None] = lambda *_blobs: None  # told the large values that no row names any more
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: (
+            None
+        )  # large ones that no row names any more
         self._next_seq = 0  # touched by the writer's thread only; 0: not read yet
 
     # -- inputs
@@ -203,7 +205,7 @@ class CallStore:
 
         def finished(blobs: list[str] | None, error: Exception | None) -> None:
             if blobs:
-                self.unneeded(*blobs)
+                self.forget_values(blobs)
             if done is not None:
                 done(error)
 
@@ -211,7 +213,7 @@ class CallStore:
 
     async def finish_now(self, rows: Sequence[Finished]) -> None:
         """As `finish`; durable when this returns."""
-        self.unneeded(*await self._database.write(lambda connection: self._finish(connection, rows)))
+        self.forget_values(await self._database.write(lambda connection: self._finish(connection, rows)))
 
     async def output(self, call_id: str, index: int = 0) -> Output | None:
         """The output of one input, None while there is none (or the call is not known: see `call`)."""
@@ -249,7 +251,7 @@ class CallStore:
             return connection.execute("DELETE FROM inputs WHERE key BETWEEN ? AND ?", span).rowcount, blobs
 
         count, blobs = await self._database.write(work)
-        self.unneeded(*blobs)
+        self.forget_values(blobs)
         return count
 
     async def fail_function(self, function_ids: Sequence[str], status: int, value: bytes) -> int:
@@ -266,7 +268,7 @@ class CallStore:
             return count, blobs
 
         count, blobs = await self._database.write(work)
-        self.unneeded(*blobs)
+        self.forget_values(blobs)
         return count
 
     async def expire(self, older_than: float) -> list[str]:
@@ -286,7 +288,7 @@ class CallStore:
                 more = True
                 while more:
                     more, blobs = await self._database.write(partial(_drop_some, number))
-                    self.unneeded(*blobs)
+                    self.forget_values(blobs)
                 gone.append(call_id)
         await self._database.execute(
             "DELETE FROM calls WHERE state = 2 AND changed_at < ?", (older_than + OUTPUTS_KEPT - CALLS_KEPT,)
