@@ -183,8 +183,10 @@ class WebSocket:
                 return
             if data:
                 transport.write(data)
-            else:
+            elif transport.can_write_eof() or self._protocol.close_rcvd is None:
                 self._connection.end_within(5.0, eof=True)
+            else:
+                transport.close()  # both have said good-bye: with TLS, the client waits for this end
 
     def _tell(self) -> None:
         """The container hears how the client closed."""
