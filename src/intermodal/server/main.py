@@ -72,7 +72,6 @@ from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
 
-CONTAINER_VALUES = "/.intermodal/run/values"
 APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before the worker ends what is left
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
@@ -385,7 +384,8 @@ class Server:
             task.add_done_callback(self._tasks.remove)
 
     def _welcome(self, principal: Principal) -> Welcome:
-        values = {Role.OWNER: str(self.home.values), Role.CONTAINER: CONTAINER_VALUES}.get(principal.role, "")
+        # A container's own calls carry large values in parts: only its runner's inputs and results are linked.
+        values = str(self.home.values) if principal.role == Role.OWNER else ""
         return Welcome(
             1,
             software(),
