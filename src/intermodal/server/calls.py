@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from intermodal.server.delivery import Delivery
 from intermodal.server.dispatch import Dispatch
 from intermodal.server.inputs import Call, Held
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
@@ -52,6 +53,9 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.dispatch = dispatch
         self.spawns = spawns
+        self.waits = Waits(dispatch, self.calls.get, *([spawns.known_call] if spawns is not None else []))
+        if spawns is not None:
+            spawns.waits = self.waits
         self._may_call = may_call  # raises Fault unless this connection may call this function
         self.delivery = Delivery(dispatch, log_seq, self.calls.get, self._forget)
         dispatch.deliver = self.deliver
@@ -80,6 +84,7 @@ class Calls:
         call.reply_to(connection, stream_id)
         self.calls[call.id] = call
         self._follow(connection, call)
+        self.waits.follow(call)
         held = Held(call, 0, message.args, message.blob, message.method)
         call.inputs[0] = held
         self.dispatch.accept(function, [held])
@@ -91,6 +96,7 @@ class Calls:
         self._may_call(connection, call.function_id)
         call.reply_to(connection, stream_id)
         self._follow(connection, call)
+        self.waits.follow(call)
         self.delivery.send(call)
 
     # -- many inputs
@@ -109,6 +115,7 @@ class Calls:
             call.over.set_result(None)  # the connection that it came on before
         call.stream_to(connection, stream)
         self._follow(connection, call)
+        self.waits.follow(call)
         self.delivery.reopened(call)
         call.over = asyncio.get_running_loop().create_future()
         self.delivery.send(call)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import (
@@ -62,6 +62,7 @@ class Spawns:
         self._finished: list[Finished] = []
         self._finished_in: dict[Container, None] = {}
         self._flush_due = False
+        self.waits: Waits
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
@@ -306,12 +307,16 @@ class Spawns:
                     raise Fault(Code.NOT_FOUND, f"{message.call_id} has no input {message.index}")
                 return self._outputs(call.function_id, message.index, output.status, output.value, output.blob)
             timeout = None if message.timeout < 0 else message.timeout
+            wait = self.waits.begin(message.parent_input_id) if message.parent_input_id and timeout != 0 else None
             try:
                 row = await asyncio.wait_for(waiter, timeout)
             except TimeoutError:
                 raise Fault(
                     Code.TIMEOUT, f"{message.call_id} has no result yet (waited {message.timeout:g} s)"
                 ) from None
+            finally:
+                if wait is not None:
+                    wait.end()
             return self._outputs(call.function_id, message.index, row.status, row.value, row.blob)
         finally:
             waiters = self._waiting.get(key)
@@ -357,9 +362,9 @@ class Spawns:
         state = self._functions.get(function_id)
         return state.pending if state is not None else 0
 
-    def memory_calls(self) -> dict[str, Any]:
-        """The spawned calls that are in memory."""
-        return dict(self._calls)
+    def known_call(self, call_id: str) -> Call | None:
+        """A spawned call, if it is in memory."""
+        return self._calls.get(call_id)
 
 
 _CANCELLED = pack_failure(

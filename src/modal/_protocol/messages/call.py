@@ -130,6 +130,7 @@ class CallAwait(Message, type=26):
     call_id: str
     index: int = 0
     timeout: float = -1.0  # seconds; negative: for ever, 0: poll
+    parent_input_id: str = ""  # the input that waits
 
 
 class CallCancel(Message, type=27):
