@@ -76,6 +76,8 @@ class Calls:
         if call is not None:
             self._reattach(call, connection, stream_id)
             known = call.inputs.get(0)
+            if message.blob:
+                call.large_args[0] = message.blob
             if known is not None and known.fill(message.args, message.blob, message.method):
                 self.dispatch.accept(self.dispatch.function(call.function_id), [known])
             return
@@ -87,6 +89,8 @@ class Calls:
         self.waits.follow(call)
         held = Held(call, 0, message.args, message.blob, message.method)
         call.inputs[0] = held
+        if message.blob:
+            call.large_args[0] = message.blob
         self.dispatch.accept(function, [held])
 
     def _reattach(self, call: Call, connection: Connection, stream_id: int) -> None:
@@ -160,6 +164,8 @@ class Calls:
         methods = message.methods or [""] * count
         new = []
         for index, args, blob, method in zip(message.indexes, message.args, blobs, methods, strict=True):
+            if blob:
+                call.large_args[index] = blob
             if index in call.inputs or index in call.done:  # sent again after a reconnect
                 known = call.inputs.get(index)
                 if known is not None and known.fill(args, blob, method):
@@ -191,6 +197,8 @@ class Calls:
         """Nothing more can be asked of the call."""
         if self.calls.get(call.id) is call:
             del self.calls[call.id]
+        if call.large_args:
+            self.delivery.forget_values(call.large_args.values())
         call.leave()
 
     # -- the ends

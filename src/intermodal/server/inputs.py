@@ -41,6 +41,7 @@ class Call:
         "inputs_ended",
         "kept_bytes",
         "kind",
+        "large_args",
         "over",
         "parent_input_id",
         "reply_id",
@@ -61,6 +62,7 @@ class Call:
         self.kind = kind
         self.parent_input_id = parent_input_id
         self.inputs: dict[int, Held] = {}  # without a final output
+        self.large_args: dict[int, str] = {}  # index -> value, until the output has arrived
         self.done = IndexSet()  # maps: indexes that have one
         self.connection: Connection | None = None
         self.stream: Stream | None = None

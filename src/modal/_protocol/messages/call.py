@@ -193,6 +193,15 @@ class BlobForget(Message, type=34):
     blob_ids: List[str]
 
 
+class ValuesMove(Message, type=360):
+    """From a container's client, whose values directory is the container's own: take out what it has written,
+    put in what it wants to read. Answered with Done. Faults: not-found.
+    """
+
+    written: List[str]
+    wanted: List[str]
+
+
 class OutputsTaken(Message, type=300):
     """NOTE from the client: so many outputs have arrived, on this connection, since the call was opened there.
 
