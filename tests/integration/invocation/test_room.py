@@ -11,7 +11,7 @@ import pytest
 
 from intermodal.server import calls, spawns
 from modal._protocol.messages.function import Autoscaler
-from modal.exception import ResourceExhaustedError
+from modal.exception import RemoteError, ResourceExhaustedError
 from tests.integration.invocation.rig import Rig, rig
 from tests.integration.invocation.test_answers import until
 
@@ -90,3 +90,44 @@ async def test_spawned_inputs(it: Rig, tmp_path: Path, monkeypatch: pytest.Monke
     await until(lambda: it.invocation.spawns.pending("fu-stay") == 0)
     assert await function.get.aio(await function.spawn.aio(5, path)) == 5
     assert await it.store.calls.count_pending() == {}
+
+
+async def test_cancelled_inputs_make_room(it: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in memory and those on disk alike, and none of them runs any more."""
+    monkeypatch.setattr(spawns, "SPAWN_LIMIT", 12_000)
+    path = str(tmp_path / "go")
+    function = it.call("fu-stay")
+    call_id = await function.spawn_map.aio(range(12_000), itertools.repeat(path))
+    state = it.invocation.spawns
+    await until(lambda: it.invocation.dispatch.functions["fu-stay"].pool.assigned > 0)
+    await state.cancel(call_id, False)
+    assert state.pending("fu-stay") == 0
+    assert await it.store.calls.count_pending() == {}
+    with pytest.raises(RemoteError, match="cancelled"):
+        await function.get.aio(call_id, 11_999)
+    (tmp_path / "go").touch()
+    assert await function.get.aio(await function.spawn.aio(5, path)) == 5
+    assert state.pending("fu-stay") == 0
+    await until(lambda: it.invocation.app_idle("ap-1"))
+
+
+async def test_a_server_that_dies_while_it_cancels_or_stops(it: Rig, tmp_path: Path) -> None:
+    """The next one goes on: who waits hears of it."""
+    path = str(tmp_path / "go")
+    it.function("fu-other", "program", "stay", autoscaler=Autoscaler(max_containers=1))
+    cancelled = await it.call("fu-stay").spawn_map.aio(range(20), itertools.repeat(path))
+    stopped = await it.call("fu-other").spawn_map.aio(range(20), itertools.repeat(path))
+    await it.store.database.execute("UPDATE calls SET state = 1 WHERE call_id = ?", (cancelled,))
+    del it._published["fu-other"]
+    await it.restart_server()
+
+    async def is_live(function_id: str) -> bool:
+        return function_id == "fu-stay"
+
+    await it.invocation.spawns.settle_stopped(is_live)
+    for call_id, what in ((cancelled, "cancelled"), (stopped, "the app was stopped")):
+        with pytest.raises(Exception, match=what):
+            await it.call("fu-stay").get.aio(call_id, 19)
+    assert await it.store.calls.count_pending() == {}
+    (tmp_path / "go").touch()
+    assert await it.call("fu-stay").remote.aio(3, path) == 3
