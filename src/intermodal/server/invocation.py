@@ -13,6 +13,7 @@ from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.function_rules import request_of
 from intermodal.server.ids import new_id
 from intermodal.server.inputs import Held
+from intermodal.server.lending import Lending
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
@@ -60,6 +61,7 @@ class Invocation:
             self.spawns.adopt,
             last_log_numbers,
         )
+        self.lending = Lending(self.dispatch)
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
         self._ephemeral = ephemeral
         self._append_logs = append_logs
@@ -76,6 +78,7 @@ class Invocation:
         self.spawns.register(handlers)
         self.workers.register(handlers)
         self.graphs.register(handlers)
+        self.lending.register(handlers)
 
     async def open(self, expect_workers: bool) -> None:
         """Before the first connection. `expect_workers`: containers may still run from before."""
@@ -161,9 +164,10 @@ class Invocation:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], None],
+        environment: str,
     ) -> WorkerImageBuilt:
         """See ports.WorkersPort."""
-        return await self.workers.build_image(image_id, recipe, secrets, ignore_cache, on_log)
+        return await self.workers.build_image(image_id, recipe, secrets, ignore_cache, on_log, environment)
 
     def containers(self, app_id: str = "") -> list[ContainerInfo]:
         """See ports.WorkersPort."""
@@ -185,9 +189,9 @@ class Invocation:
         """See ports.WorkersPort."""
         self.workers.stop_container(container_id)
 
-    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+    async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:
         """See ports.WorkersPort."""
-        await self.workers.sync_volume(container_id, volume_id, action)
+        await self.workers.sync_volume(container_id, volume_id, action, worker_id)
 
     def volume_changed(self, volume_id: str) -> None:
         """See ports.WorkersPort."""
