@@ -349,3 +349,39 @@ def test_a_step_whose_gpu_no_machine_has_says_so(platform: Platform, tmp_path: P
     assert ran.code != 0
     assert "this step asks for gpu='B200', and the machine has" in ran.text
     assert 'INTERMODAL_SIMULATED_GPUS="B200"' in ran.text
+
+
+WHO = """
+import os, modal
+image = (
+    modal.Image.debian_slim()
+    .dockerfile_commands("RUN useradd -m app", "USER app", "RUN id -un > /home/app/file")
+    .dockerfile_commands("RUN id -un > /home/app/later")
+    .run_commands("id -un > /step")
+)
+app = modal.App("who", image=image)
+
+@app.function()
+def f():
+    files = ("/home/app/file", "/home/app/later", "/step")
+    print(os.getuid(), os.environ["HOME"], *(open(path).read().strip() for path in files))
+
+@app.local_entrypoint()
+def main():
+    f.remote()
+"""
+
+
+def test_user_holds_for_the_lines_of_dockerfiles_and_functions_are_root(platform: Platform, tmp_path: Path) -> None:
+    ran = run(platform, tmp_path / "who.py", WHO)
+    assert ran.code == 0, ran.text
+    assert ran.lines()[-1] == "0 /root app app root"
+
+
+def test_an_image_that_its_own_build_asks_for_is_refused(platform: Platform, tmp_path: Path) -> None:
+    source = "import modal\ndef step(): pass\nimage = modal.Image.debian_slim().run_function(step)\nimage.hydrate()\n"
+    path = tmp_path / "itself.py"
+    path.write_text(source)
+    ran = platform.modal("run", path)
+    assert ran.code != 0
+    assert "cannot have an image built" in ran.text

@@ -102,6 +102,7 @@ def main() -> int:
     parser.add_argument("--keep", default="4GB", metavar="SIZE", help="of layers and caches between programs")
     parser.add_argument("--timeout", type=float, default=1500.0, metavar="SECONDS", help="for each program")
     options = parser.parse_intermixed_args()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that nothing stays behind
     names = options.programs or sorted(path.stem for path in options.directory.glob("*.py"))
     results: dict[str, Result] = json.loads(options.results.read_text()) if options.results.exists() else {}
     wanted = [name for name in names if options.again or name not in results or not is_whole(results[name])]

@@ -31,6 +31,11 @@ from modal._protocol.messages.image import (
     ImagesKnown,
 )
 
+FROM_A_BUILD = (  # it could wait for itself
+    "a function that runs in an image's build cannot have an image built: where the module does so when it is imported, "
+    "let it do so under `if modal.is_local():` or in a local entrypoint"
+)
+
 
 class ImageHandlers:
     def __init__(
@@ -68,7 +73,10 @@ class ImageHandlers:
         if known is not None:
             await stream.send(known)
             return
-        environment = self._environments.resolve(message.environment, principal_of(connection))
+        principal = principal_of(connection)
+        if principal.worker_id:
+            raise Fault(Code.EXECUTION, FROM_A_BUILD)
+        environment = self._environments.resolve(message.environment, principal)
         build = self._images.build(recipe, message.ignore_cache, message.force, environment.name)
         try:
             async for line in build.follow():
