@@ -32,8 +32,8 @@ from modal._protocol.messages.image import (
 )
 
 FROM_A_BUILD = (  # it could wait for itself
-    "a function that runs in an image's build cannot have an image built: where the module does so when it is imported, "
-    "let it do so under `if modal.is_local():` or in a local entrypoint"
+    "a function that runs in an image's build cannot have an image built: where its module does so when it is "
+    "imported, let it do so under `if modal.is_local():` or in a local entrypoint"
 )
 
 
