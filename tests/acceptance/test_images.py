@@ -355,15 +355,15 @@ WHO = """
 import os, modal
 image = (
     modal.Image.debian_slim()
-    .dockerfile_commands("RUN useradd -m app", "USER app", "RUN id -un > /home/app/file")
-    .dockerfile_commands("RUN id -un > /home/app/later")
+    .dockerfile_commands("RUN useradd -m -d /srv/app app", "USER app", "RUN id -un > /srv/app/file")
+    .dockerfile_commands("RUN id -un > /srv/app/later")
     .run_commands("id -un > /step")
 )
 app = modal.App("who", image=image)
 
 @app.function()
 def f():
-    files = ("/home/app/file", "/home/app/later", "/step")
+    files = ("/srv/app/file", "/srv/app/later", "/step")
     print(os.getuid(), os.environ["HOME"], *(open(path).read().strip() for path in files))
 
 @app.local_entrypoint()
