@@ -437,8 +437,10 @@ async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, s
 
 
 async def _load_large(client: Client, blob: str, what: str) -> Any:
+    from modal import _context
+
     shared = await client.values_dir()
-    if not shared:
+    if not shared or not _context.is_local():
         from modal._protocol.messages.call import BlobGet
 
         return _serialization.load(b"".join(await client.download(BlobGet(blob))), what)

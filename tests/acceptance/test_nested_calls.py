@@ -14,7 +14,7 @@ PROGRAMS = Path(__file__).with_name("programs")
 
 
 def test_large_values(platform: Platform) -> None:
-    """A container shares no directory with the server: what it passes and gets travels whole."""
+    """A container shares no directory with the server: its worker moves what it passes and gets."""
     ran = platform.modal("run", PROGRAMS / "nested_large.py")
     assert ran.code == 0, ran.text
     twice, once, less = 6_000_000, 3_000_000, 2_999_999

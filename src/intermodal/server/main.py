@@ -27,6 +27,7 @@ from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
 from intermodal.server.rpc.access import Gate, tables, user_name
 from intermodal.server.rpc.apps import AppHandlers
+from intermodal.server.rpc.container_values import ContainerValueHandlers
 from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
@@ -72,6 +73,7 @@ from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
 
+CONTAINER_VALUES = "/.intermodal/run/values"  # its worker moves files between it and the shared one
 APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before the worker ends what is left
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
@@ -206,7 +208,7 @@ class Server:
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
         self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
-        self.queues = Queues(store.queues, partial(self.objects.number, "queue"))
+        self.queues = Queues(store.queues, store.behind, partial(self.objects.number, "queue"))
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
             store.calls,
@@ -216,6 +218,8 @@ class Server:
             self.logs.seq,
             self._is_ephemeral,
             self.logs.last_numbers,
+            self.values.secure,
+            self.values.forget_soon,
         )
         calls = workers = self.invocation
         self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())
@@ -254,6 +258,7 @@ class Server:
                 builder_version,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            ContainerValueHandlers(self.invocation.dispatch),
             VolumeHandlers(
                 self.volumes,
                 self.volume_names,
@@ -364,7 +369,9 @@ class Server:
             raise Refused(
                 "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
             )
-        return self.certificates.get([]).new_context()
+        context = self.certificates.get([]).new_context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
 
     def _accept_frames(self, gate: Gate) -> Connection:
         """For a connection on which HTTP was spoken before."""
@@ -382,8 +389,7 @@ class Server:
             task.add_done_callback(self._tasks.remove)
 
     def _welcome(self, principal: Principal) -> Welcome:
-        # A container's own calls carry large values in parts: only its runner's inputs and results are linked.
-        values = str(self.home.values) if principal.role == Role.OWNER else ""
+        values = {Role.OWNER: str(self.home.values), Role.CONTAINER: CONTAINER_VALUES}.get(principal.role, "")
         return Welcome(
             1,
             software(),
