@@ -10,12 +10,14 @@ from typing import Any
 from intermodal.server.call_graph import CallGraphs
 from intermodal.server.calls import Calls
 from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.draining import Draining
 from intermodal.server.function_rules import request_of
 from intermodal.server.ids import new_id
 from intermodal.server.inputs import Held
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
+from intermodal.server.store.fleet import FleetStore
 from intermodal.server.workers import Workers
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -42,6 +44,7 @@ class Invocation:
     def __init__(
         self,
         store: CallStore,
+        fleet: FleetStore,
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         may_call: Callable[[Connection, str], None],
         append_logs: Callable[[str, list[LogEntry]], None],
@@ -65,6 +68,7 @@ class Invocation:
             self.spawns.adopt,
             last_log_numbers,
         )
+        self.draining = Draining(fleet, self.dispatch, self.workers)
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
         self._ephemeral = ephemeral
         self._append_logs = append_logs
@@ -81,9 +85,11 @@ class Invocation:
         self.spawns.register(handlers)
         self.workers.register(handlers)
         self.graphs.register(handlers)
+        self.draining.register(handlers)
 
     async def open(self, expect_workers: bool) -> None:
         """Before the first connection. `expect_workers`: containers may still run from before."""
+        await self.draining.open()
         await self.spawns.open()
         self.workers.pause_until_recovered(expect_workers)
 

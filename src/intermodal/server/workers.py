@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from intermodal.server.dispatch import Container, Dispatch, Function
+from intermodal.server.dispatch import STOP_GRACE, Container, Dispatch, Function
 from intermodal.server.handover import form_of
 from intermodal.server.inputs import Call, Held, split_input_id
 from modal._protocol.aio import Connection, Handlers, Stream
@@ -352,10 +352,14 @@ class Workers:
         container = self._dispatch.containers.get(container_id)
         if container is None:
             raise Fault(Code.NOT_FOUND, f"there is no running container {container_id}")
+        self.preempt(container, "stopped by the user")
+
+    def preempt(self, container: Container, reason: str) -> None:
+        """SIGINT, exit handlers, end; its inputs start anew elsewhere."""
         container.state = "stopping"
-        container.stop_reason = "stopped by the user"
+        container.stop_reason = reason
         self._dispatch.scheduler.drain(container.id, time.monotonic())
-        self.kill(container, 30.0, "stopped by the user")
+        self.kill(container, STOP_GRACE, reason)
         self._dispatch.run()
 
     # -- volumes
@@ -461,6 +465,7 @@ class Workers:
                 "memory": link.memory,
                 "runtimes": link.runtimes,
                 "connected": not link.connection.closed,
+                "drained": link.worker_id in self._dispatch.scheduler.capacity.drained,
                 "containers": sum(c.worker_id == link.worker_id for c in self._dispatch.containers.values()),
                 "gpus": link.gpus,
                 "memory_used": link.stats.memory_used if link.stats is not None else 0,
@@ -470,17 +475,22 @@ class Workers:
 
     # -- images
     def any(self) -> WorkerLink:
-        """A worker that is there. Raises Fault."""
-        for link in self.links.values():
-            if not link.connection.closed:
+        """A worker that is there, and not drained. Raises Fault."""
+        connected = [link for link in self.links.values() if not link.connection.closed]
+        for link in connected:
+            if link.worker_id not in self._dispatch.scheduler.capacity.drained:
                 return link
+        if connected:
+            raise Fault(Code.EXECUTION, "all workers are drained: `intermodal undrain` lets them work again")
         raise Fault(Code.INTERNAL, "no worker is connected: see `intermodal status` and `intermodal logs`")
 
     async def available(self) -> WorkerLink:
         """As `any`, but waits a while for a worker that has just started, or is started again."""
         try:
             return self.any()
-        except Fault:
+        except Fault as fault:
+            if fault.code != Code.INTERNAL:
+                raise
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), LOST_SECONDS)

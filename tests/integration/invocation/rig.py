@@ -188,6 +188,7 @@ class Rig:
         self.store = await Store.open(self.path / "store.sqlite")
         self.invocation = Invocation(
             self.store.calls,
+            self.store.fleet,
             self._prepare,
             lambda _connection, _function_id: None,
             lambda _app_id, entries: self.logs.extend(entries),
