@@ -59,13 +59,13 @@ class Invocation:
         self.spawns = Spawns(store, self.dispatch, may_call, log_seq)
         self.calls = Calls(self.dispatch, may_call, log_seq, self.spawns)
         self.spawns.secure_value = secure_value
-        self.spawns.forget_values = self.calls.delivery.forget_values = forget_values
+        self.dispatch.forget_values = self.calls.delivery.forget_values = store.forget_values = forget_values
         self.workers = Workers(
             self.dispatch,
             prepare,
             append_logs,
             self.calls.adopt,
-            self.spawns.spawned_calls,
+            self.spawns.spawned_inputs,
             self.spawns.adopt,
             last_log_numbers,
         )
@@ -130,6 +130,7 @@ class Invocation:
         await self.spawns.fail_functions(ids, "the app was stopped")
         for function_id in ids:
             self.dispatch.remove_function(function_id, "the app was stopped")
+        await self.spawns.fail_functions(ids, "the app was stopped")  # what was spawned meanwhile
         mine = [container for container in self.dispatch.containers.values() if container.function.app_id == app_id]
         if force:
             for container in mine:
