@@ -110,6 +110,8 @@ class Delivery:
             due, self._due = self._due, set()
             for call in due:
                 self.send(call)
+            if len(due) == 1 and call.stream is None and call.connection is not None:
+                call.connection.flush()  # the only answer: its client need not wait for what else is to be done here
 
     def send(self, call: Call) -> None:
         """Send what waits, as far as the client keeps up."""

@@ -409,6 +409,7 @@ class Dispatch:
                 container.function.crashes.reset()
             held.over = True
             self.deliver(held, status, value, blob, -1)
+        self.settled()  # first of all: somebody waits for it
         now = time.monotonic()
         if final:
             container.running_since = now
