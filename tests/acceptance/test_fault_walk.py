@@ -57,14 +57,14 @@ def work(i):
     time.sleep(random.uniform(0, 0.05))
     return i * i
 
-@app.function(max_containers=2, scaledown_window=2)
+@app.function(max_containers=2, timeout=20, scaledown_window=2)
 def count(n):
     for i in range(n):
         if i % 50 == 0:
             time.sleep(0.02)
         yield i
 
-@app.function(max_containers=1, scaledown_window=2)
+@app.function(max_containers=1, timeout=20, scaledown_window=2)
 def fill(n):
     for i in range(n):
         yield i, bytes(20_000)

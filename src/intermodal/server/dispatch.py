@@ -227,7 +227,6 @@ class Dispatch:
             self._cancel(container, token)  # it may not have heard
         if container.cancelled:
             self._wake(now + UNANSWERED_SECONDS)
-        self.run()
         return [held for held in missing if not held.over]
 
     # -- decisions
