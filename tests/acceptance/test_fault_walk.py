@@ -470,5 +470,6 @@ def _comes_to_rest(platform: Platform) -> None:
         if not json.loads(listed.out):
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"containers are left running: {listed.out}\n{platform.modal('app', 'list').text}")
+            log = (platform.home / "server.log").read_text()[-4000:]
+            pytest.fail(f"containers are left running: {listed.out}\n{platform.modal('app', 'list').text}\n{log}")
         time.sleep(1.0)

@@ -365,6 +365,9 @@ class Dispatch:
             container.state = "running"
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
+            pool = container.function.pool
+            if pool.backlog and not pool.queue:  # it has started for what is on disk alone
+                self.refill(pool.function_id)
             self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 

@@ -214,7 +214,12 @@ class Spawns:
             self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._fetch(held)))
 
     async def _fetch(self, held: Held) -> None:
-        row = await self._store.input(held.call.id, held.index)
+        try:
+            row = await self._store.input(held.call.id, held.index)
+        except Exception as error:
+            log.warning("%s could not be read, it will be tried again: %s", held.input_id, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.hollow, held)
+            return
         if row is not None and held.fill(row.args, row.blob, row.method):
             self._dispatch.requeue([held])
 
@@ -250,8 +255,11 @@ class Spawns:
     async def _load(self, function_id: str, state: _Function) -> None:
         try:
             rows = await self._store.pending(function_id, state.cursor, REFILL)
-        finally:
-            state.loading = False
+        except Exception as error:  # a full disk is one for readers too
+            log.warning("spawned inputs of %s could not be read, it will be tried again: %s", function_id, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._load_again, function_id, state)
+            return
+        state.loading = False
         function = self._dispatch.functions.get(function_id)
         if function is None:
             return
@@ -277,6 +285,11 @@ class Spawns:
         else:
             self._dispatch.run()
         if late or (len(rows) == REFILL and (backlog == 0 or not inputs)):
+            self.refill(function_id)
+
+    def _load_again(self, function_id: str, state: _Function) -> None:
+        state.loading = False
+        if function_id in self._dispatch.functions:
             self.refill(function_id)
 
     def _state(self, function_id: str) -> _Function:

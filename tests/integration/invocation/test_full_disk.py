@@ -12,6 +12,7 @@ import pytest
 
 from intermodal.server import spawns
 from intermodal.server.store.calls import CallStore, NewCall, NewInput
+from modal._protocol.errors import Code, Fault
 from modal.exception import ResourceExhaustedError
 from tests.integration.invocation.rig import rig
 from tests.integration.invocation.test_answers import MODULE, runs, until
@@ -72,3 +73,29 @@ async def test_inputs_that_find_no_room_are_refused(tmp_path: Path, monkeypatch:
         assert it.invocation.spawns.pending("fu-note") == 0
         refuse[0] = False
         assert await function.get.aio(await function.spawn.aio(2, str(tmp_path / "runs"))) == 2
+
+
+async def test_inputs_that_could_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on disk are read as soon as that is possible, though no container asks for more."""
+    monkeypatch.setattr(spawns, "RETRY_SECONDS", 0.05)
+    pending, tried = CallStore.pending, []
+
+    async def unreadable(self: CallStore, function_id: str, after_cursor: int = 0, limit: int = 1000) -> Any:
+        tried.append(function_id)
+        if len(tried) % 3:
+            raise Fault(Code.INTERNAL, "the server cannot write (disk I/O error)")
+        return await pending(self, function_id, after_cursor, limit)
+
+    monkeypatch.setattr(CallStore, "pending", unreadable)
+    path = tmp_path / "runs"
+    async with rig() as it:
+        it.write("program", MODULE)
+        it.function("fu-note", "program", "note")
+        function = it.call("fu-note")
+        call_id = await function.spawn_map.aio(range(4000), [str(path)] * 4000)
+        assert await function.get.aio(call_id, 3999) == 3999
+        await until(lambda: it.invocation.spawns.pending("fu-note") == 0)
+        await until(lambda: not it.invocation.dispatch.functions["fu-note"].pool.backlog)
+    assert set(runs(path).values()) == {1}
+    assert len(runs(path)) == 4000
+    assert len(tried) >= 3
