@@ -19,8 +19,9 @@ _SETUP_ACTIONS = 4  # that make the user, before credentials are asked for
 class ObjectStore:
     """`start` before anything else; what it holds is lost with it."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, host: str = "127.0.0.1") -> None:
+        """`host`: "0.0.0.0" for one that containers ask."""
+        self._log, self._host = log, host
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -32,7 +33,7 @@ class ObjectStore:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("object_store_server.py")), str(self.port)],
+                [sys.executable, str(Path(__file__).with_name("object_store_server.py")), str(self.port), self._host],
                 env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS)},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

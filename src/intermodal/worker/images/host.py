@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from intermodal.worker import site
@@ -94,6 +94,10 @@ class HostSettings:
         env.update({name: inside[bundle] for name, bundle in self.certificates.items()})
         env.update(self.added)
         return env
+
+    def without(self, option: str) -> HostSettings:
+        """The same but for one of pip's options."""
+        return replace(self, pip={name: value for name, value in self.pip.items() if name != option})
 
     def binds(self) -> list[Bind]:
         """The files of this machine that those variables name."""

@@ -39,9 +39,10 @@ class BuilderPackages(Kind):
         fields = {"packages": making.fields["packages"], "extra_options": "--no-deps -q"}
         tools = packages.Installer(python, UV if bind is not None else "")
         binds = workshop.caches() + ([bind] if bind is not None else [])
-        command = packages.install_command(fields, tools, workshop.host())
+        # The versions are exact: what the machine's constraints say of them is about the packages of programs.
+        command = packages.install_command(fields, tools, workshop.host().without("constraint"))
         try:
-            await workshop.run(making, command, binds, plain_indexes(workshop))
+            await workshop.run(making, command, binds, {**plain_indexes(workshop), "PIP_CONSTRAINT": ""})
         except StepError as error:
             version = making.fields["version"]
             raise StepError(
