@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import getpass
 import http.server
 import json
 import os
@@ -276,14 +277,23 @@ def test_pushgateway(program: ProgramFinder, tmp_path: Path) -> None:
     authority.issue_cert("github.com").configure_cert(tls)
     handler = type("TheseReleases", (Releases,), {"archive": archive})
     with serving(443, handler, tls), new_platform() as platform:
-        platform.env |= {"INTERMODAL_HOST_PORTS": "443", "INTERMODAL_CONTAINER_HOSTS": "github.com=host-gateway"}
+        port = platform.open_port
+        gateway = f"{getpass.getuser()}--example-pushgateway-serve.apps.stand-in"  # containers have no DNS of this site
+        platform.env |= {
+            "INTERMODAL_HOST_PORTS": f"443,{port}",
+            "INTERMODAL_CONTAINER_HOSTS": f"github.com=host-gateway {gateway}=host-gateway",
+            "INTERMODAL_WEB_LISTEN": f"0.0.0.0:{port}",
+            "INTERMODAL_WEB_DOMAIN": f"http://apps.stand-in:{port}",
+        }
         with trusting(platform, authority.cert_pem.bytes(), tmp_path):
             site = Site(run(platform, "deploy", path))
             said = {site.get("ExampleClientApplication.hello", "/").json() for _ in range(3)}
             assert all(re.fullmatch(r"Hello world from ta-\w+!", one) for one in said), said
             names = {re.findall(r"ta-\w+", one)[0] for one in said}
             metrics = site.get("serve", "/metrics").text
-            counted = re.findall(r'^hello_counter_total\{instance="([^"]+)",job="hello"\} (\S+)$', metrics, re.MULTILINE)
+            counted = re.findall(
+                r'^hello_counter_total\{instance="([^"]+)",job="hello"\} (\S+)$', metrics, re.MULTILINE
+            )
             assert sum(float(value) for _name, value in counted) == 3, metrics
             assert {name for name, _value in counted} == names
             # The gateway goes on while each client takes back what it has pushed: exit hooks run at scale-down.
