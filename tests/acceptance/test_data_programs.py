@@ -175,6 +175,8 @@ def test_s3_bucket_mount(own_platform: Platform, program: ProgramFinder, tmp_pat
 
 # -- dbt_duckdb
 
+DBT_OF_ITS_TIME = "dbt-core==1.9.4\ndbt-adapters==1.14.8\ndbt-common==1.24.0\nduckdb==1.2.2\nprotobuf<6\n"
+
 
 def dbt_project(folder: Path) -> None:
     """What the program has beside it: a seed, a model and a warehouse of its own in the target's volume."""
@@ -199,6 +201,9 @@ def dbt_project(folder: Path) -> None:
 def test_dbt_duckdb(own_platform: Platform, program: ProgramFinder, tmp_path: Path) -> None:
     platform, path = own_platform, program("examples/dbt_duckdb")
     dbt_project(tmp_path / "sample_proj_duckdb_s3")
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(DBT_OF_ITS_TIME)
+    platform.env["PIP_CONSTRAINT"] = str(constraints)
     store = ObjectStore(tmp_path / "s3.log", host="0.0.0.0")
     store.start()
     try:
