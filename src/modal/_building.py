@@ -14,7 +14,16 @@ from modal import _events
 from modal._hashing import hashes
 from modal._mounts import FileSet, Found, Stamp, container_mode, stamp_of
 from modal._object import environment_of
-from modal._protocol.messages.file import FileEntry, FilePut, FilesMissing, FilesPut, MountKnown, MountPut
+from modal._protocol.messages.file import (
+    FileEntry,
+    FilePut,
+    FilesMissing,
+    FilesPut,
+    MountKnown,
+    MountPut,
+    MountsMissing,
+    mount_id_of,
+)
 from modal._protocol.messages.image import BuildLog, ImageBuild, ImageBuilt
 from modal._protocol.messages.wire import Done
 from modal._sync import blocking, call_blocking, gather, run
@@ -30,6 +39,8 @@ QUESTION_HASHES = 4000  # hashes in one FilesMissing
 PUT_BYTES = 2 << 20  # bytes in one FilesPut
 PUT_FILES = 2000  # files in one FilesPut
 LARGE = 1 << 20  # bytes; larger files go up in chunks
+MANY_FILES = 500  # from so many on, the server is asked first which parts of the sets it knows
+PART_LEAST = 500  # files in a part of a large set, which on average has twice as many
 MOUNT_HEADER = 700_000  # bytes of one MountPut's header; a larger set becomes several mounts
 
 
@@ -53,10 +64,15 @@ class LocalFiles:
         for key, files in wanted.items():
             entries[key] = await call_blocking(self._describe, files, paths)
         await call_blocking(hashes.save)
-        await self._send_missing(client, paths)
+        parts = {key: [_Part(some) for some in _portions(entries[key])] for key in wanted}
+        await self._find_known(client, [part for many in parts.values() for part in many])
+        unknown = [part for many in parts.values() for part in many if not part.mount_id]
+        needed = {entry.hash for part in unknown for entry in part.entries if not entry.link}
+        await self._send_missing(client, {digest: path for digest, path in paths.items() if digest in needed})
+        for part in unknown:
+            part.mount_id = (await client.request(MountPut(part.entries), MountKnown)).mount_id
         for key, files in wanted.items():
-            ids = [(await client.request(MountPut(part), MountKnown)).mount_id for part in _portions(entries[key])]
-            self.mount_ids[key] = ids
+            ids = self.mount_ids[key] = [part.mount_id for part in parts[key]]
             text = f"Created mount {files.description}"
             sink.object_created(f"mount:{key}", text, ids[0] if ids else "")
 
@@ -76,6 +92,15 @@ class LocalFiles:
             paths.setdefault(digest, one.local)
             entries.append(FileEntry(remote, digest, stamp.size, container_mode(stamp.mode)))
         return entries
+
+    async def _find_known(self, client: Client, parts: list[_Part]) -> None:
+        """Tell which of many files need not be asked about: most of a large tree is as it was last time."""
+        if sum(len(part.entries) for part in parts) < MANY_FILES:
+            return
+        ids = await call_blocking(lambda: [_mount_id(part.entries) for part in parts])
+        missing = set((await client.request(MountsMissing(ids), MountsMissing)).mount_ids)
+        for part, mount_id in zip(parts, ids):
+            part.mount_id = "" if mount_id in missing else mount_id
 
     async def _send_missing(self, client: Client, paths: dict[str, str]) -> None:
         digests = list(paths)
@@ -116,13 +141,47 @@ class LocalFiles:
         raise ExecutionError(f"{text} Run it again, or set MODAL_BUILD_VALIDATION=warning to go on all the same.")
 
 
+class _Part:
+    """Some files of a set, which have an id of their own."""
+
+    def __init__(self, entries: list[FileEntry]) -> None:
+        self.entries = entries
+        self.mount_id = ""  # "" = the server must be told of it
+
+
+def _mount_id(entries: list[FileEntry]) -> str:
+    try:
+        return mount_id_of(entries)
+    except UnicodeEncodeError:
+        bad = next(one.path for one in entries if not _is_text(one.path) or not _is_text(one.link))
+        raise InvalidError(
+            f"{bad!r} is no text in UTF-8, which names of files in images must be: rename it, or leave it out "
+            "with `ignore=`."
+        ) from None
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _portions(entries: Sequence[FileEntry]) -> list[list[FileEntry]]:
-    """Parts of a file set that each fit into one message."""
+    """Parts of a file set that each fit into one message.
+
+    A large set falls into parts of about a thousand files. Where they end is decided by the paths there alone,
+    so that a file that comes, goes or changes leaves all parts but its own what they were.
+    """
+    import zlib
+
     parts: list[list[FileEntry]] = [[]]
     size = 0
     for entry in entries:
         cost = 6 * len(entry.path) + 6 * len(entry.link) + 120  # bytes, at worst: \u escapes
-        if parts[-1] and size + cost > MOUNT_HEADER:
+        ends = len(parts[-1]) >= PART_LEAST and zlib.crc32(entry.path.encode("utf-8", "replace")) % PART_LEAST == 0
+        if parts[-1] and (ends or size + cost > MOUNT_HEADER):
             parts.append([])
             size = 0
         parts[-1].append(entry)

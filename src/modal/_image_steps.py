@@ -58,7 +58,10 @@ class Step:
         if self.gpus:
             common["gpu"] = self.gpus
         if self.files is not None and self.kind == "copy":
-            return [{"kind": "copy", "mount_id": mount_id, **common} for mount_id in mount_ids[self.files.key]]
+            ids = mount_ids[self.files.key]
+            if len(ids) > 1:
+                return [{"kind": "copy_parts", "mount_ids": ids, **common}]
+            return [{"kind": "copy", "mount_id": mount_id, **common} for mount_id in ids]
         return [{"kind": self.kind, **self._own(mount_ids), **common}]
 
     def _own(self, mount_ids: dict[Any, list[str]]) -> dict[str, Any]:

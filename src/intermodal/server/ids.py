@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import secrets
 import string
-from typing import Any
 
-ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+from modal._protocol.content_ids import ALPHABET, LENGTH, canonical, content_id, digest_id
+
 CALL_ALPHABET = string.digits + "ABCDEFGHJKMNPQRSTVWXYZ"
-LENGTH = 22  # characters after the prefix: 131 bits
+__all__ = ["canonical", "content_id", "digest_id", "is_blob_id", "looks_like", "new_call_id", "new_id"]
 _BLOB_ID = re.compile(r"vl-[0-9A-Za-z]{22,64}")
 
 
@@ -23,26 +21,6 @@ def new_id(prefix: str) -> str:
 def new_call_id() -> str:
     """The id of a call that the server itself makes, as clients name theirs: `fc-` and 26 characters of base 32."""
     return "fc-" + "".join(secrets.choice(CALL_ALPHABET) for _ in range(26))
-
-
-def content_id(prefix: str, content: bytes) -> str:
-    """The id of this content: equal content, equal id."""
-    return digest_id(prefix, hashlib.sha256(content).digest())
-
-
-def digest_id(prefix: str, digest: bytes) -> str:
-    """The id that a digest of at least 17 bytes stands for."""
-    number = int.from_bytes(digest, "big")
-    characters = []
-    for _ in range(LENGTH):
-        number, rest = divmod(number, len(ALPHABET))
-        characters.append(ALPHABET[rest])
-    return f"{prefix}-{''.join(characters)}"
-
-
-def canonical(value: Any) -> bytes:
-    """One text for equal JSON values, whatever the order of their keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def looks_like(prefix: str, text: str) -> bool:

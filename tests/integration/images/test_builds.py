@@ -211,6 +211,21 @@ async def test_files_are_copied_where_links_lead_and_directories_keep_their_mode
     assert output.splitlines() == ["tool", "2", "1777", "700", "755", "usr/bin", "real"]
 
 
+async def test_the_parts_of_a_large_set_are_kept_each_by_itself(builder: Builder) -> None:
+    def entry(name: str, text: str) -> FileEntry:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        Files(builder.home).put(digest, text.encode())
+        return FileEntry(f"/many/{name}", digest, len(text))
+
+    for mount, name, text in (("mo-a", "a", "1"), ("mo-b", "b", "2"), ("mo-c", "c", "3"), ("mo-a2", "a", "4")):
+        await builder.images.mount(mount, [entry(name, text)])
+    first = await builder.build({"kind": "copy_parts", "mount_ids": ["mo-a", "mo-b", "mo-c"]})
+    second = await builder.build({"kind": "copy_parts", "mount_ids": ["mo-a2", "mo-b", "mo-c"]}, run("cat /many/*"))
+    assert builder.printed == "423\n"
+    assert second.layers[-3:-1] == first.layers[-2:]
+    assert second.layers[-4] != first.layers[-3]
+
+
 async def test_files_that_were_never_uploaded(builder: Builder) -> None:
     with pytest.raises(BuildFailed, match="mo-none are not on this worker"):
         await builder.build({"kind": "copy", "mount_id": "mo-none"})

@@ -25,9 +25,18 @@ from modal._protocol.messages.app import (
     Apps,
     AppStop,
 )
-from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut, CallAwait, Outputs, Spawn
+from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut, CallAwait, Outputs, Spawn, ValuesMove
 from modal._protocol.messages.container import ContainerList, ContainerLocate, Containers, ContainerStop
-from modal._protocol.messages.file import FileEntry, FilePut, FilesMissing, FilesPut, MountKnown, MountPut
+from modal._protocol.messages.file import (
+    FileEntry,
+    FilePut,
+    FilesMissing,
+    FilesPut,
+    MountKnown,
+    MountPut,
+    MountsMissing,
+    mount_id_of,
+)
 from modal._protocol.messages.function import FunctionHandle, FunctionLookup, FunctionStats, FunctionStatsGet
 from modal._protocol.messages.image import ImageBuild, ImageBuilt, ImageGet, ImageList, ImagePrune, ImagesKnown
 from modal._protocol.messages.log import LogBatch, LogEntry, Stream
@@ -197,6 +206,8 @@ async def test_files_and_mounts(server: Server, worker: PaperWorker, owner: Conn
     mount_id = (await owner.request(MountPut(entries), MountKnown)).mount_id
     found = await worker.connection.request(MountGet(mount_id), MountEntries)
     assert len(found.entries) == 2
+    assert mount_id == mount_id_of(entries)
+    assert (await owner.request(MountsMissing([mount_id, "mo-x"]), MountsMissing)).mount_ids == ["mo-x"]
     download = worker.connection.open(FileGet(two))
     chunks = [item.data async for item in download if isinstance(item, BlobChunk)]
     assert b"".join(chunks) == large
@@ -223,6 +234,10 @@ async def test_values_travel_and_are_forgotten(server: Server, owner: Connection
         await asyncio.sleep(0.01)
     assert await code_of(owner.open(BlobGet(blob_id)).receive()) == Code.NOT_FOUND
     assert await code_of(owner.open(BlobPut("../x", 0)).receive()) == Code.INVALID
+
+
+async def test_values_may_be_moved_for_containers_alone(owner: Connection) -> None:
+    assert await code_of(owner.request(ValuesMove([new_id("vl")], []), Done)) == Code.INVALID
 
 
 # -- workspace

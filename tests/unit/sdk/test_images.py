@@ -139,8 +139,7 @@ def test_no_build_step_after_files_that_are_added_at_start(tmp_path: Path) -> No
     copied = Image.debian_slim().add_local_file(tmp_path / "x", "/x", copy=True).pip_install("x")
     key = copied._steps()[1].files.key
     assert recipe_of(copied, {}, {key: ["mo-1", "mo-2"]})[1:] == [
-        {"kind": "copy", "mount_id": "mo-1"},
-        {"kind": "copy", "mount_id": "mo-2"},
+        {"kind": "copy_parts", "mount_ids": ["mo-1", "mo-2"]},
         {"kind": "pip_install", "packages": ["x"]},
     ]
 

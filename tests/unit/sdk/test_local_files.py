@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from modal import _hashing, _mounts
-from modal._building import MOUNT_HEADER, _portions
+from modal._building import MOUNT_HEADER, _mount_id, _portions
 from modal._mounts import LocalDir, LocalFile, PythonSource
-from modal._protocol.messages.file import FileEntry, MountPut
+from modal._protocol.messages.file import FileEntry, MountPut, mount_id_of
 from modal._source import source_of
 from modal.exception import InvalidError, ModuleNotMountable
 from modal.file_pattern_matcher import NON_PYTHON_FILES, FilePatternMatcher
@@ -127,6 +127,24 @@ def test_large_sets_are_cut_to_fit_messages() -> None:
     assert [entry for part in parts for entry in part] == entries
     assert len(parts) > 1
     assert all(len(MountPut(part).encode()[0]) < MOUNT_HEADER * 1.2 for part in parts)
+
+
+def test_a_change_to_a_large_set_leaves_most_of_its_parts_what_they_were() -> None:
+    entries = [FileEntry(f"/d{number // 100:03}/{number}", f"{number:064}", 1) for number in range(10_000)]
+    before = [mount_id_of(part) for part in _portions(entries)]
+    assert 5 <= len(before) <= 20
+    changed = [*entries[:5000], FileEntry("/d050/new", "f" * 64, 1), *entries[5001:]]
+    longer = [*entries[:100], FileEntry("/d000/zzz", "f" * 64, 1), *entries[100:]]
+    for other in (changed, longer, entries[1:]):
+        after = [mount_id_of(part) for part in _portions(other)]
+        assert len(set(after) - set(before)) <= 2
+    assert len(_portions(entries[:400])) == 1
+
+
+def test_a_name_that_is_not_text_is_told() -> None:
+    entries = [FileEntry("/good", "0" * 64, 1), FileEntry("/bad\udcff", "0" * 64, 1)]
+    with pytest.raises(InvalidError, match=r"UTF-8.*ignore="):
+        _mount_id(entries)
 
 
 # -- include_source -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from intermodal.server.services.values import CHUNK, Values
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut
-from modal._protocol.messages.file import FilePut, FilesMissing, FilesPut, MountKnown, MountPut
+from modal._protocol.messages.file import FilePut, FilesMissing, FilesPut, MountKnown, MountPut, MountsMissing
 from modal._protocol.messages.wire import Done
 from modal._protocol.messages.worker import FileGet, MountEntries, MountGet
 
@@ -28,6 +28,7 @@ class FileHandlers:
         handlers.unary(FilesPut)(self.put_many)
         handlers.stream(FilePut)(self.put)
         handlers.unary(MountPut)(self.put_mount)
+        handlers.unary(MountsMissing)(self.missing_mounts)
         handlers.stream(FileGet)(self.get)
         handlers.unary(MountGet)(self.get_mount)
         handlers.stream(BlobPut)(self.put_value)
@@ -60,6 +61,9 @@ class FileHandlers:
     async def put_mount(self, connection: Connection, message: MountPut) -> MountKnown:
         return MountKnown(await self._mounts.put(message.entries))
 
+    async def missing_mounts(self, connection: Connection, message: MountsMissing) -> MountsMissing:
+        return MountsMissing(await self._mounts.missing(message.mount_ids))
+
     async def get(self, connection: Connection, message: FileGet, stream: Stream) -> None:
         try:
             with self._files.path(message.hash).open("rb") as file:
@@ -80,9 +84,7 @@ class FileHandlers:
             await stream.send(BlobChunk(chunk))
 
     def forget_values(self, connection: Connection, message: BlobForget) -> None:
-        task = asyncio.create_task(self._values.forget(message.blob_ids))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._values.forget_soon(message.blob_ids)
 
 
 async def _chunks(stream: Stream) -> AsyncIterator[bytes]:

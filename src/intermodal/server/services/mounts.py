@@ -8,17 +8,16 @@ import posixpath
 from typing import Any
 
 from intermodal.files import Files, check_digest
-from intermodal.server.ids import canonical, content_id
 from intermodal.server.store.images import ImageStore
 from modal._protocol.errors import Code, Fault
-from modal._protocol.message import to_json
-from modal._protocol.messages.file import FileEntry
+from modal._protocol.messages.file import FileEntry, mount_id_of
 
 
 class Mounts:
     def __init__(self, store: ImageStore, files: Files) -> None:
         self._store = store
         self._files = files
+        self._whole: set[str] = set()  # those whose files this process has seen
 
     async def put(self, entries: list[FileEntry]) -> str:
         """The id of this set of files. Faults: invalid (a path), not-found (a file that was not uploaded)."""
@@ -34,9 +33,21 @@ class Mounts:
             raise Fault(
                 Code.NOT_FOUND, f"{len(missing)} files were not uploaded yet, the first is {path} ({missing[0]})"
             )
-        mount_id = content_id("mo", canonical([to_json(entry) for entry in entries]))
+        mount_id = mount_id_of(entries)
         await self._store.put_mount(mount_id, entries)
+        self._whole.add(mount_id)
         return mount_id
+
+    async def missing(self, mount_ids: list[str]) -> list[str]:
+        """Those of these sets that are not known, or whose files are not all here."""
+        known = self._whole.intersection(mount_ids)
+        for mount_id in await self._store.known_mounts(set(mount_ids) - known):
+            entries = await self.entries(mount_id)
+            digests = [entry["hash"] for entry in entries if not entry.get("link")]
+            if not await asyncio.to_thread(self._files.missing_now, digests):
+                known.add(mount_id)
+        self._whole |= known
+        return [mount_id for mount_id in mount_ids if mount_id not in known]
 
     async def entries(self, mount_id: str) -> list[Any]:
         """As JSON. Fault: not-found."""

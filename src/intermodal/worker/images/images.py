@@ -209,10 +209,12 @@ class Images:
     ) -> None:
         """Put the layers of an instruction on the image. Raises StepError."""
         await KINDS[instruction.kind].prepare(self.workshop, instruction, emit)
+        below = copied(config)
         for part in KINDS[instruction.kind].parts(instruction):
-            layer = await self._layer(part, config, secrets, emit, rebuild)
+            on = below if KINDS[instruction.kind].side_by_side else config
+            layer = await self._layer(part, on, secrets, emit, rebuild)
             _put_on(config, layer)
-        if len(config.layers) > MOST_LAYERS:
+        while len(config.layers) > MOST_LAYERS:
             config.layers = await self._merged(config.layers)
 
     def find_layer(self, key: str) -> Layer | None:

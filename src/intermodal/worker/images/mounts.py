@@ -8,7 +8,7 @@ import posixpath
 import re
 from pathlib import Path
 
-from intermodal.files import Files, disk_fault, process_lives
+from intermodal.files import USUAL_MODE, Files, disk_fault, process_lives
 from intermodal.home import Home
 from intermodal.worker.images.layers import remove_tree
 from modal._protocol.errors import Code, Fault
@@ -92,13 +92,14 @@ class MountStore:
                 raise Fault(Code.INVALID, f"{entry.path} is in the set of files twice") from None
 
     def _link(self, entry: FileEntry, target: Path) -> None:
-        source = self._files.with_mode(entry.hash, entry.mode)
-        if source.stat().st_size != entry.size:
-            raise Fault(Code.INVALID, f"{entry.path}: the file {entry.hash} has not {entry.size} bytes")
+        usual = entry.mode == USUAL_MODE
+        source = self._files.path(entry.hash) if usual else self._files.with_mode(entry.hash, entry.mode)
         try:
             os.link(source, target)
         except FileNotFoundError:
             raise Fault(Code.NOT_FOUND, f"the file {entry.hash} ({entry.path}) is not here: upload it again") from None
+        if os.lstat(target).st_size != entry.size:
+            raise Fault(Code.INVALID, f"{entry.path}: the file {entry.hash} has not {entry.size} bytes")
 
 
 def _checked(entry: FileEntry) -> str:

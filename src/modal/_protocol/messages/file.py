@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import List
 
-from modal._protocol.message import Message, Record
+from modal._protocol.content_ids import canonical, content_id
+from modal._protocol.message import Message, Record, to_json
 
 
 class FilesMissing(Message, type=64):
@@ -41,5 +42,16 @@ class MountPut(Message, type=67):
     entries: List[FileEntry]
 
 
+class MountsMissing(Message, type=395):
+    """Which of these sets does the server lack? As question and as answer: a set that it has need not be sent."""
+
+    mount_ids: List[str]
+
+
 class MountKnown(Message, type=68):
     mount_id: str
+
+
+def mount_id_of(entries: List[FileEntry]) -> str:
+    """The id of a set of files, sorted by path. Raises UnicodeEncodeError for a path that is not UTF-8."""
+    return content_id("mo", canonical([to_json(entry) for entry in entries]))

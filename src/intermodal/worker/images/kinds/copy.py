@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from intermodal.worker.images.failures import StepError
-from intermodal.worker.images.kinds.kind import Fields, Kind, Made, Making
+from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.view import View
 from intermodal.worker.images.workshop import Workshop
 
@@ -59,4 +59,19 @@ def make_directories(upper: Path, relative: str, view: View) -> None:
                 shutil.chown(path, node.found.st_uid, node.found.st_gid)
 
 
-KINDS = [Copy()]
+class CopyParts(Kind):
+    """A large set of files, whose parts are a layer each: only those that have changed are made again."""
+
+    name = "copy_parts"
+    settings_matter = False
+    side_by_side = True
+    required = {"mount_ids": list}
+
+    def title(self, fields: Fields) -> str:
+        return "COPY . /"
+
+    def parts(self, instruction: Instruction) -> list[Instruction]:
+        return [instruction.instead("copy", {"mount_id": one}) for one in instruction.fields["mount_ids"]]
+
+
+KINDS = [Copy(), CopyParts()]

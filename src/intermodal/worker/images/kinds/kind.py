@@ -80,6 +80,7 @@ class Kind:
     announced = True  # whether the log shows its title; else it says what it does by itself
     makes_layer = True  # else it changes the image's configuration alone
     settings_matter = True  # whether variables, working directory and shell of the image so far decide the result
+    side_by_side = False  # whether its parts know nothing of each other: then each is kept by itself
     required: dict[str, type] = {}  # fields that a step must have, in the instruction as they are
     optional: dict[str, type] = {}  # fields that are left out where they are empty
 
