@@ -41,7 +41,7 @@ class WebApps:
                 self._returned[name] = self._service.find(name)()
 
     async def open(self) -> None:
-        """Make every app and start its lifespan, after `call`. Raises whatever the user's code raises, and LoadError."""
+        """After `call`: make every app and start its lifespan. Raises what the user's code raises, and LoadError."""
         for name, web in self._specs.items():
             function = self._service.find(name)
             shown = f"{self._service.spec.name}.{name}" if name else self._service.spec.name
