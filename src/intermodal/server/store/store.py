@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.server.ids import new_id
-from intermodal.server.store import volumes_apart
+from intermodal.server.store import queues, volumes_apart
 from intermodal.server.store.apps import AppStore
 from intermodal.server.store.calls import CallStore
 from intermodal.server.store.database import Database
@@ -27,6 +27,7 @@ from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
 from intermodal.server.store.tunnels import TunnelStore
 from intermodal.server.store.volumes import VolumeStore
+from intermodal.server.store.write_behind import WriteBehind
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Store:
         self.dicts = DictStore(database)
         self.queues = QueueStore(database)
         self.server_id = ""
+        self.behind: WriteBehind
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -66,9 +68,15 @@ class Store:
             await database.close()
             raise
         store = cls(database, volumes)
-        await volumes_apart.move(database, volumes)
-        await store.environments.ensure_default()
-        store.server_id = await store.setting("server_id", lambda: new_id("sv"))
+        try:
+            await volumes_apart.move(database, volumes)
+            await store.environments.ensure_default()
+            store.server_id = await store.setting("server_id", lambda: new_id("sv"))
+            store.behind = await WriteBehind.open(store.database, path.parent, store.server_id, queues.REDO)
+        except BaseException:
+            await volumes.close()
+            await database.close()
+            raise
         return store
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -94,4 +102,5 @@ class Store:
 
     async def close(self) -> None:
         await self._volumes.close()
+        await self.behind.close()
         await self.database.close()
