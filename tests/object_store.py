@@ -13,6 +13,7 @@ from typing import Any
 
 BUCKET = "test-bucket"
 _POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+_PATHS = {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}  # a host's name is no bucket's
 _SETUP_ACTIONS = 4  # that make the user, before credentials are asked for
 
 
@@ -34,7 +35,7 @@ class ObjectStore:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("object_store_server.py")), str(self.port), self._host],
-                env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS)},
+                env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS), **_PATHS},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + 60
