@@ -91,9 +91,9 @@ class Keyring:
         backend = keyring.get_keyring()
         if getattr(backend, "priority", 0) <= 0 and "chainer" not in type(backend).__module__:
             raise Refused(
-                f"{SETTING}={KEYRING}: there is no keyring here that programs can use ({type(backend).__name__}). Run "
-                "the server in a session with an unlocked Secret Service (gnome-keyring, KWallet), or choose a backend of "
-                "`keyring` (`keyring --list-backends`, PYTHON_KEYRING_BACKEND)"
+                f"{SETTING}={KEYRING}: there is no keyring here that programs can use ({type(backend).__name__}). "
+                "Run the server in a session with an unlocked Secret Service (gnome-keyring, KWallet), or choose a "
+                "backend of `keyring` (`keyring --list-backends`, PYTHON_KEYRING_BACKEND)"
             )
         self.name = f"the entry {account!r} of service {SERVICE!r} in the keyring ({type(backend).__name__})"
 
