@@ -1,8 +1,8 @@
 """Where the key of the vault lies: a file of the state directory, or the keyring of the operating system.
 
 `INTERMODAL_SECRETS_KEY` says which; without it, the key stays where it is. When the setting has changed, the key moves
-at the next start. A key in a keyring leaves a note in the state directory, `secrets.keyring`, so that nobody makes a new
-key where one is merely out of sight.
+at the next start. A key in a keyring leaves a note in the state directory, `secrets.keyring`, so that nobody makes a
+new key where one is merely out of sight.
 """
 
 from __future__ import annotations
