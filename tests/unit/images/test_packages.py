@@ -28,14 +28,6 @@ def test_without_uv_pip_does_it() -> None:
     assert got == ["/py", "-m", "pip", "install", "--pre", "numpy"]
 
 
-def test_a_base_is_spared_the_machine_s_constraints() -> None:
-    host = HostSettings(pip={"constraint": "/c.txt", "find-links": "/w"})
-    assert "--constraint" in command(host, packages=["a"])
-    spared = command(host.without("constraint"), packages=["a"])
-    assert "--constraint" not in spared
-    assert "/w" in spared
-
-
 def test_indexes_of_the_step_and_of_the_machine_are_all_asked() -> None:
     host = HostSettings(
         pip={"index-url": "https://h/s", "extra-index-url": "https://x/s https://y/s", "find-links": "/w"}

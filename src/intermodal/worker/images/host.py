@@ -95,10 +95,6 @@ class HostSettings:
         env.update(self.added)
         return env
 
-    def without(self, option: str) -> HostSettings:
-        """The same but for one of pip's options."""
-        return replace(self, pip={name: value for name, value in self.pip.items() if name != option})
-
     def binds(self) -> list[Bind]:
         """The files of this machine that those variables name."""
         binds = [Bind(bundle, target) for bundle, target in self._certificate_paths().items()]
@@ -107,6 +103,10 @@ class HostSettings:
     def index_urls(self) -> tuple[str, list[str]]:
         """pip's index ("" = the usual one) and extra indexes."""
         return self.pip.get("index-url", ""), self.pip.get("extra-index-url", "").split()
+
+    def without_constraints(self) -> HostSettings:
+        """The same for what has versions of its own already."""
+        return replace(self, pip={name: value for name, value in self.pip.items() if name != "constraint"})
 
     def find_links(self) -> list[str]:
         return self.pip.get("find-links", "").split()

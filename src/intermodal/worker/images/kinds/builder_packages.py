@@ -39,8 +39,8 @@ class BuilderPackages(Kind):
         fields = {"packages": making.fields["packages"], "extra_options": "--no-deps -q"}
         tools = packages.Installer(python, UV if bind is not None else "")
         binds = workshop.caches() + ([bind] if bind is not None else [])
-        # The versions are exact: what the machine's constraints say of them is about the packages of programs.
-        command = packages.install_command(fields, tools, workshop.host().without("constraint"))
+        # The version pins them: constraints of this machine are for what programs ask for.
+        command = packages.install_command(fields, tools, workshop.host().without_constraints())
         try:
             await workshop.run(making, command, binds, {**plain_indexes(workshop), "PIP_CONSTRAINT": ""})
         except StepError as error:
