@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import posixpath
-import re
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images.dockerfile_copy import Copying, Tree, make_directory
+from intermodal.worker.images.dockerfile_patterns import mode_change
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.image_python import find_python
 from intermodal.worker.images.image_users import account
@@ -23,7 +23,6 @@ from intermodal.worker.images.workshop import TOOLS, Workshop
 if TYPE_CHECKING:
     from intermodal.worker.images.composing import Composing
 
-_MODE = re.compile(r"0?[0-7]{3,4}\Z")
 _DOWNLOAD = """
 import os, sys, urllib.request
 for url, path in zip(sys.argv[1::2], sys.argv[2::2]):
@@ -122,15 +121,14 @@ class DockerfileCopy(Kind):
             owner = (user.uid, user.gid if ":" in fields["chown"] or user.uid else 0)
         mode = None
         if fields.get("chmod"):
-            if not _MODE.match(fields["chmod"]):
-                raise StepError(f"--chmod={fields['chmod']} must be octal, such as 755")
-            mode = int(fields["chmod"], 8)
-        copying = Copying(making.upper, making.layers, owner, mode, making.stage)
+            mode = mode_change(fields["chmod"])
+        copying = Copying(making.upper, making.layers, owner, mode, making.stage, fields.get("exclude"))
         tree = Tree(supplies["layers"], supplies["root"])
         extract = bool(fields.get("extract"))
         destination, texts = fields["destination"], fields.get("texts") or []
         if fields.get("sources"):
-            await asyncio.to_thread(copying.copy, tree, fields["sources"], destination, extract)
+            parents = bool(fields.get("parents"))
+            await asyncio.to_thread(copying.copy, tree, fields["sources"], destination, extract, parents)
         for text in texts:
             several = len(texts) > 1 or bool(fields.get("sources"))
             copying.write(text["name"], text["data"].encode(), destination, several)
@@ -162,7 +160,8 @@ class DockerfileCopy(Kind):
                 found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
                 if found != wanted:
                     raise StepError(f"{name} has the checksum {found}, not {wanted}")
-        await asyncio.to_thread(copying.copy, Tree([place]), names, making.fields["destination"], False)
+        unpack = bool(making.fields.get("unpack_urls"))
+        await asyncio.to_thread(copying.copy, Tree([place]), names, making.fields["destination"], unpack)
 
 
 class DockerfileRun(Kind):
