@@ -26,6 +26,7 @@ from typing import (
     Union,
 )
 
+from modal import _context
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
@@ -113,7 +114,6 @@ class Client:
 
     @classmethod
     def _configured(cls) -> Client:
-        from modal import _context
         from modal.config import config
 
         if _context.building:
@@ -296,6 +296,8 @@ class Client:
     async def put_value(self, dumped: Dumped) -> Tuple[bytes, str]:
         """Inline part and blob id of a dumped value for a message; uploads it where that is the only way."""
         if dumped.parts is None:
+            if dumped.blob and not _context.is_local():
+                await self._move_values([dumped.blob], [])
             return dumped.inline, dumped.blob
         from modal._protocol.messages.call import BlobPut
         from modal._protocol.messages.wire import Done
@@ -314,12 +316,25 @@ class Client:
         from modal._protocol.messages.call import BlobForget, BlobGet
 
         values_dir = await self.values_dir()
-        if values_dir:
+        if values_dir and _context.is_local():
             value = _serialization.load_value(b"", blob, values_dir, what)
+        elif values_dir:
+            await self._move_values([], [blob])
+            try:
+                value = _serialization.load_value(b"", blob, values_dir, what)
+            finally:
+                os.unlink(_serialization.value_path(values_dir, blob))
         else:
             value = _serialization.load(b"".join(await self.download(BlobGet(blob))), what)
         await self.note(BlobForget([blob]))
         return value
+
+    async def _move_values(self, written: List[str], wanted: List[str]) -> None:
+        """A container shares its values directory with its worker, not with the server."""
+        from modal._protocol.messages.call import ValuesMove
+        from modal._protocol.messages.wire import Done
+
+        await self.request(ValuesMove(written, wanted), Done, patience=CALL_PATIENCE)
 
     # -- an app's logs
     def attach(
@@ -571,7 +586,6 @@ def _stream_lost(message: Message, error: WireError) -> Exception:
 
 def _configured_url() -> Tuple[str, bool]:
     """The server's address, and whether it is this machine's embedded one."""
-    from modal import _context
     from modal.config import config
 
     url = config.get("server_url")

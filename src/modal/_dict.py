@@ -407,13 +407,6 @@ def _loaded_key(pickled: bytes) -> Any:
     return _serialization.load(pickled, "a key of a Dict")
 
 
-async def _shared_dir(client: Client) -> str:
-    """Directory for large values that this process shares with the server: a container has none."""
-    from modal import _context
-
-    return await client.values_dir() if _context.is_local() else ""
-
-
 def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:
     """As `_dumped` of a short plain value; None for any other."""
     small = _serialization.dumps_small(value)
@@ -428,7 +421,7 @@ async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, s
     """Key, value and, of a large one, the id of its file."""
     from modal._protocol.messages.dict import MAX_VALUE
 
-    shared = await _shared_dir(client)
+    shared = await client.values_dir()
     dumped = _serialization.dump(value, shared, f"the value of {key!r:.80}")
     if dumped.size > MAX_VALUE:
         if dumped.blob:
@@ -444,8 +437,10 @@ async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, s
 
 
 async def _load_large(client: Client, blob: str, what: str) -> Any:
-    shared = await _shared_dir(client)
-    if not shared:
+    from modal import _context
+
+    shared = await client.values_dir()
+    if not shared or not _context.is_local():
         from modal._protocol.messages.call import BlobGet
 
         return _serialization.load(b"".join(await client.download(BlobGet(blob))), what)

@@ -166,7 +166,9 @@ async def call_result(
         wait = -1.0 if left is None else min(left, AWAIT_SECONDS)
         patience = CALL_PATIENCE if left is None else min(CALL_PATIENCE, left + 5.0)
         try:
-            outputs = await client.request(CallAwait(call_id, index, wait), Outputs, patience=patience)
+            outputs = await client.request(
+                CallAwait(call_id, index, wait, parent_input_id()), Outputs, patience=patience
+            )
         except TimeoutError as error:
             if error.__class__.__name__ != "TimeoutError":
                 raise  # OutputExpiredError is one too

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 async def pack(client: Client, args: Sequence[Any], kwargs: Dict[str, Any]) -> Packed:
     """Pickle arguments; large ones into the values directory, or uploaded. Raises SerializationError."""
     dumped = _serialization.dump_args(args, kwargs, await client.values_dir())
-    if dumped.parts is None:
-        return Packed(dumped.inline, dumped.blob, dumped.size)
+    if dumped.parts is None and not dumped.blob:
+        return Packed(dumped.inline, "", dumped.size)
     inline, blob = await client.put_value(dumped)
     return Packed(inline, blob, dumped.size)
 

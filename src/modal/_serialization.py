@@ -33,6 +33,7 @@ _PAIR = struct.Struct("!QQ")
 _ALPHABET = bytes(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[i % 62] for i in range(256))
 _SMALL = frozenset((int, float, bool, type(None)))
 _SMALL_TEXT = 32 * 1024  # characters or bytes
+_HUGE_FROM = 8 << 20  # bytes; as `_huge_pages.HUGE_FROM`
 
 Part = Union[bytes, memoryview]
 
@@ -274,6 +275,10 @@ def load_file(path: str, what: str = "a value") -> Any:
                 import mmap
 
                 return _load_with_buffers(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
+            if size >= _HUGE_FROM:
+                from modal._huge_pages import Reader
+
+                return pickle.load(Reader(file))
             return pickle.load(file)
     except OSError as error:
         raise _deserialization_error(f"{what} is not there any more ({path}: {error.strerror})") from error

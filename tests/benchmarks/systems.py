@@ -194,6 +194,8 @@ class Ray(System):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.env.update(RAY_DISABLE_IMPORT_WARNING="1", RAY_USAGE_STATS_ENABLED="0")
+        # Its clients keep to the loopback interface too, where no token is needed.
+        self.env.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled")
         self.port = free_port()
 
     def _up(self) -> None:

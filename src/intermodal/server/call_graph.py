@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from intermodal.server.dispatch import Dispatch
-from intermodal.server.inputs import Call
+from intermodal.server.inputs import Call, split_input_id
 from intermodal.server.store.calls import CallStore
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -56,7 +56,7 @@ class CallGraphs:
         while grew:
             grew = False
             for call in self._calls.values():
-                parent = "fc-" + call.parent_input_id[3:].rpartition("-")[0] if call.parent_input_id else ""
+                parent = split_input_id(call.parent_input_id)[0]
                 if call.id in taken or (call.id not in known and parent not in known):
                     continue
                 taken.add(call.id)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from intermodal.server.delivery import Delivery
 from intermodal.server.dispatch import Dispatch
 from intermodal.server.inputs import Call, Held
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
@@ -52,6 +53,9 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.dispatch = dispatch
         self.spawns = spawns
+        self.waits = Waits(dispatch, self.calls.get, *([spawns.known_call] if spawns is not None else []))
+        if spawns is not None:
+            spawns.waits = self.waits
         self._may_call = may_call  # raises Fault unless this connection may call this function
         self.delivery = Delivery(dispatch, log_seq, self.calls.get, self._forget)
         dispatch.deliver = self.deliver
@@ -72,6 +76,8 @@ class Calls:
         if call is not None:
             self._reattach(call, connection, stream_id)
             known = call.inputs.get(0)
+            if message.blob:
+                call.large_args[0] = message.blob
             if known is not None and known.fill(message.args, message.blob, message.method):
                 self.dispatch.accept(self.dispatch.function(call.function_id), [known])
             return
@@ -80,8 +86,11 @@ class Calls:
         call.reply_to(connection, stream_id)
         self.calls[call.id] = call
         self._follow(connection, call)
+        self.waits.follow(call)
         held = Held(call, 0, message.args, message.blob, message.method)
         call.inputs[0] = held
+        if message.blob:
+            call.large_args[0] = message.blob
         self.dispatch.accept(function, [held])
 
     def _reattach(self, call: Call, connection: Connection, stream_id: int) -> None:
@@ -91,6 +100,7 @@ class Calls:
         self._may_call(connection, call.function_id)
         call.reply_to(connection, stream_id)
         self._follow(connection, call)
+        self.waits.follow(call)
         self.delivery.send(call)
 
     # -- many inputs
@@ -109,6 +119,7 @@ class Calls:
             call.over.set_result(None)  # the connection that it came on before
         call.stream_to(connection, stream)
         self._follow(connection, call)
+        self.waits.follow(call)
         self.delivery.reopened(call)
         call.over = asyncio.get_running_loop().create_future()
         self.delivery.send(call)
@@ -153,6 +164,8 @@ class Calls:
         methods = message.methods or [""] * count
         new = []
         for index, args, blob, method in zip(message.indexes, message.args, blobs, methods, strict=True):
+            if blob:
+                call.large_args[index] = blob
             if index in call.inputs or index in call.done:  # sent again after a reconnect
                 known = call.inputs.get(index)
                 if known is not None and known.fill(args, blob, method):
@@ -184,6 +197,8 @@ class Calls:
         """Nothing more can be asked of the call."""
         if self.calls.get(call.id) is call:
             del self.calls[call.id]
+        if call.large_args:
+            self.delivery.forget_values(call.large_args.values())
         call.leave()
 
     # -- the ends

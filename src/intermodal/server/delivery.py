@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from intermodal.server.dispatch import Container, Dispatch
@@ -62,6 +62,7 @@ class Delivery:
         self._kept: dict[Call, float] = {}  # answered, but perhaps not arrived -> until when; the oldest first
         self._kept_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # arguments that nobody needs again
 
     # -- from containers
     def take(self, held: Held, status: int, value: bytes, blob: str, number: int) -> None:
@@ -188,6 +189,8 @@ class Delivery:
             call.taken += 1
             call.sent_bytes -= output.cost
             self._safe(output)
+            if call.large_args and output.status != Status.YIELDED and output.position in call.large_args:
+                self.forget_values([call.large_args.pop(output.position)])
         if call.unsent:
             self.send(call)
         elif not sent and call in self._kept:

@@ -598,7 +598,7 @@ class Dispatch:
                 # The old attempt's answer is for nobody; the new one is an input of its own.
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
                 container.tokens[token].over = True
-                self.scheduler.swap(container.id, held, container.tokens[token])
+                self.scheduler.swap(container.id, held, container.tokens[token], now)
                 self._retry(held)
                 continue
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"

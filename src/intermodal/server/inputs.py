@@ -10,6 +10,7 @@ from modal._protocol.aio import Connection, Stream
 
 if TYPE_CHECKING:
     from intermodal.server.delivery import Output
+    from intermodal.server.waits import Wait
 
 
 class Direct(Protocol):
@@ -40,6 +41,7 @@ class Call:
         "inputs_ended",
         "kept_bytes",
         "kind",
+        "large_args",
         "over",
         "parent_input_id",
         "reply_id",
@@ -49,6 +51,7 @@ class Call:
         "taken",
         "unsent",
         "unsent_bytes",
+        "wait",
         "yielded",
     )  # fmt: skip
 
@@ -59,6 +62,7 @@ class Call:
         self.kind = kind
         self.parent_input_id = parent_input_id
         self.inputs: dict[int, Held] = {}  # without a final output
+        self.large_args: dict[int, str] = {}  # index -> value, until the output has arrived
         self.done = IndexSet()  # maps: indexes that have one
         self.connection: Connection | None = None
         self.stream: Stream | None = None
@@ -71,6 +75,7 @@ class Call:
         self.taken = 0  # outputs that have arrived since the call was opened on its connection
         self.inputs_ended = False
         self.over: asyncio.Future[None] | None = None
+        self.wait: Wait | None = None  # of the input that has made the call, while it waits for it
         self.yielded = 0  # generators: the number of the item that is to come next
 
     def reply_to(self, connection: Connection, reply_id: int) -> None:
@@ -82,7 +87,10 @@ class Call:
         self.stream = stream
 
     def leave(self) -> None:
-        """The connection need not remember the call any longer."""
+        """The connection need not remember the call any longer: nobody waits for it there."""
+        if self.wait is not None:
+            self.wait.end()
+            self.wait = None
         followed = getattr(self.connection, "followed_calls", None)
         if followed is not None:
             followed.calls.pop(self.id, None)
@@ -164,3 +172,9 @@ class IndexSet:
 
     def __contains__(self, index: int) -> bool:
         return index < self._below or index in self._rest
+
+
+def split_input_id(input_id: str) -> tuple[str, int]:
+    """The id of its call and its index there; ("", -1) for what is no input's id."""
+    name, _, index = input_id.rpartition("-")
+    return ("fc-" + name[3:], int(index)) if name.startswith("in-") and index.isdecimal() else ("", -1)

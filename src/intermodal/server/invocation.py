@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from intermodal.server.call_graph import CallGraphs
@@ -35,7 +35,8 @@ class Invocation:
 
     `prepare` makes the ContainerSpec of a new container, `may_call` raises Fault unless a connection may use
     a function, `append_logs(app_id, entries)` and `log_seq(app_id)` are those of the log service, and
-    `ephemeral(app_id)` says whether an app ends with its client.
+    `ephemeral(app_id)` says whether an app ends with its client. `secure_value(blob)` blocks until a large value is
+    on the disk for good, `forget_values(blobs)` deletes those that no call needs again.
     """
 
     def __init__(
@@ -47,10 +48,14 @@ class Invocation:
         log_seq: Callable[[str], int],
         ephemeral: Callable[[str], bool],
         last_log_numbers: Callable[[str], dict[str, int]] = lambda _app_id: {},
+        secure_value: Callable[[str], object] = lambda _blob: None,
+        forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None,
     ) -> None:
         self.dispatch = Dispatch(Scheduler(lambda: new_id("ta")))
         self.spawns = Spawns(store, self.dispatch, may_call, log_seq)
         self.calls = Calls(self.dispatch, may_call, log_seq, self.spawns)
+        self.spawns.secure_value = secure_value
+        self.spawns.forget_values = self.calls.delivery.forget_values = forget_values
         self.workers = Workers(
             self.dispatch,
             prepare,

@@ -27,6 +27,7 @@ from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
 from intermodal.server.rpc.access import Gate, tables, user_name
 from intermodal.server.rpc.apps import AppHandlers
+from intermodal.server.rpc.container_values import ContainerValueHandlers
 from intermodal.server.rpc.containers import ContainerHandlers
 from intermodal.server.rpc.files import FileHandlers
 from intermodal.server.rpc.functions import FunctionHandlers
@@ -72,7 +73,7 @@ from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
 
-CONTAINER_VALUES = "/.intermodal/run/values"
+CONTAINER_VALUES = "/.intermodal/run/values"  # its worker moves files between it and the shared one
 APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before the worker ends what is left
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
@@ -217,6 +218,8 @@ class Server:
             self.logs.seq,
             self._is_ephemeral,
             self.logs.last_numbers,
+            self.values.secure,
+            self.values.forget_soon,
         )
         calls = workers = self.invocation
         self.workspace = os.environ.get("INTERMODAL_WORKSPACE") or user_name(os.geteuid())
@@ -255,6 +258,7 @@ class Server:
                 builder_version,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
+            ContainerValueHandlers(self.invocation.dispatch),
             VolumeHandlers(
                 self.volumes,
                 self.volume_names,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable
 
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import (
@@ -28,6 +29,7 @@ REFILL = 1000  # inputs read from disk at once
 SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
 
 Key = tuple[str, int]
+log = logging.getLogger(__name__)
 
 
 class _Function:
@@ -62,9 +64,13 @@ class Spawns:
         self._finished: list[Finished] = []
         self._finished_in: dict[Container, None] = {}
         self._flush_due = False
+        self.waits: Waits
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
+        self._read_args: list[str] = []  # large arguments of inputs that have a final output, not on disk yet
+        self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # arguments that nobody needs again
         dispatch.refill = self.refill
         dispatch.retried = self.retried
         dispatch.hollow = self.hollow
@@ -87,6 +93,36 @@ class Spawns:
                 f"{function.name} has {state.pending} spawned inputs without a result, and no more than {SPAWN_LIMIT} "
                 "are taken: try again later",
             )
+        if any(message.blobs):
+            self._dispatch.keep_task(
+                asyncio.get_running_loop().create_task(self._spawn_large(connection, stream_id, message))
+            )
+        else:
+            self._store_spawned(connection, stream_id, message)
+
+    async def _spawn_large(self, connection: Connection, stream_id: int, message: Spawn) -> None:
+        """What a stored input names is on the disk before the input is."""
+        try:
+            for index, blob in zip(message.indexes, message.blobs, strict=False):
+                if blob:
+                    await self._secure_args(message.call_id, index, blob)
+        except Fault as fault:
+            connection.fail(stream_id, fault)
+        except OSError as error:
+            connection.fail(stream_id, Fault(Code.INTERNAL, f"a large argument could not be stored: {error}"))
+        else:
+            self._store_spawned(connection, stream_id, message)
+
+    async def _secure_args(self, call_id: str, index: int, blob: str) -> None:
+        try:
+            await asyncio.to_thread(self.secure_value, blob)
+        except Fault:
+            # A message that is sent again may come after its input has run.
+            if await self._store.input(call_id, index) is None and await self._store.output(call_id, index) is None:
+                raise
+
+    def _store_spawned(self, connection: Connection, stream_id: int, message: Spawn) -> None:
+        count = len(message.indexes)
         blobs = message.blobs or [""] * count
         methods = message.methods or [""] * count
         rows = list(map(NewInput, message.indexes, message.args, blobs, methods))
@@ -243,6 +279,8 @@ class Spawns:
         container: Container | None = held.container
         container_id = container.id if container is not None else ""
         self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))
+        if held.blob:
+            self._read_args.append(held.blob)
         self._state(call.function_id).pending -= 1
         if container is not None:
             self._finished_in[container] = None
@@ -254,6 +292,7 @@ class Spawns:
         self._flush_due = False
         rows, self._finished = self._finished, []
         containers, self._finished_in = self._finished_in, {}
+        read_args, self._read_args = self._read_args, []
         marks = [(container, container.frames) for container in containers]
         for container, frame in marks:
             container.undurable.append(frame)
@@ -263,11 +302,28 @@ class Spawns:
                 container.undurable.remove(frame)
                 self._dispatch.durable(container)
             if error is None:
+                if read_args:
+                    self.forget_values(read_args)
                 for row in rows:
                     for waiter in self._waiting.pop((row.call_id, row.index), ()):
                         if not waiter.done():
                             waiter.set_result(row)
 
+        large = [row.blob for row in rows if row.blob]
+        if large:
+            self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._finish_large(rows, large, done)))
+        else:
+            self._store.finish(rows, done)
+
+    async def _finish_large(
+        self, rows: list[Finished], blobs: list[str], done: Callable[[Exception | None], None]
+    ) -> None:
+        """What a stored output names is on the disk before the output is."""
+        for blob in blobs:
+            try:
+                await asyncio.to_thread(self.secure_value, blob)
+            except (Fault, OSError) as error:
+                log.error("a large result is not safe: %s", error)  # whoever asks for it hears what is wrong
         self._store.finish(rows, done)
 
     def retried(self, held: Held) -> None:
@@ -306,12 +362,16 @@ class Spawns:
                     raise Fault(Code.NOT_FOUND, f"{message.call_id} has no input {message.index}")
                 return self._outputs(call.function_id, message.index, output.status, output.value, output.blob)
             timeout = None if message.timeout < 0 else message.timeout
+            wait = self.waits.begin(message.parent_input_id) if message.parent_input_id and timeout != 0 else None
             try:
                 row = await asyncio.wait_for(waiter, timeout)
             except TimeoutError:
                 raise Fault(
                     Code.TIMEOUT, f"{message.call_id} has no result yet (waited {message.timeout:g} s)"
                 ) from None
+            finally:
+                if wait is not None:
+                    wait.end()
             return self._outputs(call.function_id, message.index, row.status, row.value, row.blob)
         finally:
             waiters = self._waiting.get(key)
@@ -357,9 +417,9 @@ class Spawns:
         state = self._functions.get(function_id)
         return state.pending if state is not None else 0
 
-    def memory_calls(self) -> dict[str, Any]:
-        """The spawned calls that are in memory."""
-        return dict(self._calls)
+    def known_call(self, call_id: str) -> Call | None:
+        """A spawned call, if it is in memory."""
+        return self._calls.get(call_id)
 
 
 _CANCELLED = pack_failure(

@@ -10,7 +10,7 @@ from typing import Any
 
 from intermodal.server.dispatch import Container, Dispatch, Function
 from intermodal.server.handover import form_of
-from intermodal.server.inputs import Call, Held
+from intermodal.server.inputs import Call, Held, split_input_id
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -170,7 +170,9 @@ class Workers:
         for known in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
             if known.id not in reported and known.asked:
                 dispatch.exited(known, ContainerExited(known.id, -1, "lost", "its worker was restarted"))
-        call_ids = sorted({_call_id(input_id) for report in message.containers for input_id in report.input_ids})
+        call_ids = sorted(
+            {split_input_id(input_id)[0] for report in message.containers for input_id in report.input_ids}
+        )
         spawned = await self._is_spawned(call_ids) if call_ids else set()
         await self._recall_logs(message)
         lost: list[str] = []
@@ -221,7 +223,7 @@ class Workers:
 
     def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
         """An adopted container runs an input of an earlier life of the server."""
-        call_id, index = _call_id(input_id), int(input_id.rpartition("-")[2])
+        call_id, index = split_input_id(input_id)
         function = container.function
         if call_id in spawned:
             call = Call(call_id, function.function_id, function.app_id, "spawn")
@@ -544,10 +546,6 @@ def _again(held: Held) -> RunInputs:
         [held.blob] if held.blob else [],
         [held.method] if held.method else [],
     )
-
-
-def _call_id(input_id: str) -> str:
-    return "fc-" + input_id[3:].rpartition("-")[0]
 
 
 __all__ = ["BlobChunk", "ContainerLink", "WorkerLink", "Workers"]

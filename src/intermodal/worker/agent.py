@@ -48,6 +48,7 @@ from modal._protocol.messages.worker import (
     ContainerSignalInput,
     ContainerSpec,
     ContainerStart,
+    ContainerValues,
     LogsAck,
     MountEntries,
     MountGet,
@@ -202,6 +203,7 @@ class Agent:
         handlers.unary(ContainerKill)(self._kill)
         handlers.stream(WorkerImageBuild)(self._build)
         handlers.unary(ContainerConnect)(self._connect)
+        handlers.unary(ContainerValues)(self._move_values)
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
@@ -373,6 +375,13 @@ class Agent:
             ) from None
         with sock:
             self.handover.send(message.container_id, sock.fileno(), message.ticket)
+        return Done()
+
+    async def _move_values(self, connection: aio.Connection, message: ContainerValues) -> Done:
+        cell = self.cells.get(message.container_id)
+        if cell is None:
+            raise Fault(Code.NOT_FOUND, f"container {message.container_id} does not run here")
+        await cell.move_values(message.written, message.wanted)
         return Done()
 
     async def _stop(self, connection: aio.Connection, message: WorkerStop) -> Done:

@@ -20,7 +20,7 @@ from intermodal.worker.disk_guard import size_of
 from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
 from modal._protocol.aio import Connection, Stream
-from modal._protocol.errors import Fault, ProtocolError, WireError
+from modal._protocol.errors import Code, Fault, ProtocolError, WireError
 from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
 from modal._protocol.message import Message
 from modal._protocol.messages.call import Status
@@ -218,6 +218,18 @@ class Cell:
         blob = self._given.pop(token, "")
         if blob:
             (self.run_dir / "values" / blob).unlink(missing_ok=True)
+
+    async def move_values(self, written: list[str], wanted: list[str]) -> None:
+        """Large values of calls that the container makes itself. Raises Fault. May be asked for twice."""
+        directory = self.run_dir / "values"
+        for blob in written:
+            if not values.take(directory, self._store, blob) and not values.is_kept(self._store, blob):
+                raise Fault(Code.NOT_FOUND, f"the container has written no value {blob[:80]!r}")
+        for blob in wanted:
+            try:
+                await asyncio.to_thread(values.copy, self._store, directory, blob)
+            except OSError as error:
+                raise Fault(Code.NOT_FOUND, f"the value {blob[:80]!r} is not kept any more") from error
 
     def forsake(self) -> None:
         """Nobody will ask for this container again."""

@@ -26,6 +26,22 @@ def give(store: Path, directory: Path, blob: str) -> None:
         shutil.copyfile(store / blob, target)
 
 
+def copy(store: Path, directory: Path, blob: str) -> None:
+    """As `give`, of a value that others may read too: what the container does to its file is its own affair."""
+    if not _ID.match(blob):
+        raise FileNotFoundError(f"{blob!r} is not the id of a value")
+    temporary, target = directory / f"{blob}.copy", directory / blob
+    if not os.path.lexists(target):
+        with (store / blob).open("rb") as source, temporary.open("xb") as made:
+            shutil.copyfileobj(source, made, 1 << 20)
+        os.rename(temporary, target)
+
+
+def is_kept(store: Path, blob: str) -> bool:
+    """Whether the store has this value."""
+    return bool(_ID.match(blob)) and (store / blob).exists()
+
+
 def take(directory: Path, store: Path, blob: str) -> bool:
     """Move a value that a container wrote into the store. False where it wrote none.
 

@@ -109,8 +109,7 @@ def wait_for_files(values: Path, count: int) -> None:
 def test_large_values_travel_without_a_shared_directory(
     d: modal.Dict, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modal._context.is_local", lambda: False)
-    monkeypatch.setattr("modal._dict._shared_dir", _no_directory)
+    monkeypatch.setattr("modal._client.Client.values_dir", _no_directory)
     value = bytes(range(256)) * 16 * 1024  # 4 MiB
     d["k"] = value
     assert d["k"] == value

@@ -25,7 +25,7 @@ from modal._protocol.messages.app import (
     Apps,
     AppStop,
 )
-from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut, CallAwait, Outputs, Spawn
+from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut, CallAwait, Outputs, Spawn, ValuesMove
 from modal._protocol.messages.container import ContainerList, ContainerLocate, Containers, ContainerStop
 from modal._protocol.messages.file import (
     FileEntry,
@@ -234,6 +234,10 @@ async def test_values_travel_and_are_forgotten(server: Server, owner: Connection
         await asyncio.sleep(0.01)
     assert await code_of(owner.open(BlobGet(blob_id)).receive()) == Code.NOT_FOUND
     assert await code_of(owner.open(BlobPut("../x", 0)).receive()) == Code.INVALID
+
+
+async def test_values_may_be_moved_for_containers_alone(owner: Connection) -> None:
+    assert await code_of(owner.request(ValuesMove([new_id("vl")], []), Done)) == Code.INVALID
 
 
 # -- workspace

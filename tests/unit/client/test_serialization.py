@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modal import _huge_pages
 from modal import _serialization as s
 from modal.exception import DeserializationError, SerializationError
 
@@ -123,6 +124,27 @@ def test_large_pieces(tmp_path: Path, kind: Any, size: int) -> None:
     dumped = s.dump(value, str(tmp_path))
     assert s.load_value(dumped.inline, dumped.blob, str(tmp_path)) == value
     assert s.load(s.dumps(value)) == value
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_very_large_pieces_are_read_into_huge_pages(tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[int] = []
+    advise = _huge_pages.advise
+    monkeypatch.setattr(
+        _huge_pages, "advise", lambda buffer: (advised.append(memoryview(buffer).nbytes), advise(buffer))
+    )
+    data = kind(b"0123456789abcdef" * (600 << 10) + b"tail")
+    value = ["before", data, b"small", data + b"other"]
+    dumped = s.dump(value, str(tmp_path))
+    assert s.load_value(b"", dumped.blob, str(tmp_path)) == value
+    assert advised == [len(data), len(data) + 5]
+
+
+def test_without_ctypes_large_pieces_are_read_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_huge_pages, "_madvise", None)
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    data = b"0123456789abcdef" * (600 << 10)
+    assert s.load_value(b"", s.dump(data, str(tmp_path)).blob, str(tmp_path)) == data
 
 
 def test_a_buffer_that_is_not_contiguous_stays_in_the_pickle() -> None:

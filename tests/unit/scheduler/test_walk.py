@@ -49,6 +49,7 @@ class Walk(RuleBasedStateMachine):
         self.alive: set[Any] = set()  # sent and not over
         self.rules: dict[str, dict[str, Any]] = {}
         self.candidates: dict[str, dict[str, Any]] = {}  # function -> rules of its next version
+        self.calls: list[tuple[Box, Any]] = []  # of containers' inputs, that they wait for
         self.checked_given_up = 0
         self.checked_refused = 0
         self.checked_finished = 0
@@ -67,7 +68,7 @@ class Walk(RuleBasedStateMachine):
                 self.world.scheduler.drain(box.id, self.world.now)
                 self.world.obey()
         self.rules[function_id] = rules
-        self.world.function(function_id, **rules)
+        self.world.function(function_id, "ap-2" if function_id == "c" else "ap-1", **rules)
 
     @precondition(lambda self: self.rules)
     @rule(data=st.data(), count=st.sampled_from([1, 1, 2, 7, 70]))
@@ -91,6 +92,23 @@ class Walk(RuleBasedStateMachine):
         box = self.pick(data, lambda box: box.inputs)
         if box is not None:
             self.alive -= set(self.world.finish(box, count, seconds))
+
+    @rule(data=st.data())
+    def wait(self, data: st.DataObject) -> None:
+        """An input that runs makes a call, or one more."""
+        box = self.pick(data, lambda box: box.inputs)
+        if box is not None:
+            item = data.draw(st.sampled_from(box.inputs[:4]))
+            self.world.waits(box, item)
+            self.calls.append((box, item))
+
+    @rule(data=st.data())
+    def go_on(self, data: st.DataObject) -> None:
+        """A call is over; perhaps its caller's container is no more, or its caller has ended."""
+        if self.calls:
+            call = data.draw(st.sampled_from(self.calls))
+            self.calls.remove(call)
+            self.world.goes_on(*call)
 
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
@@ -267,7 +285,27 @@ class Walk(RuleBasedStateMachine):
         slots = self.world.scheduler.slots.values()
         assert worker.containers == len(slots)
         assert worker.memory_used == sum(slot.taken.memory for slot in slots)
-        assert abs(worker.cpu_used - sum(slot.taken.cpu for slot in slots)) < 1e-6
+        assert abs(worker.cpu_used - sum(slot.taken.cpu for slot in slots if not slot.lent)) < 1e-6
+
+    @invariant()
+    def who_has_something_to_do_has_lent_nothing(self) -> None:
+        open_calls = set(self.calls)
+        for box in self.world.boxes.values():
+            slot = self.world.scheduler.slots[box.id]
+            rules = slot.pool.rules
+            waiting = {item for item in box.inputs if (box, item) in open_calls}
+            running = 1 if rules.batch_size else min(len(box.inputs), rules.limit)
+            assert set(slot.waiting) == waiting
+            assert not slot.lent or len(waiting) >= running > 0
+
+    @invariant()
+    def shares_are_what_apps_have(self) -> None:
+        counts: dict[int, int] = {}
+        for slot in self.world.scheduler.slots.values():
+            share = id(slot.pool.share)
+            counts[share] = counts.get(share, 0) + (slot.state != STOPPING)
+        for pool in self.world.scheduler.pools.values():
+            assert pool.share.containers == counts.get(id(pool.share), 0)
 
     @invariant()
     def each_device_is_in_one_place(self) -> None:
@@ -280,11 +318,14 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When containers behave, everything ends."""
         world = self.world
+        for call in self.calls:
+            world.goes_on(*call)
+        self.calls.clear()
         for function_id in FUNCTIONS:
             self.drop_candidate(function_id)
         world.scheduler.resume(world.now)
         world.obey()
-        for _ in range(400):
+        for _ in range(400 + len(self.alive)):
             if not self.alive:
                 break
             for box in list(world.boxes.values()):

@@ -42,9 +42,9 @@ class World:
         self._names = itertools.count(1)
 
     # -- what the test does
-    def function(self, function_id: str = "f", **rules: Any) -> None:
+    def function(self, function_id: str = "f", app_id: str = "ap-1", **rules: Any) -> None:
         rules.setdefault("request", Request(0.1, 100))
-        self.scheduler.put_function(function_id, "ap-1", Rules(**rules), self.now)
+        self.scheduler.put_function(function_id, app_id, Rules(**rules), self.now)
         self.obey()
 
     def send(self, count: int = 1, function_id: str = "f") -> list[str]:
@@ -68,6 +68,14 @@ class World:
         self.scheduler.finished(box.id, done, self.now, seconds)
         self.obey()
         return done
+
+    def waits(self, box: Box, item: Any) -> None:
+        """An input of the container waits for a call that it has made."""
+        self.scheduler.waits(box.id, item, self.now)
+
+    def goes_on(self, box: Box, item: Any) -> None:
+        """That call is over."""
+        self.scheduler.goes_on(box.id, item, self.now)
 
     def die(self, box: Box) -> list[Any]:
         del self.boxes[box.id]

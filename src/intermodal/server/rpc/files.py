@@ -84,9 +84,7 @@ class FileHandlers:
             await stream.send(BlobChunk(chunk))
 
     def forget_values(self, connection: Connection, message: BlobForget) -> None:
-        task = asyncio.create_task(self._values.forget(message.blob_ids))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._values.forget_soon(message.blob_ids)
 
 
 async def _chunks(stream: Stream) -> AsyncIterator[bytes]:

@@ -171,3 +171,15 @@ class Capacity:
                 worker.free[device] = worker.devices[device]
         # Sums of fractions drift: an empty machine is exactly empty.
         worker.cpu_used = worker.cpu_used - taken.cpu if worker.containers else 0.0
+
+    def lend(self, worker_id: str, taken: Taken) -> None:
+        """A container that took this has no use for its processors for now."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.cpu_used -= taken.cpu
+
+    def take_back(self, worker_id: str, taken: Taken) -> None:
+        """It has again, whoever uses them now."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.cpu_used += taken.cpu

@@ -6,6 +6,7 @@ No event that an input causes costs more because there are many functions, or ma
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
 from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Refuse, Start, Stop
-from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Slot
+from intermodal.server.scheduler.loans import Loans
+from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Share, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
@@ -34,6 +36,8 @@ class Scheduler:
         self.slots: dict[str, Slot] = {}
         self.paused = False  # after a restart: nothing is assigned until the workers are back
         self._new_container_id = new_container_id
+        self.loans = Loans(self.capacity)
+        self._shares: weakref.WeakValueDictionary[str, Share] = weakref.WeakValueDictionary()  # by app
         self._starts = Starts(self)
         self._agenda = Agenda()
         self._watched: dict[str, Slot] = {}  # containers that hold more than they run
@@ -45,7 +49,8 @@ class Scheduler:
         """A function exists, or its rules have changed."""
         pool = self.pools.get(function_id)
         if pool is None:
-            pool = self.pools[function_id] = Pool(function_id, app_id, rules)
+            share = self._shares.setdefault(app_id, Share())
+            pool = self.pools[function_id] = Pool(function_id, app_id, rules, share)
         pool.rules = rules
         pool.retired = False
         self._trim(pool)
@@ -132,6 +137,8 @@ class Scheduler:
         for item in inputs:
             if held.pop(item, None) is not None:
                 pool.assigned -= 1
+                if slot.waiting:
+                    self.loans.left(slot, [item], now)
         slot.checked_at = now
         if seconds is not None:
             pool.learn(seconds)
@@ -146,6 +153,7 @@ class Scheduler:
         back = [item for item in inputs if slot.inputs.pop(item, None) is not None]
         pool.assigned -= len(back)
         slot.served -= len(back)
+        self.loans.left(slot, back, now)
         if self.pools.get(pool.function_id) is not pool:
             self.decisions.append(GiveUp(pool.function_id, back, "the function was removed"))
             return
@@ -210,6 +218,7 @@ class Scheduler:
         pool = slot.pool
         self._leave(slot)
         pool.slots.pop(container_id, None)
+        self.loans.forget(slot)
         pool.assigned -= len(slot.inputs)
         if not pool.assigned:
             pool.active_until = now
@@ -244,11 +253,25 @@ class Scheduler:
             self._balance(pool, now)
         self._starts.serve(now)
 
-    def swap(self, container_id: str, old: Any, new: Any) -> None:
+    def swap(self, container_id: str, old: Any, new: Any, now: float) -> None:
         """The container now works for `new`: the old input waits elsewhere (a timed-out attempt that is retried)."""
         slot = self.slots.get(container_id)
         if slot is not None and old in slot.inputs:
             slot.inputs = {new if item is old else item: at for item, at in slot.inputs.items()}
+            self.loans.left(slot, [old], now)
+
+    # -- calls of containers
+    def waits(self, container_id: str, item: Any, now: float) -> None:
+        """This input of the container waits for a call that it has made."""
+        slot = self.slots.get(container_id)
+        if slot is not None:
+            self.loans.waits(slot, item, now)
+
+    def goes_on(self, container_id: str, item: Any, now: float) -> None:
+        """That call is over."""
+        slot = self.slots.get(container_id)
+        if slot is not None and slot.waiting:
+            self.loans.goes_on(slot, item, now)
 
     def hold_starts(self, function_id: str, until: float) -> None:
         """Start no container of the function before `until`: its last ones failed."""
@@ -363,6 +386,8 @@ class Scheduler:
         pool.assigned += len(inputs)
         slot.served += len(inputs)
         self.decisions.append(Assign(slot.id, inputs, batch))
+        if slot.waiting:
+            self.loans.look(slot, now)
         if slot.life_left <= 0:
             self._retire(slot)
             return
@@ -418,6 +443,7 @@ class Scheduler:
         pool.slots[container_id] = slot
         self.slots[container_id] = slot
         pool.starting += 1
+        pool.share.containers += 1
         self._starts.running += 1
         return slot
 
@@ -450,9 +476,12 @@ class Scheduler:
         self._unidle(slot)
         pool.open.pop(slot.id, None)
         self._watched.pop(slot.id, None)
+        if slot.state == STOPPING:
+            return
+        pool.share.containers -= 1
         if slot.state == READY:
             pool.ready -= 1
-        elif slot.state == STARTING:
+        else:
             pool.starting -= 1
             self._starts.running -= 1
 

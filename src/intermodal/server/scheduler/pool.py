@@ -16,6 +16,16 @@ DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time nee
 STALL_SECONDS = 0.05  # a container that has finished nothing for so long drains nothing: its input is no short one
 
 
+class Share:
+    """What one app has of the machines, all its functions together."""
+
+    __slots__ = ("__weakref__", "containers", "forced_at")
+
+    def __init__(self) -> None:
+        self.containers = 0  # that start or are ready
+        self.forced_at = float("-inf")  # when one of them last started without room, while another app had less
+
+
 class Slot:
     """One container as the scheduler sees it."""
 
@@ -25,11 +35,14 @@ class Slot:
         "id",
         "idle_since",
         "inputs",
+        "lent",
         "pool",
         "served",
         "started_at",
         "state",
         "taken",
+        "waiting",
+        "waits_since",
         "worker_id",
     )
 
@@ -45,6 +58,9 @@ class Slot:
         self.started_at = now
         self.drained = False  # ends when its inputs are done
         self.checked_at = now  # when its oldest input became the oldest
+        self.waiting: dict[Any, int] = {}  # those of its inputs that wait for calls of their own, and for how many
+        self.waits_since = 0.0  # since when all that it runs waits
+        self.lent = False  # what it has reserved of the processors (see `loans`)
 
     @property
     def life_left(self) -> int:
@@ -126,6 +142,7 @@ class Pool:
         "replaces",
         "retired",
         "rules",
+        "share",
         "slots",
         "stalled",
         "starting",
@@ -133,9 +150,10 @@ class Pool:
         "waits_since",
     )  # fmt: skip
 
-    def __init__(self, function_id: str, app_id: str, rules: Rules) -> None:
+    def __init__(self, function_id: str, app_id: str, rules: Rules, share: Share) -> None:
         self.function_id = function_id
         self.app_id = app_id
+        self.share = share  # of its app
         self.rules = rules
         self.queue = Queue()
         self.slots: dict[str, Slot] = {}

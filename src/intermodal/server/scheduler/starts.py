@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from intermodal.server.scheduler.agenda import NEVER
 from intermodal.server.scheduler.gpus import usable
 from intermodal.server.scheduler.pool import READY, Pool, Slot
+from intermodal.server.scheduler.turns import Turns
 
 if TYPE_CHECKING:
     from intermodal.server.scheduler.machine import Scheduler
@@ -21,22 +21,28 @@ CLAIM = 60.0  # seconds for which devices are kept for a function that waits for
 RETRY_SECONDS = 0.5  # how often those that found no room try again
 EVICTERS = 2  # functions that look for containers that make room, in one go
 TRIES = 32  # functions that are refused in one go before it counts as "no room"
+RIVALS = 8  # apps that wait, among which one is looked for that has less
+UNFAIR = 2  # containers more than another one has, from which on that one goes first
 
 
 class Starts:
-    """Functions that lack containers, in turn: first those that have none at all.
+    """Functions that lack containers, in turn: first those that have none at all; app by app, so that many functions
+    get an app no more than one would.
 
-    Where there is no room, containers make some: idle ones first, then busy ones of whoever has more containers than
-    the one that waits, once they have finished their inputs. So a flood of one function's inputs delays the others
-    by no more than one of its inputs takes.
+    Where there is no room, containers make some: idle ones first, then busy ones of whoever (app, then function) has
+    more containers than the one that waits, once they have finished their inputs. So a flood of inputs delays those
+    of others by no more than one of its inputs takes.
+
+    The first container of a function starts without room, as others may wait for what it does. That does not hold for
+    an app that has more than another one that waits for room too: there one more starts so in each `TURN`.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.running = 0  # containers that start now
         self.retry_at = NEVER  # when those without room try again
         self._scheduler = scheduler
-        self._starving: OrderedDict[str, Pool] = OrderedDict()  # they have no container at all
-        self._hungry: OrderedDict[str, Pool] = OrderedDict()
+        self._starving = Turns()  # they have no container at all
+        self._hungry = Turns()
         self._evicted: dict[str, float] = {}  # containers that end to make room, and until when that is waited for
         self._favoured: Pool | None = None  # for whom they make it
         self._turn = 0  # who of those that are refused may look for containers that make room
@@ -46,17 +52,17 @@ class Starts:
     def want(self, pool: Pool, now: float) -> None:
         """The function wants more containers than it has. One that waits already goes on waiting."""
         starving = pool.ready + pool.starting == 0
-        if pool.function_id in (self._starving if starving else self._hungry):
+        waiting = self._starving if starving else self._hungry
+        if pool in waiting:
             return
         self.forget(pool)
-        (self._starving if starving else self._hungry)[pool.function_id] = pool
+        waiting.add(pool)
         self.serve(now)
 
     def forget(self, pool: Pool) -> None:
         """It wants no more."""
         for waiting in (self._starving, self._hungry):
-            if waiting.get(pool.function_id) is pool:
-                del waiting[pool.function_id]
+            waiting.discard(pool)
         self._settled(pool)
 
     def _settled(self, pool: Pool) -> None:
@@ -76,15 +82,26 @@ class Starts:
         if self._scheduler.paused or not (self._starving or self._hungry):
             return
         self._favour(now)
-        limit = max(STARTS_MIN, int(self._scheduler.capacity.cores * STARTS_PER_CORE))
-        for waiting in (self._starving, self._hungry):
-            refused = 0
-            while waiting and self.running < limit and refused < (tries := min(len(waiting), TRIES)):
-                may_evict = (refused - self._turn) % tries < EVICTERS
-                refused = 0 if self._serve_first(waiting, now, may_evict) else refused + 1
+        next_loan = self._scheduler.loans.lend(now)
+        self._serve_all(self._starving, now, crowding=False)
+        self._serve_all(self._hungry, now, crowding=True)
+        self._serve_all(self._starving, now, crowding=True)  # whoever may have what the others have left
         self._turn += EVICTERS
-        if (self._starving or self._hungry) and self.running < limit:
-            self.retry_at = now + RETRY_SECONDS
+        if (self._starving or self._hungry) and self.running < self._limit():
+            self.retry_at = min(now + RETRY_SECONDS, next_loan)
+
+    def _limit(self) -> int:
+        return max(STARTS_MIN, int(self._scheduler.capacity.cores * STARTS_PER_CORE))
+
+    def _serve_all(self, waiting: Turns, now: float, crowding: bool) -> None:
+        """Serve those in the row until there is no room. Without `crowding`, whoever must let others go first has to
+        wait."""
+        limit = self._limit()
+        refused = 0
+        while waiting and self.running < limit and refused < (tries := min(len(waiting), TRIES)):
+            may_evict = (refused - self._turn) % tries < EVICTERS
+            pool = waiting.pop()
+            refused = 0 if self._serve_one(pool, waiting, now, may_evict, crowding) else refused + 1
 
     def _favour(self, now: float) -> None:
         """Whoever room was made for is the first to be offered it."""
@@ -96,32 +113,55 @@ class Starts:
             return
         self._favoured = None
         for waiting in (self._starving, self._hungry):
-            if waiting.get(pool.function_id) is pool:
-                waiting.move_to_end(pool.function_id, last=False)
+            waiting.favour(pool)
 
-    def _serve_first(self, waiting: OrderedDict[str, Pool], now: float, may_evict: bool) -> bool:
-        """One start for the first in the row, who then stands last. False: there is no room for it."""
+    def _serve_one(self, pool: Pool, waiting: Turns, now: float, may_evict: bool, crowding: bool) -> bool:
+        """One start for a function of this row. False: there is no room for it, and it stands there again."""
         scheduler = self._scheduler
-        _, pool = waiting.popitem(last=False)
         has = pool.ready + pool.starting
         if scheduler.desired(pool) <= has:
             self._settled(pool)
             return True
+        must = not has
+        if must and self._crowds(pool):
+            must = self._is_forced(pool, now)
+            if not must and not crowding:
+                waiting.add(pool)
+                return False
         request = pool.rules.request
-        worker_id = "" if self._is_kept(pool, now) else scheduler.capacity.place(request, must=not has)
+        worker_id = "" if self._is_kept(pool, now) else scheduler.capacity.place(request, must=must)
         if not worker_id:
             problem = scheduler.capacity.problem(request) if not has else ""
             if problem:
                 scheduler.refuse(pool, problem)
-            waiting[pool.function_id] = pool
+            waiting.add(pool)
             pool.waits_since = min(pool.waits_since, now)
-            if may_evict and (has or request.gpus) and not problem:
+            if may_evict and not problem:
                 self._make_room(pool, now)
             return False
         self._settled(pool)
         scheduler.start(pool, worker_id, now)
         if scheduler.desired(pool) > has + 1:
-            self._hungry[pool.function_id] = pool
+            self._hungry.add(pool)
+        return True
+
+    def _crowds(self, pool: Pool) -> bool:
+        """Whether its app has more than another one that waits for room, too."""
+        mine = pool.share.containers
+        if mine < UNFAIR:
+            return False
+        for waiting in (self._starving, self._hungry):
+            for other in waiting.heads(RIVALS):
+                if other.share.containers + UNFAIR <= mine and not (other.rules.request.gpus or other.replaces):
+                    return True
+        return False
+
+    def _is_forced(self, pool: Pool, now: float) -> bool:
+        """Whether it has waited for so long that it starts without room: something may wait for it."""
+        share = pool.share
+        if pool.waits_since + TURN > now or share.forced_at + TURN > now:
+            return False
+        share.forced_at = now
         return True
 
     # -- room
@@ -167,8 +207,15 @@ class Starts:
             other = slot.pool
             if slot.state != READY or not slot.inputs or not other.queue or not self._may_go(slot, pool, now):
                 continue
+            if slot.waiting:
+                continue  # it ends no sooner than what it waits for, which may be this
             its = other.ready + other.starting
-            if its >= has + 2 or pool.replaces is other or (not has and slot.started_at + TURN <= now):
+            had_turn = slot.started_at + TURN <= now
+            if other.share is pool.share:
+                unfair = its >= has + UNFAIR
+            else:
+                unfair = other.share.containers >= pool.share.containers + UNFAIR and (its > 1 or had_turn)
+            if unfair or pool.replaces is other or (not has and had_turn):
                 return slot
         return None
 

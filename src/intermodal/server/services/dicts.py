@@ -7,7 +7,6 @@ therefore lives for between IDLE_SECONDS and TOUCH_STEP longer.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -168,20 +167,11 @@ class Dicts:
             return [(key, value, "", len(value)) for key, value in zip(keys, values, strict=True)]
         found = []
         for key, value, blob in zip(keys, values, blobs, strict=True):
-            size = await asyncio.to_thread(self._secure, blob) if blob else len(value)
+            size = await asyncio.to_thread(self._values.secure, blob) if blob else len(value)
             if size > MAX_VALUE:
                 raise Fault(Code.TOO_LARGE, f"a value in a Dict has at most {MAX_VALUE} bytes, and this one has {size}")
             found.append((key, b"" if blob else value, blob, size))
         return found
-
-    def _secure(self, blob: str) -> int:
-        """Put a large value on the disk for good; its size."""
-        try:
-            with self._values.path(blob).open("rb") as file:
-                os.fsync(file.fileno())
-                return os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            raise Fault(Code.NOT_FOUND, f"the value {blob} did not arrive: try again") from None
 
     async def _pop(self, connection: Connection, message: DictPop) -> DictValue:
         number = await self._number(message.dict_id)

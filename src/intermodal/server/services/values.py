@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 from intermodal.files import disk_fault
@@ -17,6 +18,7 @@ CHUNK = 1 << 20  # bytes
 ABANDONED = 8 * 86400.0  # seconds after which a value that nobody refers to is deleted
 UNFINISHED = 86400.0  # the same for one that was never completed
 _numbers = itertools.count()
+_log = logging.getLogger(__name__)
 
 
 class Values:
@@ -26,6 +28,8 @@ class Values:
         """`in_use`: each says which of these values it still needs."""
         self.directory = directory
         self._in_use = in_use
+        self._unwanted: list[str] = []  # what `forget_soon` has been told of
+        self._forgetting: asyncio.Task[None] | None = None
 
     def path(self, blob_id: str) -> Path:
         """Where the value lies, or will lie. Fault: invalid."""
@@ -63,13 +67,44 @@ class Values:
         except FileNotFoundError:
             raise Fault(Code.NOT_FOUND, f"the value {blob_id} is not kept any more") from None
 
+    def secure(self, blob_id: str) -> int:
+        """Put a value on the disk for good; its size. Blocks for as long as that takes. Fault: not-found."""
+        try:
+            with self.path(blob_id).open("rb") as file:
+                os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            raise Fault(Code.NOT_FOUND, f"the value {blob_id} did not arrive: try again") from None
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)  # its name too
+        finally:
+            os.close(directory)
+        return size
+
     async def forget(self, blob_ids: list[str]) -> None:
         """Delete what was read, unless a stored call or a dict still needs it."""
         wanted = [blob_id for blob_id in blob_ids if is_blob_id(blob_id)]
         kept = await self._kept(wanted)
-        for blob_id in wanted:
-            if blob_id not in kept:
-                self.path(blob_id).unlink(missing_ok=True)
+        doomed = [self.path(blob_id) for blob_id in wanted if blob_id not in kept]
+        await asyncio.to_thread(_unlink, doomed)  # milliseconds for a large one
+
+    def forget_soon(self, blob_ids: Iterable[str]) -> None:
+        """As `forget`, for who does not wait."""
+        self._unwanted += blob_ids
+        if self._unwanted and self._forgetting is None:
+            self._forgetting = asyncio.get_running_loop().create_task(self._forget_all())
+
+    async def _forget_all(self) -> None:
+        try:
+            while self._unwanted:
+                blob_ids, self._unwanted = self._unwanted, []
+                try:
+                    await self.forget(blob_ids)
+                except Exception:  # the sweep finds them later
+                    _log.exception("%d values could not be deleted", len(blob_ids))
+        finally:
+            self._forgetting = None
 
     async def sweep(self) -> int:
         """Delete what nobody has asked for in a long time; how many."""
@@ -78,8 +113,7 @@ class Values:
         named = [name for name in old if is_blob_id(name)]
         kept = await self._kept(named)
         doomed = [name for name in old if name not in kept]
-        for name in doomed:
-            (self.directory / name).unlink(missing_ok=True)
+        await asyncio.to_thread(_unlink, [self.directory / name for name in doomed])
         return len(doomed)
 
     async def _kept(self, blob_ids: list[str]) -> set[str]:
@@ -93,3 +127,8 @@ class Values:
                 if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < now - limit:
                     found.append(entry.name)
         return found
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -130,6 +130,7 @@ class CallAwait(Message, type=26):
     call_id: str
     index: int = 0
     timeout: float = -1.0  # seconds; negative: for ever, 0: poll
+    parent_input_id: str = ""  # the input that waits
 
 
 class CallCancel(Message, type=27):
@@ -190,6 +191,15 @@ class BlobForget(Message, type=34):
     """NOTE: the receiver of a large value has read it; it may be deleted."""
 
     blob_ids: List[str]
+
+
+class ValuesMove(Message, type=360):
+    """From a container's client, whose values directory is the container's own: take out what it has written,
+    put in what it wants to read. Answered with Done. Faults: not-found.
+    """
+
+    written: List[str]
+    wanted: List[str]
 
 
 class OutputsTaken(Message, type=300):

@@ -78,6 +78,14 @@ class ContainerExited(Message, type=121):
     signal: int = 0
 
 
+class ContainerValues(Message, type=361):
+    """Server to worker: see `call.ValuesMove`. Answered with Done. Faults: not-found."""
+
+    container_id: str
+    written: List[str]
+    wanted: List[str]
+
+
 class ContainerKill(Message, type=122):
     """Server to worker, answered with Done at once. SIGINT first when `grace` > 0, SIGKILL after it."""
 
