@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from intermodal.worker.images import registry_unpack
-from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.failures import DiskFull, StepError
 from intermodal.worker.images.layers import Layer, remove_tree
 from intermodal.worker.images.registry_manifest import Blob, Description, architecture, choose, describe, parse_json
 from intermodal.worker.images.registry_reference import Reference
@@ -107,6 +107,9 @@ class Registry:
             except Corrupted as error:
                 log("output", f"{error.reason}: fetching it again\n")
                 layers = await self._layers_of(description, transport, digest, directory, log)
+            except DiskFull:
+                await asyncio.to_thread(remove_tree, directory)  # else what has arrived would keep the disk full
+                raise
             await asyncio.to_thread(remove_tree, directory)
         config_here = description.config
         config_here.layers = [layer.id for layer in await self._settled(layers)]
@@ -155,7 +158,7 @@ class Registry:
                     path.unlink(missing_ok=True)
                     raise Corrupted(blob, text)
                 if reason == "disk":
-                    raise StepError("no space is left on the disk: free some and build again")
+                    raise DiskFull
                 raise StepError(f"layer {blob.digest[:19]} cannot be unpacked: {text}")
             if answer["digest"] != blob.diff_id:
                 path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images.dockerfile_copy import Copying, Tree, make_directory
@@ -28,11 +29,15 @@ import os, sys, urllib.request
 for url, path in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
+            told, have = answer.headers.get("Content-Length"), 0
             while True:
                 data = answer.read(1 << 20)
                 if not data:
                     break
+                have += len(data)
                 file.write(data)
+            if told and have != int(told):
+                raise OSError(f"the answer broke off after {have} of {told} bytes")
     except OSError as error:
         sys.exit(f"{url} could not be fetched: {error}")
 """
@@ -142,7 +147,7 @@ class DockerfileCopy(Kind):
         place = making.stage / "downloads"
         place.mkdir()
         inside = f"{TOOLS}/downloads"
-        names = [posixpath.basename(url.partition("?")[0].rstrip("/")) for url in urls]
+        names = [posixpath.basename(urlsplit(url).path.rstrip("/")) for url in urls]
         if not all(names):
             raise StepError(f"{urls[names.index('')]} has no name of a file: use RUN to fetch it")
         words = [word for url, name in zip(urls, names, strict=True) for word in (url, f"{inside}/{name}")]
