@@ -13,6 +13,7 @@ from pathlib import Path
 
 from intermodal.worker.images.dockerfile_patterns import Excluded, ModeChange, expression
 from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.merge import link_or_copy
 from intermodal.worker.images.registry_unpack import Refused, Unpacking
 from intermodal.worker.images.view import Node, View
 
@@ -190,7 +191,7 @@ class Copying:
         if not stat.S_ISREG(found.st_mode):
             return  # devices and sockets do not travel
         if owner == (found.st_uid, found.st_gid) and mode == stat.S_IMODE(found.st_mode):
-            os.link(source, path, follow_symlinks=False)
+            link_or_copy(source, path)
             return
         shutil.copyfile(source, path, follow_symlinks=False)
         shutil.copystat(source, path, follow_symlinks=False)

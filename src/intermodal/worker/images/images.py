@@ -83,6 +83,7 @@ class Images:
         await self._jobs.close()
         if self._syncing:
             await asyncio.wait(self._syncing)
+        self._layers.close()
 
     def host(self) -> HostSettings:
         """The settings of this machine that builds and containers share."""
