@@ -55,7 +55,7 @@ class Parts:
         self.objects = Objects(store.objects, self.time)
         self.values = Values(directory, store.dicts.blobs_in_use)
         self.dicts = Dicts(store.dicts, self.values, lambda id: self.objects.number("dict", id), self.time)
-        self.queues = Queues(store.queues, lambda id: self.objects.number("queue", id), self.time)
+        self.queues = Queues(store.queues, store.behind, lambda id: self.objects.number("queue", id), self.time)
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.peer = Peer()
         self.tokens = 0
@@ -177,7 +177,8 @@ async def test_partitions_that_are_not_in_memory_expire_too(parts: Parts, store:
     await parts.enqueue(queue_id, b"a", 10)
     await parts.enqueue(queue_id, b"b", 1000)
     parts.queues.close()
-    again = Queues(store.queues, lambda id: parts.objects.number("queue", id), parts.time)
+    await store.behind.settle()
+    again = Queues(store.queues, store.behind, lambda id: parts.objects.number("queue", id), parts.time)
     await again.open()
     parts.now += 500
     assert await again.sweep() == 1
@@ -193,6 +194,7 @@ async def test_the_number_of_partitions_is_limited(parts: Parts, monkeypatch: py
     assert isinstance(refused, Fault)
     assert refused.code == Code.EXHAUSTED
     await parts.queues.clear(queue_id, b"a", False)
+    await parts.store.behind.settle()
     parts.queues._partitions._loaded.clear()  # as when they were not used for long
     assert await parts.enqueue(queue_id, b"d") == Stored(True)
 
@@ -202,6 +204,8 @@ async def test_partitions_leave_memory_and_come_back(parts: Parts, monkeypatch: 
     queue_id = await parts.new("queue")
     for number in range(200):
         assert await parts.enqueue(queue_id, b"%d" % number) == Stored(True)
+        if number % 10 == 0:
+            await parts.store.behind.settle()
     assert len(parts.queues._partitions.all()) < 30
     for number in range(200):
         assert await parts.dequeue(queue_id, b"%d" % number) == [b"item"]

@@ -1,7 +1,7 @@
 """One partition of a queue as the server holds it in memory: which places are free to be handed out, and who waits.
 
-Items themselves are in the store. Places are numbered as items arrive; what is handed out and comes back
-goes back to its own place, before everything that came later.
+Items themselves are in `contents` and in the store. Places are numbered as items arrive; what is handed out and comes
+back goes back to its own place, before everything that came later.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 from typing import Any
 
+from intermodal.server.queues.contents import Contents
 from intermodal.server.store.queues import PLACES, Ranges
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.queue import MAX_ITEMS
@@ -20,6 +21,7 @@ class Partition:
 
     __slots__ = (
         "busy",
+        "contents",
         "expires_at",
         "getters",
         "head",
@@ -38,6 +40,7 @@ class Partition:
     def __init__(self, queue: Any, key: bytes, number: int, *, stored: bool = False) -> None:
         self.queue = queue
         self.key = key
+        self.contents = Contents()
         self.number = number
         self.stored = stored  # its row is in the store, or on its way there
         self.returned: list[int] = []  # a heap of places before `head` that are free again
@@ -58,11 +61,12 @@ class Partition:
     @property
     def idle(self) -> bool:
         """Nothing of it need be in memory."""
-        return not (self.busy or self.getters or self.putters or self.watchers)
+        return self.contents.known and not (self.busy or self.getters or self.putters or self.watchers)
 
     def begin_at(self, place: int) -> None:
         """After loading: new items come behind this place."""
         self.head = self.next = self.loaded = max(self.next, place)
+        self.contents.begin_at(self.next)
 
     def room(self, count: int) -> bool:
         return self.available + count <= MAX_ITEMS
@@ -70,7 +74,9 @@ class Partition:
     def append(self, count: int) -> int:
         """The place of the first of so many new items."""
         if self.next > PLACES // 2 and self.next == self.head and not self.returned and not self.busy:
-            self.head = self.next = self.loaded = 0  # nothing is left of it: the places may be used again
+            if self.contents.known:  # nothing is left of it: the places may be used again
+                self.head = self.next = self.loaded = 0
+                self.contents.begin_at(0)
         first = self.next
         if first + count > PLACES:
             raise Fault(

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from intermodal.server.queues.changes import Changes
 from intermodal.server.queues.partition import Partition
-from intermodal.server.queues.writes import Writes
 from intermodal.server.store import queues as sql
 from intermodal.server.store.queues import PartitionRow, QueueStore
 from modal._protocol.errors import Code, Fault
@@ -34,13 +34,13 @@ class Partitions:
     def __init__(
         self,
         store: QueueStore,
-        writes: Writes,
+        changes: Changes,
         find: Callable[[str], Awaitable[int]],
         adopt: Callable[[Partition, PartitionRow], None],
         next_number: int,
     ) -> None:
         self._store = store
-        self._writes = writes
+        self._changes = changes
         self._find = find
         self._adopt = adopt
         self._queues: dict[str, Queue] = {}
@@ -51,11 +51,11 @@ class Partitions:
     async def open(
         cls,
         store: QueueStore,
-        writes: Writes,
+        changes: Changes,
         find: Callable[[str], Awaitable[int]],
         adopt: Callable[[Partition, PartitionRow], None],
     ) -> Partitions:
-        return cls(store, writes, find, adopt, await store.last_partition() + 1)
+        return cls(store, changes, find, adopt, await store.last_partition() + 1)
 
     def get(self, object_id: str, key: bytes) -> Partition | None:
         """If it is in memory."""
@@ -75,8 +75,9 @@ class Partitions:
         if found is not None:
             return found
         queue = await self.queue(object_id)
-        # By way of the writer: so it sees all that was decided before.
-        row = await self._writes.run(partial(sql.read_partition, queue=queue.number, key=key))
+        # By way of the writer: so it sees all that was decided before. The journal alone knows nothing of it: what is
+        # not in memory is settled.
+        row = await self._changes.run(partial(sql.read_partition, queue=queue.number, key=key))
         if self._queues.get(object_id) is not queue:
             raise Fault(Code.NOT_FOUND, f"Queue {object_id} was deleted")
         found = self.get(object_id, key)  # somebody else was quicker
@@ -103,7 +104,7 @@ class Partitions:
         if queue.count < MAX_PARTITIONS:
             return
         loaded = [partition.number for partition in self._loaded.values() if partition.queue is queue]
-        queue.count -= await self._writes.run(partial(sql.drop_empty, queue=queue.number, loaded=loaded))
+        queue.count -= await self._changes.run(partial(sql.drop_empty, queue=queue.number, loaded=loaded))
         if queue.count >= MAX_PARTITIONS:
             raise Fault(
                 Code.EXHAUSTED,
@@ -112,6 +113,7 @@ class Partitions:
 
     async def count(self) -> None:
         """Look again how many partitions each queue has."""
+        await self._changes.settle_all()
         for queue in list(self._queues.values()):
             queue.count = await self._store.count_partitions(queue.number)
 

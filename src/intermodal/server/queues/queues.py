@@ -16,13 +16,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from intermodal.server.queues.changes import Changes
+from intermodal.server.queues.lending import bring_in, fitting, values
 from intermodal.server.queues.partition import Partition
 from intermodal.server.queues.partitions import Partitions
 from intermodal.server.queues.requests import check_get, check_put
 from intermodal.server.queues.waiting import LENT, READING, WAITING, Getter, Peer, Putter, stop_timer
-from intermodal.server.queues.writes import Writes
 from intermodal.server.store import queues as sql
-from intermodal.server.store.queues import PLACES, Lent, QueueStore
+from intermodal.server.store.queues import PLACES, QueueStore
+from intermodal.server.store.write_behind import WriteBehind
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.object import Received, Stored
@@ -39,9 +41,14 @@ class Queues:
     """`find(object_id)` gives the queue's number; Fault(not-found) where there is none."""
 
     def __init__(
-        self, store: QueueStore, find: Callable[[str], Awaitable[int]], now: Callable[[], float] = time.time
+        self,
+        store: QueueStore,
+        behind: WriteBehind,
+        find: Callable[[str], Awaitable[int]],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._behind = behind
         self._find = find
         self._now = now
         self._getters: dict[bytes, Getter] = {}  # by token, until their items have arrived
@@ -52,9 +59,9 @@ class Queues:
 
     async def open(self) -> None:
         """Before anything is asked."""
-        self._writes = Writes(self._store)
+        self._changes = Changes(self._store, self._behind)
         self._loop = asyncio.get_running_loop()
-        self._partitions = await Partitions.open(self._store, self._writes, self._find, self._adopt)
+        self._partitions = await Partitions.open(self._store, self._changes, self._find, self._adopt)
         for queue in await self._store.orphans():
             self._background(self._store.drop(queue))
 
@@ -63,16 +70,16 @@ class Queues:
         handlers.fast(QueueGet)(self._take_get)
 
     def close(self) -> None:
-        """What has arrived goes to the store."""
+        """What has arrived goes to the store when that is closed."""
         for task in self._tasks:
             task.cancel()
-        self._writes.flush()
+        self._changes.flush()
 
     # -- putting
     def _take_put(self, connection: Connection, stream_id: int, message: QueuePut) -> None:
         check_put(message)
         partition = self._partitions.get(message.queue_id, message.partition)
-        if partition is None or not partition.stored:
+        if partition is None or not partition.stored or message.again:
             self._when_ready(connection, stream_id, message, self._put)
         else:
             self._put(partition, connection, stream_id, message)
@@ -83,7 +90,7 @@ class Queues:
             self._put_again(token, connection, stream_id)
             return
         self._expire(partition)
-        putter = Putter(partition, token, message.items, message.ttl, message.again, connection, stream_id)
+        putter = Putter(partition, token, message.items, message.ttl, connection, stream_id)
         if not partition.putters and partition.room(len(putter.items)):
             self._append(putter)
             self._puts[token] = putter
@@ -113,48 +120,36 @@ class Queues:
     def _append(self, putter: Putter) -> None:
         partition, items, token = putter.partition, putter.items, putter.token
         first = partition.append(len(items))
-        number, queue, key = partition.number, partition.queue, partition.key
+        queue = partition.queue
         putter.writing = True
         stop_timer(putter)
         expires_at = partition.expires_at = self._now() + putter.ttl
         slack = putter.ttl * 0.01  # so that not every put has to move it
-        make = not partition.stored
-        keep = make or not expires_at <= partition.kept_until <= expires_at + 2 * slack
-        if keep:
-            partition.kept_until = expires_at + slack
-        if make:
-            partition.stored = True
-            queue.count += 1
-        kept_until, again = partition.kept_until, putter.again
-
-        def work(connection: sqlite3.Connection) -> bool:
-            if make:
-                sql.make_partition(connection, number, queue.number, key, kept_until)
-            elif keep:
-                sql.keep_partition(connection, number, kept_until)
-            if again and sql.was_put(connection, number, token):
-                return False
-            sql.append(connection, number, first, items, token)
-            return True
-
+        kept_until = made = None
+        if not partition.stored or not expires_at <= partition.kept_until <= expires_at + 2 * slack:
+            kept_until = partition.kept_until = expires_at + slack
+            if not partition.stored:
+                partition.stored = True
+                queue.count += 1
+                made = (queue.number, partition.key, kept_until)
         partition.busy += 1
-        self._writes.add(work, partial(self._appended, putter, first, make))
+        done = partial(self._appended, putter, first, made is not None)
+        self._changes.put(partition, made, kept_until, first, items, token, done)
 
-    def _appended(self, putter: Putter, first: int, made: bool, appended: bool | None, error: Exception | None) -> None:
+    def _appended(self, putter: Putter, first: int, made: bool, error: Exception | None) -> None:
         partition = putter.partition
         partition.busy -= 1
-        if not appended:
-            partition.undo_append(first, len(putter.items))
         if error is not None:
+            self._changes.undo_put(partition, first, len(putter.items))
             if made:
                 partition.stored = False
                 partition.queue.count -= 1
             partition.kept_until = 0.0
         self._finish_put(putter, error)
-        if appended:
-            self._wake(partition)
-        else:
+        if error is not None:
             self._pump(partition)
+        elif partition.watchers:
+            self._wake(partition)
 
     def _finish_put(self, putter: Putter, error: Exception | None) -> None:
         self._peer(putter.connection).streams.pop(putter.stream_id, None)
@@ -225,51 +220,73 @@ class Queues:
         if getter.state == WAITING:
             self._start_timer(getter, wait)
         elif getter.state == LENT:
-            getter.partition.busy -= 1
-            self._lend(getter)
+            getter.state = READING
+            self._read_then(getter, partial(self._lent, getter))
 
     def _hand(self, getter: Getter) -> None:
         """The next items are this one's."""
         stop_timer(getter)
         getter.ranges = getter.partition.take(getter.count)
-        self._lend(getter)
+        getter.state = READING
+        getter.partition.busy += 1
+        if getter.partition.contents.missing(getter.ranges) is None:
+            self._lend(getter)
+        else:
+            self._read_then(getter, partial(self._lend, getter))
+
+    def _read_then(self, getter: Getter, then: Callable[[], None]) -> None:
+        """Bring its items into memory."""
+
+        async def read() -> None:
+            try:
+                await bring_in(self._store, self._changes, getter)
+                then()
+            except Exception as error:
+                self._not_lent(getter, error)
+
+        self._background(read())
 
     def _lend(self, getter: Getter) -> None:
-        getter.state = READING
-        number, ranges, token = getter.partition.number, getter.ranges, getter.token
-        getter.partition.busy += 1
-        self._writes.add(lambda c: sql.lend(c, number, ranges, token, MAX_BODY), partial(self._lent, getter))
-
-    def _lent(self, getter: Getter, lent: Lent | None, error: Exception | None) -> None:
         partition = getter.partition
-        if lent is None:
-            partition.busy -= 1
-            partition.give_back(getter.ranges)
-            connection, stream_id = getter.connection, getter.stream_id
-            self._forget(getter)
-            if connection is not None and error is not None:
-                _fail(connection, stream_id, error)
-            return
-        getter.ranges = lent.ranges
-        partition.give_back(lent.rest)
-        for token in lent.tokens:
+        count, tokens, getter.ranges, rest = fitting(partition, getter.ranges)
+        for token in tokens:
             self._remember(token)
-        if not lent.values:  # their put had failed
-            partition.busy -= 1
-            getter.state = WAITING
-            if getter.gone:
-                self._forget(getter)
-            else:
-                partition.getters.appendleft(getter)
+        if rest:
+            getter.cut = True
+            partition.give_back(rest)
+        if count:
+            self._changes.lend(partition, getter.token, getter.ranges, partial(self._lent, getter))
+            return
+        partition.busy -= 1
+        getter.state = WAITING
+        if getter.gone:
+            self._forget(getter)
         else:
-            getter.state = LENT
-            connection = getter.connection
-            if getter.gone or connection is None or connection.closed:
-                self._take_back(getter)
-            else:
-                self._peer(connection).streams.pop(getter.stream_id, None)
-                last = lent.ranges[-1][1]
-                connection.respond(getter.stream_id, QueueItems(lent.values, last, bool(lent.rest)))
+            partition.getters.appendleft(getter)
+            self._pump(partition)
+
+    def _lent(self, getter: Getter, error: Exception | None = None) -> None:
+        if error is not None:
+            self._not_lent(getter, error)
+            return
+        getter.state = LENT
+        connection = getter.connection
+        if getter.gone or connection is None or connection.closed:
+            self._take_back(getter)
+        else:
+            self._peer(connection).streams.pop(getter.stream_id, None)
+            items = values(getter.partition, getter.ranges)
+            connection.respond(getter.stream_id, QueueItems(items, getter.ranges[-1][1], getter.cut))
+
+    def _not_lent(self, getter: Getter, error: Exception) -> None:
+        partition = getter.partition
+        partition.busy -= 1
+        self._changes.take_back(partition, getter.token)
+        partition.give_back(getter.ranges)
+        connection, stream_id = getter.connection, getter.stream_id
+        self._forget(getter)
+        if connection is not None:
+            _fail(connection, stream_id, error)
         self._pump(partition)
 
     def _take_back(self, getter: Getter) -> None:
@@ -278,7 +295,8 @@ class Queues:
         stop_timer(getter)
         partition.give_back(getter.ranges)
         self._forget(getter)
-        self._writes.add(lambda c: sql.take_back(c, token), lambda _result, _error: _free(partition))
+        partition.busy -= 1
+        self._changes.take_back(partition, token)
         self._pump(partition)
 
     def received(self, connection: Connection, message: Received) -> None:
@@ -296,7 +314,7 @@ class Queues:
                 self._forget(getter)
                 partition = getter.partition
                 old = getter.ranges[0][0] < partition.loaded
-                self._writes.confirm(partition.number, getter.ranges, token, old, partial(_free, partition))
+                self._changes.confirm(partition, getter.ranges, token, old)
         if unknown and not message.give_back:
             self._background(self._find_lent(connection, unknown))
         while len(self._confirmed) > MAX_TOKENS:
@@ -304,7 +322,7 @@ class Queues:
 
     async def _find_lent(self, connection: Connection, tokens: list[bytes]) -> None:
         """Of a server before this one: load where it is; then it is known."""
-        for object_id, key in await self._writes.run(lambda c: sql.whereabouts(c, tokens)):
+        for object_id, key in await self._changes.run(lambda c: sql.whereabouts(c, tokens)):
             await self._partitions.load(object_id, key)
         known = [token for token in tokens if token in self._getters]
         if known:
@@ -348,10 +366,13 @@ class Queues:
     async def _peek(self, partition: Partition, connection: Connection, stream_id: int, message: QueueGet) -> None:
         after, deadline = message.after, self._loop.time() + message.wait
         while True:
+            await self._changes.settle(partition)
             rows = await self._store.after(partition.number, after, message.count, MAX_BODY)
             free = set(partition.returned)
             seen = [
-                (place, value) for place, value in rows if partition.head <= place < partition.next or place in free
+                (place, value)
+                for place, value, _token in rows
+                if partition.head <= place < partition.next or place in free
             ]
             if seen:
                 connection.respond(stream_id, QueueItems([value for _place, value in seen], seen[-1][0]))
@@ -389,15 +410,12 @@ class Queues:
     async def lengths(self, object_id: str) -> list[tuple[bytes, int]]:
         """Of each partition with items."""
         queue = await self._partitions.queue(object_id)
-        found = []
-        for key, count in await self._store.lengths(queue.number):
-            partition = self._partitions.get(object_id, key)
-            if partition is not None:
+        counts = dict(await self._store.lengths(queue.number))
+        for partition in self._partitions.all():
+            if partition.queue is queue:
                 self._expire(partition)
-                count = partition.available
-            if count:
-                found.append((key, count))
-        return found
+                counts[partition.key] = partition.available
+        return [(key, count) for key, count in counts.items() if count]
 
     # -- clearing
     async def clear(self, object_id: str, key: bytes, all: bool) -> None:
@@ -409,10 +427,13 @@ class Queues:
             await self._clear(await self._partitions.load(object_id, found))
 
     async def _clear(self, partition: Partition) -> None:
-        number, ranges = partition.number, partition.clear()
+        ranges = partition.clear()
+        if ranges:
+            cleared: asyncio.Future[None] = self._loop.create_future()
+            self._changes.delete(partition, ranges, partial(_settle, cleared))
         self._pump(partition)
         if ranges:
-            await self._writes.run(lambda c: sql.delete_ranges(c, number, ranges))
+            await cleared
 
     async def dropped(self, object_id: str, number: int) -> None:
         """The queue was deleted: whoever waits hears so, and what was in it goes."""
@@ -433,7 +454,8 @@ class Queues:
                 _fail(connection, stream_id, gone)
             partition.clear()
             self._wake(partition)
-        await self._writes.run(lambda _connection: None)  # what is on its way comes before
+            self._changes.forget(partition)
+        await self._changes.settle_all()  # what is on its way comes before
         self._background(self._store.drop(number))
 
     # -- time
@@ -446,16 +468,15 @@ class Queues:
         for number in await self._store.expired(now):
             if number in loaded:
                 continue  # its real end may be later, and was looked at above
-            swept += await self._writes.run(partial(_drop_unless_kept, number=number, now=now))
+            swept += await self._changes.run(partial(_drop_unless_kept, number=number, now=now))
         await self._partitions.count()
         await self._store.forget_puts(now - PUTS_KEPT)
         return swept
 
     def _expire(self, partition: Partition) -> None:
         if partition.expires_at <= self._now() and partition.available:
-            number, ranges = partition.number, partition.clear()
             partition.busy += 1
-            self._writes.add(lambda c: sql.delete_ranges(c, number, ranges), lambda _result, _error: _free(partition))
+            self._changes.delete(partition, partition.clear(), lambda _error: _free(partition))
 
     # -- all of it
     def _pump(self, partition: Partition) -> None:
@@ -492,8 +513,15 @@ class Queues:
     def _when_ready(self, connection: Connection, stream_id: int, message: Any, then: Callable[..., None]) -> None:
         async def load() -> None:
             partition = await self._partitions.load(message.queue_id, message.partition)
-            if isinstance(message, QueuePut) and not partition.stored:
-                await self._partitions.make_room(partition.queue)
+            if isinstance(message, QueuePut):
+                if message.again and message.token not in self._puts:  # the server before may have heard of it
+                    number, token = partition.number, message.token
+                    await self._changes.settle(partition)
+                    if await self._changes.run(lambda c: sql.was_put(c, number, token)):
+                        connection.respond(stream_id, Stored(True))
+                        return
+                if not partition.stored:
+                    await self._partitions.make_room(partition.queue)
                 self._check_alive(partition)
             then(partition, connection, stream_id, message)
 
@@ -579,6 +607,14 @@ class Queues:
 
 def _free(partition: Partition) -> None:
     partition.busy -= 1
+
+
+def _settle(waiter: asyncio.Future[None], error: Exception | None) -> None:
+    if not waiter.done():
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
 
 
 def _drop_unless_kept(connection: sqlite3.Connection, number: int, now: float) -> int:

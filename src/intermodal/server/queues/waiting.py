@@ -15,7 +15,7 @@ WAITING, READING, LENT = "waiting", "reading", "lent"
 class Getter:
     """One QueueGet: it waits; then its items are read and noted as lent; then it waits to hear that they arrived."""
 
-    __slots__ = ("connection", "count", "gone", "partition", "ranges", "state", "stream_id", "timer", "token")
+    __slots__ = ("connection", "count", "cut", "gone", "partition", "ranges", "state", "stream_id", "timer", "token")
 
     def __init__(
         self, partition: Partition, token: bytes, count: int, connection: Connection | None, stream_id: int
@@ -26,18 +26,23 @@ class Getter:
         self.connection = connection
         self.stream_id = stream_id
         self.state = WAITING
+        self.cut = False  # there was more than one answer carries
         self.ranges: Ranges = []
         self.gone = False  # whoever asked will not take it
         self.timer: asyncio.TimerHandle | None = None
+
+    def has(self, place: int) -> bool:
+        """Whether it was handed this one."""
+        return any(first <= place <= last for first, last in self.ranges)
 
 
 class Putter:
     """One QueuePut: it waits for room, then for the disk."""
 
-    __slots__ = ("again", "connection", "items", "partition", "size", "stream_id", "timer", "token", "ttl", "writing")
+    __slots__ = ("connection", "items", "partition", "size", "stream_id", "timer", "token", "ttl", "writing")
 
     def __init__(
-        self, partition: Partition, token: bytes, items: list[bytes], ttl: float, again: bool, connection: Connection,
+        self, partition: Partition, token: bytes, items: list[bytes], ttl: float, connection: Connection,
         stream_id: int,
     ) -> None:  # fmt: skip
         self.partition = partition
@@ -45,7 +50,6 @@ class Putter:
         self.items = items
         self.size = sum(map(len, items))
         self.ttl = ttl
-        self.again = again
         self.connection = connection
         self.stream_id = stream_id
         self.writing = False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from intermodal.server.store.database import Database, Done, Work
+from intermodal.server.store.database import Database, Work
 
 PLACES = 1 << 32  # in a partition
 Ranges = list[tuple[int, int]]  # of places, both ends included
@@ -27,10 +28,6 @@ class QueueStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write_soon(self, work: Work[Any], done: Done) -> None:
-        """See Database.write_soon."""
-        self._database.write_soon(work, done)
-
     async def last_partition(self) -> int:
         """The highest number in use."""
         row = await self._database.row("SELECT max(number) FROM queue_partitions")
@@ -40,17 +37,21 @@ class QueueStore:
         row = await self._database.row("SELECT count(*) FROM queue_partitions WHERE queue = ?", (queue,))
         return int(row[0])
 
-    async def after(self, number: int, place: int, limit: int, size: int) -> list[tuple[int, bytes]]:
-        """Places and values of the items that follow, up to so many, or so many bytes and one."""
+    async def run(self, work: Work[Any]) -> Any:
+        """`work` by the writer, so that it sees all that was given to it before."""
+        return await self._database.write(work)
 
-        def work(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+    async def after(self, number: int, place: int, limit: int, size: int) -> list[tuple[int, bytes, bytes]]:
+        """Places, values and tokens of the items that follow, up to so many, or so many bytes and one."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[int, bytes, bytes]]:
             base = number * PLACES
             found, left = [], size
-            for key, value in connection.execute(
-                "SELECT key, value FROM queue_items WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
+            for key, value, token in connection.execute(
+                "SELECT key, value, token FROM queue_items WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
                 (base + place, base + PLACES, limit),
             ):
-                found.append((key - base, value))
+                found.append((key - base, value, token))
                 left -= len(value)
                 if left <= 0:
                     break
@@ -149,24 +150,126 @@ def drop_empty(connection: sqlite3.Connection, queue: int, loaded: list[int]) ->
     ).rowcount
 
 
-def make_partition(connection: sqlite3.Connection, number: int, queue: int, key: bytes, expires_at: float) -> None:
+class PartitionChanges(NamedTuple):
+    """What became of a partition since the store has heard of it; `apply` carries it out."""
+
+    number: int
+    made: tuple[int, bytes, float] | None  # queue, key, when it expires at the latest
+    kept_until: float | None
+    old_puts: Ranges  # their tokens are kept
+    deleted: Ranges
+    items: list[tuple[int, bytes, bytes]]  # place, value, token
+    given_back: list[bytes]
+    taken: dict[bytes, Ranges]
+
+
+def apply(connection: sqlite3.Connection, changes: PartitionChanges) -> None:
+    """May come again after it failed: nothing of it was done then."""
+    number, base = changes.number, changes.number * PLACES
+    if changes.made is not None:
+        _make(connection, number, *changes.made)
+    if changes.kept_until is not None:
+        connection.execute("UPDATE queue_partitions SET expires_at = ? WHERE number = ?", (changes.kept_until, number))
+    _keep_puts(connection, base, changes.old_puts)
+    delete_ranges(connection, number, changes.deleted)
+    connection.executemany(
+        "INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)",
+        [(base + place, value, token) for place, value, token in changes.items],
+    )
+    if changes.given_back:
+        connection.executemany("DELETE FROM queue_taken WHERE token = ?", [(token,) for token in changes.given_back])
+    for token, ranges in changes.taken.items():
+        _take(connection, number, token, ranges)
+
+
+# -- what the journal says, one by one: together they do what `apply` does ------------------------
+
+
+def redo_put(
+    connection: sqlite3.Connection,
+    number: int,
+    made: tuple[int, bytes, float] | None,
+    kept_until: float | None,
+    first: int,
+    items: list[bytes],
+    token: bytes,
+) -> None:
+    if made is not None:
+        _make(connection, number, *made)
+    if kept_until is not None:
+        connection.execute("UPDATE queue_partitions SET expires_at = ? WHERE number = ?", (kept_until, number))
+    base = number * PLACES + first
+    connection.executemany(
+        "INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)",
+        [(base + index, item, b"" if index else token) for index, item in enumerate(items)],
+    )
+
+
+def redo_lend(connection: sqlite3.Connection, number: int, token: bytes, ranges: Ranges) -> None:
+    _take(connection, number, token, ranges)
+
+
+def redo_confirm(connection: sqlite3.Connection, number: int, token: bytes, ranges: Ranges, old: bool) -> None:
+    if old:
+        _keep_puts(connection, number * PLACES, ranges)
+    delete_ranges(connection, number, ranges)
+    redo_take_back(connection, token)
+
+
+def redo_take_back(connection: sqlite3.Connection, token: bytes) -> None:
+    connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
+
+
+def redo_delete(connection: sqlite3.Connection, number: int, ranges: Ranges) -> None:
+    delete_ranges(connection, number, ranges)
+
+
+REDO: dict[str, Callable[..., Any]] = {
+    "put": redo_put,
+    "lend": redo_lend,
+    "confirm": redo_confirm,
+    "take-back": redo_take_back,
+    "delete": redo_delete,
+}
+
+
+# -- parts of both --------------------------------------------------------------------------------
+
+
+def _make(connection: sqlite3.Connection, number: int, queue: int, key: bytes, expires_at: float) -> None:
     connection.execute(
-        "INSERT INTO queue_partitions (number, queue, key, expires_at) VALUES (?, ?, ?, ?)",
+        "INSERT INTO queue_partitions (number, queue, key, expires_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (number) DO UPDATE SET expires_at = excluded.expires_at",
         (number, queue, key, expires_at),
     )
 
 
-def keep_partition(connection: sqlite3.Connection, number: int, expires_at: float) -> None:
-    connection.execute("UPDATE queue_partitions SET expires_at = ? WHERE number = ?", (expires_at, number))
+def _keep_puts(connection: sqlite3.Connection, base: int, ranges: Ranges) -> None:
+    for first, last in ranges:
+        connection.execute(
+            "INSERT OR IGNORE INTO queue_puts (token, consumed_at) "
+            "SELECT token, strftime('%s', 'now') FROM queue_items WHERE key BETWEEN ? AND ? AND token != x''",
+            (base + first, base + last),
+        )
 
 
-def append(connection: sqlite3.Connection, number: int, first: int, items: list[bytes], token: bytes) -> None:
-    base = number * PLACES + first
-    if len(items) == 1:
-        connection.execute("INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)", (base, items[0], token))
-        return
-    rows = ((base + index, item, token if index == 0 else b"") for index, item in enumerate(items))
-    connection.executemany("INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)", rows)
+def _take(connection: sqlite3.Connection, number: int, token: bytes, ranges: Ranges) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO queue_taken (token, partition, ranges) VALUES (?, ?, ?)",
+        (token, number, json.dumps(ranges)),
+    )
+
+
+def delete_ranges(connection: sqlite3.Connection, number: int, ranges: Ranges) -> None:
+    base = number * PLACES
+    for first, last in ranges:
+        if first == last:
+            connection.execute("DELETE FROM queue_items WHERE key = ?", (base + first,))
+        else:
+            connection.execute("DELETE FROM queue_items WHERE key BETWEEN ? AND ?", (base + first, base + last))
+
+
+# -- for the writer -------------------------------------------------------------------------------
 
 
 def was_put(connection: sqlite3.Connection, number: int, token: bytes) -> bool:
@@ -179,63 +282,6 @@ def was_put(connection: sqlite3.Connection, number: int, token: bytes) -> bool:
     return found is not None
 
 
-class Lent(NamedTuple):
-    """What `lend` has found: values, the tokens of their puts, the ranges that they cover and what is left over."""
-
-    values: list[bytes]
-    tokens: list[bytes]
-    ranges: Ranges
-    rest: Ranges
-
-
-def lend(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes, size: int) -> Lent:
-    """Read the items in these ranges, up to so many bytes and one item, and note who got them."""
-    base = number * PLACES
-    values: list[bytes] = []
-    tokens: list[bytes] = []
-    covered: Ranges = []
-    rest: Ranges = []
-    for first, last in ranges:
-        if size <= 0:
-            rest.append((first, last))
-            continue
-        end = last
-        for key, value, put in connection.execute(
-            "SELECT key, value, token FROM queue_items WHERE key BETWEEN ? AND ? ORDER BY key",
-            (base + first, base + last),
-        ):
-            if size <= 0:
-                end = key - base - 1
-                break
-            values.append(value)
-            if put:
-                tokens.append(put)
-            size -= len(value)
-        covered.append((first, end))
-        if end < last:
-            rest.append((end + 1, last))
-    if values:
-        connection.execute(
-            "INSERT OR REPLACE INTO queue_taken (token, partition, ranges) VALUES (?, ?, ?)",
-            (token, number, json.dumps(covered)),
-        )
-    return Lent(values, tokens, covered, rest)
-
-
-def confirm(connection: sqlite3.Connection, number: int, ranges: Ranges, token: bytes, old: bool) -> None:
-    """What was lent has arrived."""
-    if old:
-        base = number * PLACES
-        for first, last in ranges:
-            connection.execute(
-                "INSERT OR IGNORE INTO queue_puts (token, consumed_at) "
-                "SELECT token, strftime('%s', 'now') FROM queue_items WHERE key BETWEEN ? AND ? AND token != x''",
-                (base + first, base + last),
-            )
-    delete_ranges(connection, number, ranges)
-    connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
-
-
 def whereabouts(connection: sqlite3.Connection, tokens: list[bytes]) -> list[tuple[str, bytes]]:
     """Queue (its id) and key of the partitions of what was lent under these tokens."""
     return connection.execute(
@@ -243,16 +289,3 @@ def whereabouts(connection: sqlite3.Connection, tokens: list[bytes]) -> list[tup
         f"JOIN objects ON objects.number = queue WHERE token IN ({','.join('?' * len(tokens))})",
         tokens,
     ).fetchall()
-
-
-def take_back(connection: sqlite3.Connection, token: bytes) -> None:
-    connection.execute("DELETE FROM queue_taken WHERE token = ?", (token,))
-
-
-def delete_ranges(connection: sqlite3.Connection, number: int, ranges: Ranges) -> None:
-    base = number * PLACES
-    for first, last in ranges:
-        if first == last:
-            connection.execute("DELETE FROM queue_items WHERE key = ?", (base + first,))
-        else:
-            connection.execute("DELETE FROM queue_items WHERE key BETWEEN ? AND ?", (base + first, base + last))

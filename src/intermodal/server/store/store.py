@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.server.ids import new_id
+from intermodal.server.store import queues
 from intermodal.server.store.apps import AppStore
 from intermodal.server.store.calls import CallStore
 from intermodal.server.store.database import Database
@@ -25,6 +26,7 @@ from intermodal.server.store.secrets import SecretStore
 from intermodal.server.store.tokens import TokenStore
 from intermodal.server.store.tunnels import TunnelStore
 from intermodal.server.store.volumes import VolumeStore
+from intermodal.server.store.write_behind import WriteBehind
 
 T = TypeVar("T")
 
@@ -50,13 +52,19 @@ class Store:
         self.dicts = DictStore(database)
         self.queues = QueueStore(database)
         self.server_id = ""
+        self.behind: WriteBehind
 
     @classmethod
     async def open(cls, path: Path) -> Store:
         """Raises migrations.Refused where the file cannot be used."""
         store = cls(await Database.open(path))
-        await store.environments.ensure_default()
-        store.server_id = await store.setting("server_id", lambda: new_id("sv"))
+        try:
+            await store.environments.ensure_default()
+            store.server_id = await store.setting("server_id", lambda: new_id("sv"))
+            store.behind = await WriteBehind.open(store.database, path.parent, store.server_id, queues.REDO)
+        except BaseException:
+            await store.database.close()
+            raise
         return store
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -81,4 +89,5 @@ class Store:
         await self.database.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
     async def close(self) -> None:
+        await self.behind.close()
         await self.database.close()

@@ -1,0 +1,322 @@
+"""A journal: records that are on the disk when their writer hears so, and that are read once, after a crash.
+
+Two files of SEGMENT bytes take turns. They are filled with zeros when they are made, so that writing a record changes
+neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread writes; what
+arrives while a write is under way is written together by the next one.
+
+A file begins with a head block: magic, store, salt, the number of the last record before it, CRC. Then come records:
+length, CRC, number, number of the record before, content. The salt is new whenever a file is begun anew and is part of
+every CRC, so what an earlier use of the file has left is no record. A write that a power cut has torn is the end of
+the journal: nobody was told of what was in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+from zlib import crc32
+
+from modal._protocol.errors import Code, Fault
+
+SEGMENT = 16 << 20  # bytes of a file
+BLOCK = 4096  # bytes that the head has for itself
+GROUP = 4 << 20  # bytes that are written together, unless it is one record
+MAX_RECORD = 11 << 20  # bytes
+MAGIC = b"IMJOURN1"
+NAMES = ("journal-0", "journal-1")
+_HEAD = struct.Struct("<8s24sQQ")
+_CRC = struct.Struct("<I")
+_RECORD = struct.Struct("<IIQQ")
+_SALTED = struct.Struct("<QQQ")
+_log = logging.getLogger(__name__)
+
+Done = Callable[["Exception | None"], None]
+
+
+class Record(NamedTuple):
+    number: int  # grows
+    before: int  # number of the record before it
+    content: bytes
+
+
+class Segment(NamedTuple):
+    """What one of the files holds."""
+
+    before: int
+    records: list[Record]
+
+
+class _Entry(NamedTuple):
+    number: int
+    content: bytes
+    done: Done
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read(folder: Path, store: str, applied: int) -> list[Record]:
+    """The records after number `applied`, in order.
+
+    What does not join on to it is left out, and said in the log: the journal of another store, or one that goes on
+    where a restored copy of the store has not been yet.
+    """
+    found = [segment for name in NAMES if (segment := read_segment(folder / name, store)) is not None]
+    found.sort(key=lambda segment: segment.before)
+    records: list[Record] = []
+    last = applied
+    for segment in found:
+        for record in segment.records:
+            if record.number <= last:
+                continue
+            if record.before > last:
+                _log.error(
+                    "the journal in %s goes on at record %d, but the store ends at %d: an older copy of the store? "
+                    "What dicts and queues took afterwards is left out",
+                    folder, record.number, last,
+                )  # fmt: skip
+                return records
+            records.append(record)
+            last = record.number
+    return records
+
+
+def read_segment(path: Path, store: str) -> Segment | None:
+    """None: there is no journal of this store in it."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) < BLOCK:
+        return None
+    magic, owner, salt, before = _HEAD.unpack_from(data)
+    if magic != MAGIC or owner != _owner(store) or _CRC.unpack_from(data, _HEAD.size)[0] != crc32(data[: _HEAD.size]):
+        return None
+    records: list[Record] = []
+    view, at, last = memoryview(data), BLOCK, before
+    while at + _RECORD.size <= len(data):
+        length, crc, number, previous = _RECORD.unpack_from(data, at)
+        end = at + _RECORD.size + length
+        if not length or end > len(data) or previous != last:
+            break
+        content = view[at + _RECORD.size : end]
+        if crc != _crc(salt, number, previous, content):
+            break
+        records.append(Record(number, previous, bytes(content)))
+        at, last = end, number
+    return Segment(before, records)
+
+
+def _owner(store: str) -> bytes:
+    return store.encode()[:24].ljust(24, b"\0")
+
+
+def _crc(salt: int, number: int, before: int, content: bytes | memoryview) -> int:
+    return crc32(content, crc32(_SALTED.pack(salt, number, before)))
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+class Journal:
+    """Make it on the event loop that will use it, after what `read` finds is in the store."""
+
+    def __init__(self, folder: Path, store: str, last: int) -> None:
+        """`last`: number of the last record that there ever was."""
+        self.last = last  # that was given out
+        self.syncs = 0  # writes so far
+        self._folder = folder
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[_Entry] = []
+        self._due = False
+        self._queue: SimpleQueue[list[_Entry] | None] = SimpleQueue()
+        self._state = threading.Condition()
+        self._released = last  # up to here the store has everything
+        self._stuck: Exception | None = None  # why it has not
+        self._files: list[int] = []
+        self._ends = [last, last]  # number of the last record in each file
+        self._turn = 1
+        self._at = SEGMENT  # the first record begins a file
+        self._salt = 0
+        self._written = last
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def append(self, content: bytes, done: Done) -> int:
+        """`done(None)` is called on the event loop once this is on the disk, or `done(error)`; the record's number."""
+        self.last += 1
+        self._pending.append(_Entry(self.last, content, done))
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self.flush)
+        return self.last
+
+    def flush(self) -> None:
+        """Write what was appended."""
+        self._due = False
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._queue.put(pending)
+
+    def release(self, number: int) -> None:
+        """The store has all up to this number: it need not be kept here any more."""
+        with self._state:
+            self._released = max(self._released, number)
+            self._stuck = None
+            self._state.notify()
+
+    def stuck(self, error: Exception) -> None:
+        """The store cannot take more: once both files are full `append` fails with this, until `release`."""
+        with self._state:
+            self._stuck = error
+            self._state.notify()
+
+    async def close(self) -> None:
+        """Write what was appended, then end. Idempotent."""
+        self.flush()
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    # -- the thread
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            entries = self._queue.get()
+            if entries is None:
+                break
+            size = sum(len(entry.content) for entry in entries)
+            try:
+                while size < GROUP:
+                    more = self._queue.get_nowait()
+                    if more is None:
+                        open_ = False
+                        break
+                    entries += more
+                    size += sum(len(entry.content) for entry in more)
+            except Empty:
+                pass
+            for group in _groups(entries):
+                error: Exception | None = None
+                try:
+                    self._write(group)
+                except (OSError, Fault) as failure:
+                    error = self._explained(failure)
+                try:
+                    self._loop.call_soon_threadsafe(_deliver, group, error)
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    open_ = False
+        for file in self._files:
+            os.close(file)
+
+    def _write(self, group: list[_Entry]) -> None:
+        size = sum(len(entry.content) + _RECORD.size for entry in group)
+        if self._at + size > SEGMENT:
+            self._begin()
+        before = self._written
+        parts: list[bytes] = []
+        for number, content, _done in group:
+            parts += (_RECORD.pack(len(content), _crc(self._salt, number, before, content), number, before), content)
+            before = number
+        self._put(b"".join(parts), self._at)
+        self.syncs += 1
+        self._at += size
+        self._written = self._ends[self._turn] = before
+
+    def _begin(self) -> None:
+        """The other file's turn: what it held must be in the store."""
+        if not self._files:
+            self._files = self._open()
+        other = 1 - self._turn
+        with self._state:
+            while self._released < self._ends[other]:
+                if self._stuck is not None:
+                    raise self._stuck
+                self._state.wait()
+        self._turn = other
+        self._at = SEGMENT  # should this fail, it is begun again
+        self._salt = int.from_bytes(os.urandom(8), "little")
+        head = _HEAD.pack(MAGIC, _owner(self._store), self._salt, self._written)
+        self._put(head + _CRC.pack(crc32(head)), 0)
+        self._at = BLOCK
+
+    def _put(self, data: bytes, at: int) -> None:
+        view, file = memoryview(data), self._files[self._turn]
+        while view:
+            written = os.pwrite(file, view, at)
+            view, at = view[written:], at + written
+
+    def _open(self) -> list[int]:
+        """Both files, as long as they will ever be."""
+        files: list[int] = []
+        try:
+            for name in NAMES:
+                path = self._folder / name
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fill(file, SEGMENT)
+                finally:
+                    os.close(file)
+                files.append(os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC))
+            folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            for file in files:
+                os.close(file)
+            raise
+        return files
+
+    def _explained(self, error: Exception) -> Fault:
+        if isinstance(error, Fault):
+            return error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Fault(
+                Code.EXHAUSTED,
+                f"the disk of the server's state directory {self._folder} is full: nothing was changed; "
+                "free some space and try again",
+            )
+        return Fault(
+            Code.INTERNAL, f"the server cannot write its journal in {self._folder} ({error}): look at the disk"
+        )
+
+
+def fill(file: int, size: int) -> None:
+    """Make a file so long, with zeros, and put it on the disk."""
+    at = os.fstat(file).st_size
+    if at >= size:
+        return
+    while at < size:
+        at += os.pwrite(file, bytes(min(1 << 20, size - at)), at)
+    os.fsync(file)
+
+
+def _groups(entries: list[_Entry]) -> list[list[_Entry]]:
+    """As they are written together."""
+    groups: list[list[_Entry]] = []
+    size = GROUP
+    for entry in entries:
+        if size >= GROUP:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += len(entry.content)
+    return groups
+
+
+def _deliver(group: list[_Entry], error: Exception | None) -> None:
+    for entry in group:
+        try:
+            entry.done(error)
+        except Exception:  # one listener's defect is not the others' loss
+            _log.exception("a listener of the journal failed")

@@ -1,0 +1,157 @@
+"""The journal: what was acknowledged is read again, whatever a power cut has left of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intermodal.server.store import journal as journal_file
+from intermodal.server.store.journal import BLOCK, NAMES, Journal, read, read_segment
+from modal._protocol.errors import Code, Fault
+
+SIZE = 1 << 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_files() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_file, "SEGMENT", SIZE)
+        yield
+
+
+async def write(folder: Path, contents: list[bytes], last: int = 0) -> None:
+    """One journal's life: all records in it, one by one on the disk."""
+    journal = Journal(folder, "sv-1", last)
+    for content in contents:
+        await append(journal, content)
+    await journal.close()
+
+
+async def append(journal: Journal, content: bytes) -> int:
+    """Returns when it is on the disk."""
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: Exception | None) -> None:
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+    number = journal.append(content, done)
+    await waiter
+    return number
+
+
+def contents(folder: Path, applied: int = 0, store: str = "sv-1") -> list[bytes]:
+    return [record.content for record in read(folder, store, applied)]
+
+
+async def test_what_was_written_is_read(tmp_path: Path) -> None:
+    assert contents(tmp_path) == []
+    await write(tmp_path, [b"a", b"b" * 10_000, b"c"])
+    assert contents(tmp_path) == [b"a", b"b" * 10_000, b"c"]
+    assert contents(tmp_path, applied=2) == [b"c"]
+    assert contents(tmp_path, store="sv-2") == []
+    assert (tmp_path / NAMES[0]).stat().st_size == SIZE
+
+
+async def test_what_comes_during_a_write_is_written_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "sv-1", 0)
+    await append(journal, b"first")
+    before = journal.syncs
+    done: list[int] = []
+    for number in range(200):
+        journal.append(b"x", lambda _error, number=number: done.append(number))  # type: ignore[misc]
+    await append(journal, b"last")
+    assert done == list(range(200))
+    assert journal.syncs - before == 1
+    await journal.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=6), st.data())
+def test_a_tail_that_is_torn_anywhere_is_left_out(
+    tmp_path_factory: pytest.TempPathFactory, records: list[bytes], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    asyncio.run(write(folder, records))
+    path = folder / NAMES[0]
+    whole = path.read_bytes()
+    ends = [BLOCK]
+    for content in records:
+        ends.append(ends[-1] + 24 + len(content))
+    cut = data.draw(st.integers(BLOCK, ends[-1]))
+    kind = data.draw(st.sampled_from(["zeros", "end", "noise"]))
+    rest = {"zeros": bytes(ends[-1] - cut), "end": b"", "noise": random.Random(cut).randbytes(ends[-1] - cut)}[kind]
+    path.write_bytes(whole[:cut] + rest + (b"" if kind == "end" else whole[ends[-1] :]))
+    assert contents(folder) == records[: sum(end <= cut for end in ends) - 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, BLOCK + 200), st.integers(1, 255))
+def test_a_damaged_byte_never_makes_another_record(
+    tmp_path_factory: pytest.TempPathFactory, at: int, change: int
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    records = [bytes([number]) * 30 for number in range(1, 5)]
+    asyncio.run(write(folder, records))
+    path = folder / NAMES[0]
+    damaged = bytearray(path.read_bytes())
+    damaged[at] ^= change
+    path.write_bytes(damaged)
+    found = contents(folder)
+    assert found == records[: len(found)]
+
+
+async def test_what_an_earlier_use_of_a_file_left_is_no_record(tmp_path: Path) -> None:
+    await write(tmp_path, [b"old" * 10] * 5)
+    await write(tmp_path, [b"new" * 10], last=5)  # lies where the first old one was
+    assert contents(tmp_path, applied=5) == [b"new" * 10]
+    segment = read_segment(tmp_path / NAMES[0], "sv-1")
+    assert segment is not None
+    assert [record.number for record in segment.records] == [6]
+
+
+async def test_an_older_copy_of_the_store_gets_nothing_that_does_not_join_on(tmp_path: Path) -> None:
+    await write(tmp_path, [b"a", b"b"], last=10)
+    assert contents(tmp_path, applied=10) == [b"a", b"b"]
+    assert contents(tmp_path, applied=11) == [b"b"]
+    assert contents(tmp_path, applied=7) == []
+
+
+async def test_files_take_turns_and_wait_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "SEGMENT", BLOCK + 4000)
+    journal = Journal(tmp_path, "sv-1", 0)
+    for number in range(1, 7):  # three in each file
+        assert await append(journal, bytes([number]) * 1000) == number
+    waiting = asyncio.create_task(append(journal, b"g" * 1000))
+    await asyncio.sleep(0)
+    assert [content[0] for content in contents(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    journal.stuck(Fault(Code.EXHAUSTED, "full"))
+    with pytest.raises(Fault, match="full"):
+        await waiting
+    assert len(contents(tmp_path)) == 6  # nothing that was acknowledged is lost
+    waiting = asyncio.create_task(append(journal, b"h" * 1000))
+    await asyncio.sleep(0)
+    journal.release(3)
+    assert await waiting == 8  # 7 never was
+    assert [content[0] for content in contents(tmp_path, applied=3)] == [4, 5, 6, ord("h")]
+    await journal.close()
+
+
+async def test_a_full_disk_is_said_and_over_when_it_is_over(tmp_path: Path) -> None:
+    (tmp_path / NAMES[0]).symlink_to("/dev/full")
+    journal = Journal(tmp_path, "sv-1", 0)
+    with pytest.raises(Fault, match="free some space and try again") as caught:
+        await append(journal, b"a")
+    assert caught.value.code == Code.EXHAUSTED
+    (tmp_path / NAMES[0]).unlink()
+    await append(journal, b"b")
+    await journal.close()
+    assert contents(tmp_path) == [b"b"]
