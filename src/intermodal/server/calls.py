@@ -330,9 +330,10 @@ class Calls:
         return self.spawns.in_memory(function.function_id) if self.spawns is not None else 0
 
     def _exhausted(self, function: Function) -> Fault:
+        pending, running = self.pending(function), function.pool.assigned
         return Fault(
             Code.EXHAUSTED,
-            f"{function.name} has {self.pending(function)} pending and {function.pool.assigned} running inputs; at most "
+            f"{function.name} has {pending} pending and {running} running inputs, and no more than "
             f"{PENDING_LIMIT} pending ones and {TOTAL_LIMIT} in all are taken: try again later, or use .spawn",
         )
 
