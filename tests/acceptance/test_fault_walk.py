@@ -470,6 +470,6 @@ def _comes_to_rest(platform: Platform) -> None:
         if not json.loads(listed.out):
             return
         if time.monotonic() > deadline:
-            log = (platform.home / "server.log").read_text()[-4000:]
-            pytest.fail(f"containers are left running: {listed.out}\n{platform.modal('app', 'list').text}\n{log}")
+            logs = [(platform.home / name).read_text()[-4000:] for name in ("server.log", "worker.log")]
+            pytest.fail("\n".join(["containers are left running", platform.intermodal("status").text, *logs]))
         time.sleep(1.0)
