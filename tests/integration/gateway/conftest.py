@@ -62,6 +62,7 @@ class Rig:
             class_parameters=parameters,
         )
         self.port = 0
+        self._closed = False
         self.may_start = asyncio.Event()  # containers
         self.may_start.set()
         self.may_bind = asyncio.Event()  # class parameters
@@ -78,6 +79,9 @@ class Rig:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._listener.close()
         self.gateway.close()
         if hasattr(self, "server"):
@@ -132,13 +136,17 @@ MakeRig = Callable[..., Any]
 
 @pytest.fixture
 async def make_rig() -> AsyncIterator[MakeRig]:
-    """`await make_rig(app, limit=…, parameters=…, **settings)`."""
+    """`await make_rig(app, limit=…, parameters=…, home=…, **settings)`; `home` is that of a rig that was closed."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(app: Any, limit: int = 100, parameters: Any = (), **settings: Any) -> Rig:
-            directory = tempfile.mkdtemp(prefix="im-rig-", dir="/tmp")
-            stack.callback(shutil.rmtree, directory, True)
-            rig = Rig(Home(Path(directory)), app, replace(WebSettings(), **settings), limit, list(parameters))
+        async def make(
+            app: Any, limit: int = 100, parameters: Any = (), home: Home | None = None, **settings: Any
+        ) -> Rig:
+            if home is None:
+                directory = tempfile.mkdtemp(prefix="im-rig-", dir="/tmp")
+                stack.callback(shutil.rmtree, directory, True)
+                home = Home(Path(directory))
+            rig = Rig(home, app, replace(WebSettings(), **settings), limit, list(parameters))
             await rig.open()
             stack.push_async_callback(rig.close)
             return rig
