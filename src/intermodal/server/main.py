@@ -212,6 +212,7 @@ class Server:
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
             store.calls,
+            store.fleet,
             self._prepare_container,
             _may_call,
             self.logs.append,

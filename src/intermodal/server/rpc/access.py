@@ -17,6 +17,7 @@ from intermodal.server.services.tokens import Tokens
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
+from modal._protocol.messages.fleet import DrainAwait, WorkerDrain, WorkerUndrain
 from modal._protocol.messages.image import BuilderVersionGet, BuilderVersionSet, ImageList, ImageLogGet, ImagePrune
 from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
 from modal._protocol.messages.secret import (
@@ -53,10 +54,10 @@ FROM_WORKERS: set[int] = {
         VolumeCheckout,
     )
 }
-FROM_OPERATORS: set[int] = {
+FROM_OWNERS: set[int] = {message.TYPE for message in (ServerStop, WorkerDrain, WorkerUndrain, DrainAwait)}
+FROM_OPERATORS: set[int] = FROM_OWNERS | {
     message.TYPE
     for message in (
-        ServerStop,
         ServerStatusGet,
         SecretsRotate,
         TokenCreate,
@@ -83,7 +84,7 @@ def tables(handlers: Handlers) -> dict[str, Handlers]:
     from_clients = everything - FROM_WORKERS
     return {
         Role.OWNER: _only(handlers, from_clients),
-        Role.CLIENT: _only(handlers, from_clients - {ServerStop.TYPE}),
+        Role.CLIENT: _only(handlers, from_clients - FROM_OWNERS),
         Role.CONTAINER: _only(handlers, from_clients - FROM_OPERATORS),
         Role.WORKER: _only(handlers, FROM_WORKERS),
     }
