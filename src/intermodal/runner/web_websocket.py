@@ -67,6 +67,8 @@ class WebSocketExchange:
     async def send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if self._disconnected is not None:
+            if kind == "websocket.close":
+                return  # many an app closes what its client has closed
             raise OSError("the client has gone away")
         if kind == "websocket.send" and self._phase == _OPEN:
             await self._send_message(message)
