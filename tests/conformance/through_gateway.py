@@ -2,7 +2,7 @@
 
 Loaded into the suite's own process with `-p through_gateway` (see test_asgi_suites.py). An app that a test gives to the
 client is put aside; what the client sends goes over TCP to a real gateway, from there to the runner's web side, and
-only then to the app; what the app answers comes back the same way. An exception of the app is told to the test as always.
+only then to the app; what the app answers comes back the same way. The test hears of an exception of the app as always.
 """
 
 from __future__ import annotations
