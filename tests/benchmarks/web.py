@@ -224,7 +224,7 @@ async def _sockets(url: str, count: int, pids: list[int]) -> float:
 async def _streams(url: str, count: int, pids: list[int]) -> float:
     before = processes.pss_mb(pids)
     parts = httpx.URL(url)
-    head = f"GET {parts.path}/events HTTP/1.1\r\nHost: {parts.host}\r\n\r\n".encode()
+    head = f"GET {parts.path.rstrip('/')}/events HTTP/1.1\r\nHost: {parts.host}\r\n\r\n".encode()
     streams = []
     try:
         while len(streams) < count:
