@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,47 +196,50 @@ def _bodies(url: str, size: int) -> tuple[float, float]:
 
 
 def web_open(bench: Bench, section: Section) -> None:
-    """Open WebSockets and event streams through one container: memory of each on the server's side"""
+    """Open event streams and WebSockets through one container: memory of each on the server's side"""
     count = 200 if bench.quick else 2000
     with _serving(bench, section, Uvicorn) as systems:
         for name, (url, pids) in systems.items():
-            for what, run in (("WebSocket", _sockets), ("event stream", _streams)):
-                section.measure(f"memory of one {what}", "KB").add(name, asyncio.run(run(url, count, pids)) * 1e3)
-    section.notes.append(f"{count:,} at once; all of them must answer.")
+            stream, websocket = asyncio.run(_open(url, count, pids))
+            section.measure("memory of one event stream", "KB").add(name, stream * 1e3)
+            section.measure("memory of one WebSocket", "KB").add(name, websocket * 1e3)
+    section.notes.append(f"{count:,} streams, and then as many WebSockets beside them; all of them must answer.")
 
 
-async def _sockets(url: str, count: int, pids: list[int]) -> float:
-    before = processes.pss_mb(pids)
-    sockets = []
-    try:
-        while len(sockets) < count:
-            sockets.append(await connect(url.replace("http", "ws") + "/ws", compression=None, ping_interval=None))
-        for number, socket in enumerate(sockets):
-            await socket.send(str(number))
-        for number, socket in enumerate(sockets):
-            if await socket.recv() != str(number):
-                raise DriverError("a WebSocket answered for another")
-        return (processes.pss_mb(pids) - before) / count
-    finally:
-        await asyncio.gather(*(socket.close() for socket in sockets), return_exceptions=True)
+async def _open(url: str, count: int, pids: list[int]) -> tuple[float, float]:
+    """MB of each stream, and of each WebSocket."""
+    async with AsyncExitStack() as stack:
+        at_first = processes.pss_mb(pids)
+        await _open_streams(url, count, stack)
+        with_streams = processes.pss_mb(pids)
+        await _open_sockets(url, count, stack)
+        return (with_streams - at_first) / count, (processes.pss_mb(pids) - with_streams) / count
 
 
-async def _streams(url: str, count: int, pids: list[int]) -> float:
-    before = processes.pss_mb(pids)
+async def _open_streams(url: str, count: int, stack: AsyncExitStack) -> None:
     parts = httpx.URL(url)
     head = f"GET {parts.path.rstrip('/')}/events HTTP/1.1\r\nHost: {parts.host}\r\n\r\n".encode()
-    streams = []
-    try:
-        while len(streams) < count:
-            reader, writer = await asyncio.open_connection(parts.host, parts.port)
-            writer.write(head)
-            streams.append((reader, writer))
-        for reader, _writer in streams:
-            await asyncio.wait_for(reader.readuntil(b"data: 0\n\n"), 30)
-        return (processes.pss_mb(pids) - before) / count
-    finally:
-        for _reader, writer in streams:
-            writer.close()
+    readers = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(parts.host, parts.port)
+        stack.callback(writer.close)
+        writer.write(head)
+        readers.append(reader)
+    for reader in readers:
+        await asyncio.wait_for(reader.readuntil(b"data: 0\n\n"), 60)
+
+
+async def _open_sockets(url: str, count: int, stack: AsyncExitStack) -> None:
+    address = url.replace("http", "ws", 1) + "/ws"
+    sockets = []
+    for _ in range(count):
+        opened = connect(address, compression=None, ping_interval=None, open_timeout=60)
+        sockets.append(await stack.enter_async_context(opened))
+    for number, socket in enumerate(sockets):
+        await socket.send(str(number))
+    for number, socket in enumerate(sockets):
+        if await socket.recv() != str(number):
+            raise DriverError("a WebSocket answered for another")
 
 
 def web_cold(bench: Bench, section: Section) -> None:
