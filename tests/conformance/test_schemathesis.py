@@ -34,8 +34,8 @@ def answers(tools: Path, schema: Path, url: str) -> list[Answered]:
     archive = schema.with_name(f"{url.rpartition(':')[2].partition('/')[0]}.har")
     command = [
         sys.executable, str(tools / "bin" / "schemathesis"), "run", str(schema), "--url", url,
-        "--generation-deterministic", "-n", "25", "--workers", "1", "--continue-on-failure", "--phases", "examples,coverage,fuzzing", "--no-color",
-        "--report", "har", "--report-har-path", str(archive),
+        "--generation-deterministic", "-n", "25", "--workers", "1", "--continue-on-failure",
+        "--phases", "examples,coverage,fuzzing", "--no-color", "--report", "har", "--report-har-path", str(archive),
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(tools)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=schema.parent)
