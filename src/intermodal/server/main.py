@@ -59,6 +59,7 @@ from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyPlace, place_for
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
@@ -116,7 +117,7 @@ class Server:
                 undo.callback(self.local_worker.abandon)
             self.store = await Store.open(self.home.store)
             undo.push_async_callback(self.store.close)
-            self.handlers = self._assemble()
+            self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
@@ -195,13 +196,13 @@ class Server:
             await asyncio.wait(self._tasks)
 
     # -- putting it together
-    def _assemble(self) -> Handlers:
+    def _assemble(self, keys: KeyPlace) -> Handlers:
         home, store = self.home, self.store
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
-        self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
+        self.secrets = Secrets(store.secrets, Vault(keys))
         network_files = NetworkFiles(home.network_files)
         self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
         self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
@@ -257,6 +258,7 @@ class Server:
                 self.specs,
                 build_logs,
                 builder_version,
+                self.environments,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
             ContainerValueHandlers(self.invocation.dispatch),

@@ -382,10 +382,11 @@ class Workers:
         self._dispatch.run()
 
     # -- volumes
-    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+    async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:
         """Commit or reload a volume in a container. Raises Fault; WireError where the worker goes away meanwhile."""
         container = self._dispatch.containers.get(container_id)
-        link = await self._reach(container.worker_id) if container is not None else None
+        where = container.worker_id if container is not None else worker_id
+        link = await self._reach(where) if where else None
         if link is None:
             raise Fault(Code.NOT_FOUND, f"container {container_id} does not run")
         try:
@@ -524,11 +525,12 @@ class Workers:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
+        environment: str = "",
     ) -> WorkerImageBuilt:
         """Have an image built; again when the worker is restarted meanwhile. Raises Fault with the failed step."""
         for _attempt in range(BUILD_ATTEMPTS):
             link = await self.available()
-            stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))
+            stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache, environment))
             try:
                 return await _follow_build(stream, on_log, image_id)
             except WireError as error:

@@ -128,7 +128,7 @@ class Cell:
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)
-            self._servers.append(await _listen(loop, factory, path))
+            self._servers.append(await api.listen(loop, factory, path))
 
     def remember(self) -> None:
         """Write down what a later worker must know to adopt the container."""
@@ -582,19 +582,3 @@ class RunnerConnection(asyncio.Protocol):
 def _forward(stream: Stream, type: int, data: bytes) -> None:
     size = int.from_bytes(data[:4], "big")
     stream.send_frame(type, data[4 : 4 + size], data[4 + size :])
-
-
-async def _listen(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], path: Path
-) -> asyncio.AbstractServer:
-    """A unix server; paths that are too long for the kernel are reached through their directory's descriptor."""
-    if len(os.fsencode(path)) < 104:
-        server = await loop.create_unix_server(factory, str(path), backlog=128)
-    else:
-        descriptor = os.open(path.parent, os.O_PATH)
-        try:
-            server = await loop.create_unix_server(factory, f"/proc/self/fd/{descriptor}/{path.name}", backlog=128)
-        finally:
-            os.close(descriptor)
-    os.chmod(path, 0o666)  # noqa: S103 - any user of the container; the directory is the container's own
-    return server

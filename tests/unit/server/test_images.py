@@ -17,6 +17,7 @@ from intermodal.server.services.images import Images, image_id_of
 from intermodal.server.services.pruning import Sizes, choose
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyFile
 from intermodal.server.store.images import ImageRow
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
@@ -45,6 +46,7 @@ class Builder:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], None],
+        environment: str,
     ) -> WorkerImageBuilt:
         self.builds.append(image_id)
         self.secrets, self.recipe = secrets, recipe
@@ -68,13 +70,13 @@ def builder() -> Builder:
 
 @pytest.fixture
 async def images(store: Store, builder: Builder, tmp_path: Path) -> Images:
-    secrets = Secrets(store.secrets, Vault(tmp_path / "secrets.key"))
+    secrets = Secrets(store.secrets, Vault(KeyFile(tmp_path / "secrets.key")))
     logs, version = BuildLogs(tmp_path / "images"), WorkspaceBuilderVersion(store)
     return Images(store.images, secrets, builder, tmp_path / "layers", logs, version.get)  # type: ignore[arg-type]
 
 
 async def follow(images: Images, force: bool = False) -> list[str]:
-    build = images.build(RECIPE, False, force)
+    build = images.build(RECIPE, False, force, "main")
     try:
         lines = [line.kind async for line in build.follow()]
         assert build.task is not None
@@ -114,7 +116,7 @@ async def test_who_leaves_takes_nobody_along(images: Images, builder: Builder) -
 
 
 async def test_the_last_to_leave_ends_the_build(images: Images, builder: Builder) -> None:
-    one, two = images.build(RECIPE, False, False), images.build(RECIPE, False, False)
+    one, two = images.build(RECIPE, False, False, "main"), images.build(RECIPE, False, False, "main")
     assert one is two
     await builder.began.wait()
     images.leave(one)
@@ -151,11 +153,11 @@ async def test_secrets_and_force_reach_the_worker(
     images: Images, builder: Builder, store: Store, tmp_path: Path
 ) -> None:
     builder.go.set()
-    secrets = Secrets(store.secrets, Vault(tmp_path / "secrets.key"))
+    secrets = Secrets(store.secrets, Vault(KeyFile(tmp_path / "secrets.key")))
     (environment,) = await store.environments.all()
     secret_id = await secrets.create_inline(environment, {"TOKEN": "t"})
     recipe = [*RECIPE, {"kind": "run", "commands": ["true"], "secrets": [secret_id]}]
-    build = images.build(recipe, False, True)
+    build = images.build(recipe, False, True, "main")
     assert build.task is not None
     await build.task
     images.leave(build)
