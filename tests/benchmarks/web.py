@@ -11,17 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 from websockets.asyncio.client import connect
 
 from tests.benchmarks import processes
 from tests.benchmarks.figures import OURS, Section
-from tests.benchmarks.systems import HERE, DriverError, Intermodal, NotThereError, System, free_port
-
-if TYPE_CHECKING:
-    from tests.benchmarks.measurements import Bench
+from tests.benchmarks.measurements import Bench, started
+from tests.benchmarks.systems import HERE, DriverError, Intermodal, System, free_port
 
 DRIVERS = HERE / "drivers"
 
@@ -74,22 +71,14 @@ def _serving(
         raise DriverError("wrk is not installed (Debian, Ubuntu: apt-get install wrk)")
     url = deploy(bench.ours, "web")
     found = {OURS: (url, _on_the_way(bench.ours))}
-    started = []
+    beside = started(bench, section, kinds)
+    for system in beside.values():
+        assert isinstance(system, (Uvicorn, RayServe))
+        found[system.name] = (system.url, system.pids())
     try:
-        for kind in kinds:
-            system = bench.fresh(kind)
-            started.append(system)
-            try:
-                system.check()
-                system.start()
-            except NotThereError as error:
-                section.notes.append(f"{kind.name} does not take part: {error}")
-                continue
-            assert isinstance(system, (Uvicorn, RayServe))
-            found[kind.name] = (system.url, system.pids())
         yield found
     finally:
-        for system in started:
+        for system in beside.values():
             system.stop()
 
 

@@ -8,7 +8,7 @@ way is over for its clients, and the runner asks for a new connection.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, MutableMapping, Optional, cast
+from typing import Any, Awaitable, Callable, MutableMapping, Optional, Union, cast
 
 from intermodal.runner.web_http import HttpExchange
 from intermodal.runner.web_websocket import WebSocketExchange
@@ -29,7 +29,7 @@ from modal._protocol.sending import FrameSender
 AGAIN_SECONDS = 0.1  # between attempts to have a connection
 
 AsgiApp = Callable[..., Awaitable[None]]
-Exchange = Any  # HttpExchange or WebSocketExchange
+Exchange = Union[HttpExchange, WebSocketExchange]
 
 
 class WebLink(FrameSender):
@@ -142,7 +142,7 @@ class WebServer:
         """Give a request to its app."""
         app = self._apps.get(request.method_name)
         state = self._states.get(request.method_name, {})
-        kind = WebSocketExchange if request.websocket else HttpExchange
+        kind: type[Exchange] = WebSocketExchange if request.websocket else HttpExchange
         exchange = kind(link, token, request, state)
         link.exchanges[token] = exchange
         task = self._loop.create_task(self._run(exchange, app, request))
