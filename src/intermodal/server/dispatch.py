@@ -34,6 +34,7 @@ log = logging.getLogger("intermodal.dispatch")
 
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
+KNOWN = "known"  # the kind of calls that stand for inputs which a container has, and which are over already
 TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
 STOP_GRACE = 30.0  # seconds for exit handlers
 
@@ -58,6 +59,7 @@ class Dispatch:
         self.kill_container: Callable[[Container, float, str], None]
         self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # large ones that nobody needs again
         self.gone: list[Callable[[str], None]] = []  # told the ids of containers that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -179,7 +181,7 @@ class Dispatch:
             self.scheduler.withdraw(held.call.function_id, {held})
         elif kill:
             self.kill_container(container, 0.0, "its input was cancelled")
-        elif interrupt and container.link is not None:
+        elif interrupt:
             # The runner's answer frees the container; until then the input counts as running there.
             self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
@@ -211,6 +213,22 @@ class Dispatch:
         pool = container.function.pool
         if pool.idle and self._timer is None:
             self._wake(now + pool.rules.scaledown_window + 0.01)
+
+    def reattached(self, container: Container, missing: list[Held]) -> list[Held]:
+        """Its worker is back, without these inputs of it. Those that it shall have; what is over is told or freed."""
+        now = time.monotonic()
+        over = [held for held in missing if held.over]
+        for held in over:
+            container.tokens.pop(held.token, None)
+            container.cancelled.pop(held.token, None)
+        if over:
+            self.scheduler.finished(container.id, over, now)
+        for token in [token for token in container.cancelled if token in container.tokens]:
+            self._cancel(container, token)  # it may not have heard
+        if container.cancelled:
+            self._wake(now + UNANSWERED_SECONDS)
+        self.run()
+        return [held for held in missing if not held.over]
 
     # -- decisions
     def run(self) -> None:
@@ -306,6 +324,7 @@ class Dispatch:
         container.stop_reason = decision.reason
         if container.link is not None:
             container.link.end()  # the runner finishes, runs its exit handlers and ends
+        if container.asked:
             self.kill_container(container, STOP_GRACE, decision.reason)
         self.changed(container.function.app_id)
 
@@ -356,7 +375,7 @@ class Dispatch:
         blobs = message.blobs or None
         final: list[Held] = []
         returned: list[Held] = []
-        failed: list[tuple[Held, int, bytes]] = []
+        failed: list[Held] = []
         numbers = message.numbers
         position = 0
         retry = container.function.spec.retry
@@ -366,6 +385,8 @@ class Dispatch:
             held = tokens.get(token)
             if held is None:
                 continue
+            if held.over and blob and held.call.kind != KNOWN:
+                self.forget_values([blob])
             if status == Status.YIELDED:
                 if not held.over:
                     self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
@@ -380,12 +401,15 @@ class Dispatch:
             if held.over:
                 continue  # cancelled or timed out before
             if status == Status.FAILURE and retry is not None and held.attempts < retry.max_retries:
-                failed.append((held, status, value))
+                failed.append(held)
+                if blob:
+                    self.forget_values([blob])
                 continue
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
             self.deliver(held, status, value, blob, -1)
+        self.settled()  # first of all: somebody waits for it
         now = time.monotonic()
         if final:
             container.running_since = now
@@ -393,7 +417,7 @@ class Dispatch:
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
-        for held, _status, _value in failed:
+        for held in failed:
             self._retry(held)
         self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool

@@ -257,6 +257,7 @@ class Server:
                 self.specs,
                 build_logs,
                 builder_version,
+                self.environments,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
             ContainerValueHandlers(self.invocation.dispatch),

@@ -22,7 +22,7 @@ ANSWERS = {
     "CallGraph", "CallStats", "BlobChunk", "Containers", "ContainerTimings", "MountKnown", "FunctionHandle",
     "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
     "TokensKnown", "ServerStatus", "ObjectsKnown", "ObjectCount", "Stored", "DictValue", "DictPage", "QueueItems",
-    "ImageLog", "BuilderVersionKnown", "WorkersDrained",
+    "ImageLog", "BuilderVersionKnown", "CachesKnown", "WorkersDrained",
 }  # fmt: skip
 
 
