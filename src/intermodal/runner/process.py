@@ -100,7 +100,7 @@ def _serve(
     except ConnectionLost:
         code = EXIT_LOST
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED if executor.interrupted else 0  # else user code has raised it
+        code = EXIT_INTERRUPTED if executor.interrupted else 0  # else a task of the user's code has raised it
     if forks.is_child():
         forks.end(KeyboardInterrupt() if executor.interrupted else None)
     # From here on a second interrupt ends the process at once.
