@@ -53,6 +53,7 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.dispatch = dispatch
         self.spawns = spawns
+        self.over: Callable[[Held, int], None] = lambda _held, _status: None  # told of calls that inputs have made
         self.waits = Waits(dispatch, self.calls.get, *([spawns.known_call] if spawns is not None else []))
         if spawns is not None:
             spawns.waits = self.waits
@@ -201,6 +202,8 @@ class Calls:
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)
         else:
+            if held.call.parent_input_id and status != Status.YIELDED:
+                self.over(held, status)
             self.delivery.take(held, status, value, blob, number)
 
     def settle(self) -> None:
