@@ -73,7 +73,33 @@ def use():
         pass
     else:
         raise AssertionError("appending was accepted")
+    # More than is documented: modes are ignored instead of refused, and files can be renamed (a copy in the store).
+    assert semantics() == ["done", "done", "done", "done", "EIO", "EIO", "EPERM", "EPERM"], semantics()
+    assert open("/all/renamed").read() == "modes"
+    assert os.stat("/all/elsewhere/er/large").st_size == len(data)
+    os.rename("/all/elsewhere", "/all/deep")
     return len(data)
+
+def semantics():
+    said = []
+    with open("/all/modes", "w") as file:
+        file.write("modes")
+    def trial(work):
+        try:
+            work()
+        except OSError as error:
+            said.append(errno.errorcode[error.errno])
+        else:
+            said.append("done")
+    trial(lambda: os.chmod("/all/modes", 0o600))
+    trial(lambda: shutil.copymode("/tmp/large", "/all/modes"))
+    trial(lambda: os.rename("/all/modes", "/all/renamed"))
+    trial(lambda: os.rename("/all/deep", "/all/elsewhere"))
+    trial(lambda: os.symlink("new.txt", "/all/link"))
+    trial(lambda: os.link("/all/new.txt", "/all/hard"))
+    trial(lambda: os.truncate("/all/new.txt", 3))
+    trial(lambda: open("/all/new.txt", "r+").close())
+    return said
 
 @app.local_entrypoint()
 def main():
