@@ -135,6 +135,7 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
     for command in (["secret", "list", "--json"], ["app", "list", "--json"], ["app", "logs", "leak.py"]):
         assert MARKER not in platform.modal(*command).text
     assert MARKER not in json.dumps(platform.status())
+    assert MARKER not in platform.intermodal("doctor").text
     deadline = 100
     while holding(platform) and deadline:  # the container's directory is being removed
         deadline -= 1

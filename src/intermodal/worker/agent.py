@@ -121,7 +121,7 @@ class Agent:
         await self._adopt()
         self._spawn(self._report_stats())
         self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
-        self._spawn(self.volumes.keep_committed(self._activity))
+        self._spawn(self.volumes.keep_committed(self._activity, self._tell))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -267,7 +267,7 @@ class Agent:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
-            cell.say(LogEntry(time.time(), Stream.SYSTEM, problem + "\n"))
+            self._tell(cell.container_id, problem)
         await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
@@ -361,6 +361,12 @@ class Agent:
 
     def _activity(self) -> dict[str, tuple[bool, int]]:
         return {cell.container_id: cell.activity() for cell in self.cells.values()}
+
+    def _tell(self, container_id: str, text: str) -> None:
+        """A line of ours in a container's logs."""
+        cell = self.cells.get(container_id)
+        if cell is not None:
+            cell.say(LogEntry(time.time(), Stream.SYSTEM, f"{text}\n"))
 
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:
