@@ -88,3 +88,35 @@ def test_interrupted(platform: Platform, client: dict[str, str], tmp_path: Path)
     for path in now:
         assert (target / path).read_bytes() == (source / path).read_bytes()
     assert platform.modal("volume", "delete", "-y", name).code == 0
+
+
+@pytest.mark.parametrize("client", ["elsewhere"], indirect=True)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_large_file(platform: Platform, client: dict[str, str], tmp_path: Path, damaged: bool) -> None:
+    """From elsewhere: what has come is kept, checked, and not fetched again."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(1 << 20) * 96)
+    assert platform.modal("volume", "create", "large", env=client).code == 0
+    assert platform.modal("volume", "put", "large", source, "/large", env=client).code == 0
+
+    def partial() -> Path | None:
+        return next(tmp_path.glob("target.*.modal-partial"), None)
+
+    def begun() -> bool:
+        found = partial()
+        return found is not None and found.stat().st_size > 4 << 20
+
+    kill_when(platform, client, begun, "volume", "get", "large", "/large", target)
+    left = partial()
+    assert left is not None
+    inode = left.stat().st_ino
+    if damaged:
+        with left.open("r+b") as file:
+            file.write(b"damaged")
+    assert not target.exists()
+    again = platform.modal("volume", "get", "large", "/large", target, env=client)
+    assert again.code == 0, again.text
+    assert target.stat().st_ino == inode
+    assert target.read_bytes() == source.read_bytes()
+    assert partial() is None
+    assert platform.modal("volume", "delete", "-y", "large").code == 0
