@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.acceptance
 
 ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
 FILES = 5  # in each generation
+PARTS = ("worker", "server")
 PATIENCE = 60.0  # seconds
 
 WRITER = f"""
@@ -86,8 +88,18 @@ class Faults:
         until = time.monotonic() + PATIENCE
         for one in what:
             while self.acknowledged(one) < number:
-                assert time.monotonic() < until, f"{one} stays at {self.acknowledged(one)}, {number} is awaited"
+                if time.monotonic() > until:
+                    pytest.fail(f"{one} stays at {self.acknowledged(one)}, {number} is awaited\n{self.said()}")
                 time.sleep(0.02)
+
+    def said(self) -> str:
+        """The last of what the containers, the worker and the server have said."""
+        process = self.platform.start("modal", "app", "logs", "writer")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it follows
+            process.wait(5)
+        process.kill()
+        logs = [process.communicate()[0], *(self.platform.home.joinpath(f"{n}.log").read_text() for n in PARTS)]
+        return "\n---\n".join(text[-3000:] for text in logs)
 
     def kill(self, victim: str) -> None:
         if victim == "container":
