@@ -85,6 +85,7 @@ class Agent:
         self._make_parts()
         self.cells: dict[str, Cell] = {}
         self._connection: aio.Connection | None = None
+        self._registered = False  # the server knows our containers
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._keep = False
@@ -168,9 +169,11 @@ class Agent:
         connection.on_close.append(lambda _error: None if ended.done() else ended.set_result(None))
         try:
             await self._register(connection)
+            self._registered = True
             await ended
         finally:
             self._connection = None
+            self._registered = False
             connection.close()
             for cell in list(self.cells.values()):
                 cell.detach()
@@ -277,7 +280,7 @@ class Agent:
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
         cell.directory.mkdir(parents=True, exist_ok=True)
-        await cell.listen(self.server, self._credentials, partial(_restriction, cell))
+        await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
         cell.remember()
         await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
@@ -472,7 +475,7 @@ class Agent:
                 self._emit_logs, self.handover.send,
             )  # fmt: skip
             cell.recall(note)
-            await cell.listen(self.server, self._credentials, partial(_restriction, cell))
+            await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
             self.cells[cell.container_id] = cell
             await self.volumes.restore(cell.container_id, running.pid)
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)

@@ -154,7 +154,7 @@ class PlainAgent(Agent):
 
     async def _launch(self, cell: Any, spec: Any) -> Any:
         cell.directory.mkdir(parents=True, exist_ok=True)
-        await cell.listen(self.server, self._credentials, lambda: None)
+        await cell.listen(self.server, self._credentials, lambda: None, lambda: self._registered)
         cell.remember()
 
         class Launch:
