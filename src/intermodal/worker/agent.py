@@ -560,7 +560,8 @@ def _restriction(cell: Cell) -> Fault | None:
     if not cell.restricted:
         return None
     return Fault(
-        Code.AUTH, "this function is restricted (restrict_modal_access=True): its code may not use Modal's API"
+        Code.AUTH,
+        "this operation is not permitted: the function's access to Modal is restricted (restrict_modal_access=True)",
     )
 
 
