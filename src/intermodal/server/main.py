@@ -129,6 +129,7 @@ class Server:
             await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
+            await self.invocation.spawns.settle_stopped(self._is_live)
             await self.schedules.open()
             undo.callback(self.apps.sessions.close)
             undo.push_async_callback(self._end_tasks)
@@ -292,6 +293,10 @@ class Server:
         spec = await self.specs.prepare(container)
         self.store.fleet.container_started(container.id, spec.app_id, spec.function_id, container.worker_id)
         return spec
+
+    async def _is_live(self, function_id: str) -> bool:
+        row = await self.store.functions.get(function_id)
+        return row is not None and row.app_id in self.apps.live
 
     def _is_running(self, container_id: str) -> bool:
         return container_id in self.invocation.dispatch.containers

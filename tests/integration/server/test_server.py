@@ -372,11 +372,17 @@ async def test_over_tls(home: Home) -> None:
     ("listen", "why"),
     [("tls://127.0.0.1:0", "tls-cert"), ("tcp://127.0.0.1:{port}", "cannot listen on .*in use")],
 )
-async def test_an_address_that_cannot_be_used_is_refused(home: Home, listen: str, why: str) -> None:
+async def test_an_address_that_cannot_be_used_is_refused(
+    home: Home, listen: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     with pytest.raises(Refused, match=why):
         await Server(home, Options(listen=[listen.format(port=port)], worker=False)).start()
+    monkeypatch.setenv("INTERMODAL_WEB_LISTEN", f"127.0.0.1:{port}")
+    with pytest.raises(Refused, match=r"gateway cannot listen on .*in use.*INTERMODAL_WEB_LISTEN=HOST:PORT chooses"):
+        await Server(home, Options(worker=False)).start()
+    monkeypatch.delenv("INTERMODAL_WEB_LISTEN")
     taken.close()
     await taken.wait_closed()
     again = Server(home, Options(worker=False))  # the refused one has let go of the directory

@@ -74,7 +74,7 @@ class Gateway:
         self._links: dict[str, RunnerLink] = {}  # container id -> its connection
         self._waiting: dict[str, list[Exchange]] = {}  # container id -> requests before it has one
         self._servers = Ports(self.ports)
-        self._results = Results(settings.redirect_after)
+        self._results = Results(home.web_results, settings.redirect_after)
         self._rate = RateLimit(settings.rate, settings.burst)
         self._handover: HandoverSocket | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -84,6 +84,7 @@ class Gateway:
     def open(self) -> None:
         """Containers can be reached from now on."""
         self._handover = HandoverSocket(self._home.handover, self._take_handover)
+        self._results.open()
         self._look()
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class Gateway:
         for link in list(self._links.values()):
             link.close()
         self._servers.close()
+        self._results.close()
         for task in self._tasks:
             task.cancel()
 
