@@ -86,6 +86,9 @@ class Site:
                 os.killpg(process.pid, signal.SIGTERM)
                 out, _ = process.communicate()
                 out += f'\n{loading.MARK} {{"state": "failed", "image": "", "why": "not ready after {timeout:g} s"}}\n'
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # it would start the platform again
+                raise
         found = [json.loads(line[len(loading.MARK) :]) for line in out.splitlines() if line.startswith(loading.MARK)]
         if not found:
             found = [{"state": "not loaded", "why": out[-1000:]}]
