@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intermodal.server.delivery import Delivery
-from intermodal.server.dispatch import Dispatch
+from intermodal.server.dispatch import Dispatch, Function
 from intermodal.server.inputs import Call, Held
 from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers, Stream
@@ -53,6 +53,7 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.dispatch = dispatch
         self.spawns = spawns
+        self.over: Callable[[Held, int], None] = lambda _held, _status: None  # told of calls that inputs have made
         self.waits = Waits(dispatch, self.calls.get, *([spawns.known_call] if spawns is not None else []))
         if spawns is not None:
             spawns.waits = self.waits
@@ -116,8 +117,12 @@ class Calls:
     async def _open(self, connection: Connection, message: CallOpen, stream: Stream) -> None:
         if message.kind not in ("map", "generator"):
             raise Fault(Code.INVALID, f"a call of kind {message.kind!r} cannot be opened")
-        function = self._admit(connection, message.function_id, 0)
         call = self.calls.get(message.call_id)
+        if call is None and not message.resume:
+            function = self._admit(connection, message.function_id, 1)
+        else:  # it was taken before
+            self._may_call(connection, message.function_id)
+            function = self.dispatch.function(message.function_id)
         if call is None:
             call = Call(message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id)
             call.yielded = message.yields_seen if message.resume else 0
@@ -184,6 +189,7 @@ class Calls:
             call.inputs[index] = held
             new.append(held)
         if new:
+            self._check_total(function, len(new))
             self.dispatch.accept(function, new)
 
     # -- outputs
@@ -196,6 +202,8 @@ class Calls:
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)
         else:
+            if held.call.parent_input_id and status != Status.YIELDED:
+                self.over(held, status)
             self.delivery.take(held, status, value, blob, number)
 
     def settle(self) -> None:
@@ -299,18 +307,38 @@ class Calls:
         self.settle()
 
     # -- limits
-    def _admit(self, connection: Connection, function_id: str, count: int) -> Any:
-        """The function, if this connection may call it and there is room for its inputs. Raises Fault."""
+    def _admit(self, connection: Connection, function_id: str, count: int) -> Function:
+        """The function, if this connection may call it and there is room for its inputs. Raises Fault.
+
+        A map is taken while there is room for one input, and may have MAP_IN_FLIGHT of them from then on.
+        """
         self._may_call(connection, function_id)
         function = self.dispatch.function(function_id)
-        pool = function.pool
-        if len(pool.queue) + count > PENDING_LIMIT or len(pool.queue) + pool.assigned + count > TOTAL_LIMIT:
-            raise Fault(
-                Code.EXHAUSTED,
-                f"{function.name} has {len(pool.queue)} pending and {pool.assigned} running inputs, and no more than "
-                f"{PENDING_LIMIT} and {TOTAL_LIMIT} are taken: try again later, or use .spawn",
-            )
+        if self.pending(function) + count > PENDING_LIMIT:
+            raise self._exhausted(function)
+        self._check_total(function, count)
         return function
+
+    def _check_total(self, function: Function, count: int) -> None:
+        """Raises Fault where there is no room for so many inputs more."""
+        pool = function.pool
+        if len(pool.queue) + pool.assigned - self._spawned(function) + count > TOTAL_LIMIT:
+            raise self._exhausted(function)
+
+    def pending(self, function: Function) -> int:
+        """Inputs that wait for a container, spawned ones apart: these have a limit of their own."""
+        return max(0, len(function.pool.queue) - self._spawned(function))
+
+    def _spawned(self, function: Function) -> int:
+        return self.spawns.in_memory(function.function_id) if self.spawns is not None else 0
+
+    def _exhausted(self, function: Function) -> Fault:
+        pending, running = self.pending(function), function.pool.assigned
+        return Fault(
+            Code.EXHAUSTED,
+            f"{function.name} has {pending} pending and {running} running inputs, and no more than "
+            f"{PENDING_LIMIT} pending ones and {TOTAL_LIMIT} in all are taken: try again later, or use .spawn",
+        )
 
     def waiting(self, function_id: str) -> int:
         """Inputs of a function that somebody waits for."""

@@ -25,6 +25,7 @@ def web():
     from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
     from fastapi.responses import StreamingResponse
 
+    asyncio.run(asyncio.sleep(0))  # as documented programs start what they serve
     gate = asyncio.Event()
 
     @asynccontextmanager
@@ -131,6 +132,22 @@ class Store:
     @modal.fastapi_endpoint()
     def shelf(self):
         return {"name": self.name, "number": self.number}
+
+
+@app.function(timeout=10)
+@modal.asgi_app()
+def hangs():
+    import time
+
+    async def application(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        if scope["path"].endswith("/block"):
+            time.sleep(3600)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    return application
 
 
 @app.function()

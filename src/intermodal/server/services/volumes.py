@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from intermodal.contents import SPARED, Contents
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volume_paths import clean, join
+from intermodal.server.store import volume_bulk
 from intermodal.server.store.volume_edit import VolumeEdit
 from intermodal.server.store.volumes import VolumeStore
 from modal._protocol.errors import Code, Fault
@@ -50,8 +51,8 @@ class Volumes:
             return [found]
         return await self._store.children(volume_id, found.path, recursive)
 
-    async def read(self, volume_id: str, path: str) -> AsyncIterator[bytes]:
-        """A file's content in chunks. Faults: not-found, invalid."""
+    async def read(self, volume_id: str, path: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """A file's content from there on, in chunks. Faults: not-found, invalid."""
         entry = await self._follow(volume_id, clean(path))
         if entry.kind == DIRECTORY:
             raise Fault(Code.INVALID, f"{entry.path or '/'!r} is a directory: only files can be read")
@@ -60,6 +61,7 @@ class Volumes:
         except FileNotFoundError:
             raise Fault(Code.INTERNAL, f"the content of {entry.path!r} is missing from the object store") from None
         with file:
+            file.seek(max(0, offset))
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
 
@@ -118,7 +120,8 @@ class Volumes:
         ordered = sorted(by_path.values())
 
         def work(edit: VolumeEdit) -> None:
-            for entry in ordered:
+            many = len(ordered) >= volume_bulk.WORTH_IT
+            for entry in volume_bulk.put_all(edit, ordered, force) if many else ordered:
                 if not _merges(edit, entry, force):
                     edit.put(entry)
 
