@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 
 from tests.benchmarks.figures import OURS, Section, percentile
-from tests.benchmarks.measurements import Bench, failures_noted
+from tests.benchmarks.measurements import Bench, failures_noted, started
 from tests.benchmarks.systems import NotThereError, System
 
 
@@ -52,7 +52,7 @@ def dictionary(bench: Bench, section: Section) -> None:
 
 
 def _compare(bench: Bench, section: Section, what: str) -> None:
-    systems = {OURS: bench.systems[OURS], **_started(bench, section)}
+    systems = {OURS: bench.systems[OURS], **started(bench, section, (Redis, RedisEverySecond))}
     count = 50 if bench.quick else 500
     for system in systems.values():
         with failures_noted(section, system):
@@ -65,17 +65,3 @@ def _compare(bench: Bench, section: Section, what: str) -> None:
     for system in systems.values():
         if isinstance(system, Redis):
             system.stop()
-
-
-def _started(bench: Bench, section: Section) -> dict[str, System]:
-    running: dict[str, System] = {}
-    for kind in (Redis, RedisEverySecond):
-        system = bench.fresh(kind)
-        try:
-            system.check()
-            system.start()
-        except NotThereError as error:
-            section.notes.append(f"{kind.name} does not take part: {error}")
-            continue
-        running[system.name] = system
-    return running
