@@ -159,7 +159,7 @@ class Gateway:
             function = self._dispatch.function(route.function_id)
         except Fault:
             raise Refusal(404, "The app behind this address was stopped.") from None
-        if len(function.pool.queue) >= PENDING_LIMIT:
+        if self._calls.pending(function) >= PENDING_LIMIT:
             raise Refusal(
                 503, f"{PENDING_LIMIT} requests wait for this function already.", headers=((b"retry-after", b"1"),)
             )
