@@ -81,14 +81,14 @@ class RecordingCalls:
 
 
 class Parts:
-    def __init__(self, store: Store, directory: Path) -> None:
+    def __init__(self, store: Store, directory: Path, grace: float = 0.05) -> None:
         self.store = store
         self.calls = RecordingCalls()
         self.logs = Logs(directory / "logs")
         self.environments = Environments(store.environments)
         self.secrets = Secrets(store.secrets, Vault(KeyFile(directory / "secrets.key")))
         self.routes = Routes(WebSettings(), "ECorp", self.environments.web_suffix_of)
-        self.apps = Apps(store, self.environments, self.secrets, self.calls, self.logs, self.routes, grace=0.05)
+        self.apps = Apps(store, self.environments, self.secrets, self.calls, self.logs, self.routes, grace=grace)
         self.functions = Functions(store.functions, self.apps, self.secrets, self.calls)
 
 
@@ -179,14 +179,16 @@ async def test_an_ephemeral_app_lives_as_long_as_it_is_held(parts: Parts) -> Non
     assert (await parts.apps.listed("", OWNER))[0].state == AppState.STOPPED
 
 
-async def test_a_client_that_comes_back_in_time_keeps_its_app(parts: Parts) -> None:
+async def test_a_client_that_comes_back_in_time_keeps_its_app(store: Store, tmp_path: Path) -> None:
+    parts = Parts(store, tmp_path, grace=1.0)
+    await parts.environments.load()
     app = await parts.apps.create(AppCreate("script.py"), OWNER)
-    for _ in range(5):
+    for _ in range(6):  # away for longer than the grace in all, never at once
+        await asyncio.sleep(0.2)
         parts.apps.sessions.hold(app.app_id)
-        await asyncio.sleep(0.02)
         parts.apps.sessions.release(app.app_id)
-        await asyncio.sleep(0.02)
     assert app.app_id in parts.apps.live
+    parts.apps.sessions.close()
 
 
 async def test_a_detached_app_goes_on_until_it_is_idle(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
