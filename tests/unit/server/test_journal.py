@@ -58,7 +58,18 @@ async def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert contents(tmp_path) == [b"a", b"b" * 10_000, b"c"]
     assert contents(tmp_path, applied=2) == [b"c"]
     assert contents(tmp_path, store="sv-2") == []
-    assert (tmp_path / NAMES[0]).stat().st_size == SIZE
+
+
+async def test_files_get_their_size_when_there_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "QUIET", 0.001)
+    monkeypatch.setattr(journal_file, "CHUNK", 10_000)
+    journal = Journal(tmp_path, "sv-1", 0)
+    number = 0
+    while any((tmp_path / name).stat().st_size < SIZE for name in NAMES) if number else True:
+        number = await append(journal, b"x" * 10)
+        await asyncio.sleep(0.002)
+    await journal.close()
+    assert contents(tmp_path) == [b"x" * 10] * number
 
 
 async def test_what_comes_during_a_write_is_written_together(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A journal: records that are on the disk when their writer hears so, and that are read once, after a crash.
 
-Two files of SEGMENT bytes take turns. They are filled with zeros when they are made, so that writing a record changes
-neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread writes; what
-arrives while a write is under way is written together by the next one.
+Two files of SEGMENT bytes take turns. They are filled with zeros as soon as there is time for it, so that writing a
+record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread
+writes; what arrives while a write is under way is written together by the next one.
 
 A file begins with a head block: magic, store, salt, the number of the last record before it, CRC. Then come records:
 length, CRC, number, number of the record before, content. The salt is new whenever a file is begun anew and is part of
@@ -31,6 +31,8 @@ BLOCK = 4096  # bytes that the head has for itself
 GROUP = 4 << 20  # bytes that are written together, unless it is one record
 MAX_RECORD = 11 << 20  # bytes
 MAGIC = b"IMJOURN1"
+QUIET = 0.2  # seconds without work after which the files are filled up
+CHUNK = 1 << 20  # bytes that are filled up at once
 NAMES = ("journal-0", "journal-1")
 _HEAD = struct.Struct("<8s24sQQ")
 _CRC = struct.Struct("<I")
@@ -132,6 +134,7 @@ class Journal:
     def __init__(self, folder: Path, store: str, last: int) -> None:
         """`last`: number of the last record that there ever was."""
         self.last = last  # that was given out
+        self.durable = last  # up to here the disk has everything, or its writers know better
         self.syncs = 0  # writes so far
         self._folder = folder
         self._store = store
@@ -143,6 +146,7 @@ class Journal:
         self._released = last  # up to here the store has everything
         self._stuck: Exception | None = None  # why it has not
         self._files: list[int] = []
+        self._unfilled = len(NAMES)  # files that may not have their size yet
         self._ends = [last, last]  # number of the last record in each file
         self._turn = 1
         self._at = SEGMENT  # the first record begins a file
@@ -159,6 +163,16 @@ class Journal:
             self._due = True
             self._loop.call_soon(self.flush)
         return self.last
+
+    def after(self, done: Done) -> None:
+        """`done` is called after those of all that was appended until now."""
+        if self.durable == self.last:
+            done(None)
+            return
+        self._pending.append(_Entry(self.last, b"", done))
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what was appended."""
@@ -186,11 +200,19 @@ class Journal:
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
+    def _deliver(self, group: list[_Entry], error: Exception | None) -> None:
+        for entry in group:
+            self.durable = entry.number
+            try:
+                entry.done(error)
+            except Exception:  # one listener's defect is not the others' loss
+                _log.exception("a listener of the journal failed")
+
     # -- the thread
     def _run(self) -> None:
         open_ = True
         while open_:
-            entries = self._queue.get()
+            entries = self._next()
             if entries is None:
                 break
             size = sum(len(entry.content) for entry in entries)
@@ -211,13 +233,32 @@ class Journal:
                 except (OSError, Fault) as failure:
                     error = self._explained(failure)
                 try:
-                    self._loop.call_soon_threadsafe(_deliver, group, error)
+                    self._loop.call_soon_threadsafe(self._deliver, group, error)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     open_ = False
         for file in self._files:
             os.close(file)
 
+    def _next(self) -> list[_Entry] | None:
+        """What is to be written; None: there will be no more."""
+        pause = QUIET
+        while self._files and self._unfilled:
+            try:
+                return self._queue.get(timeout=pause)
+            except Empty:
+                pause = 0.001
+            try:
+                if fill(self._files[self._unfilled - 1], SEGMENT):
+                    self._unfilled -= 1
+            except OSError as error:  # a full disk, say: it will be slower
+                _log.warning("the journal could not be given its size: %s", error)
+                self._unfilled = 0
+        return self._queue.get()
+
     def _write(self, group: list[_Entry]) -> None:
+        group = [entry for entry in group if entry.content]
+        if not group:
+            return
         size = sum(len(entry.content) + _RECORD.size for entry in group)
         if self._at + size > SEGMENT:
             self._begin()
@@ -255,17 +296,12 @@ class Journal:
             view, at = view[written:], at + written
 
     def _open(self) -> list[int]:
-        """Both files, as long as they will ever be."""
+        """Both files."""
         files: list[int] = []
         try:
             for name in NAMES:
-                path = self._folder / name
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    fill(file, SEGMENT)
-                finally:
-                    os.close(file)
-                files.append(os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC))
+                flags = os.O_WRONLY | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
+                files.append(os.open(self._folder / name, flags, 0o600))
             folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -291,14 +327,12 @@ class Journal:
         )
 
 
-def fill(file: int, size: int) -> None:
-    """Make a file so long, with zeros, and put it on the disk."""
+def fill(file: int, size: int) -> bool:
+    """Make a file CHUNK bytes longer, with zeros, which are no record; whether it is so long as it shall be."""
     at = os.fstat(file).st_size
-    if at >= size:
-        return
-    while at < size:
-        at += os.pwrite(file, bytes(min(1 << 20, size - at)), at)
-    os.fsync(file)
+    if at < size:
+        at += os.pwrite(file, bytes(min(CHUNK, size - at)), at)
+    return at >= size
 
 
 def _groups(entries: list[_Entry]) -> list[list[_Entry]]:
@@ -312,11 +346,3 @@ def _groups(entries: list[_Entry]) -> list[list[_Entry]]:
         groups[-1].append(entry)
         size += len(entry.content)
     return groups
-
-
-def _deliver(group: list[_Entry], error: Exception | None) -> None:
-    for entry in group:
-        try:
-            entry.done(error)
-        except Exception:  # one listener's defect is not the others' loss
-            _log.exception("a listener of the journal failed")

@@ -64,17 +64,27 @@ class WriteBehind:
             applied = records[-1].number
         return cls(database, Journal(folder, store, applied))
 
-    def append(self, name: str, arguments: tuple[Any, ...], done: Done) -> None:
-        """Note a change that a source has made in memory just now; `done(error)` once that is on the disk."""
+    @property
+    def durable(self) -> int:
+        """Number of the last change that is on the disk."""
+        return self._journal.durable
+
+    def after(self, done: Done) -> None:
+        """See Journal.after."""
+        self._journal.after(done)
+
+    def append(self, name: str, arguments: tuple[Any, ...], done: Done) -> int:
+        """Note a change that a source makes in memory now; `done(error)` once that is on the disk. Its number."""
         content = marshal.dumps((name, arguments), FORMAT)
         if len(content) > MAX_RECORD:
             raise Fault(Code.TOO_LARGE, f"one change has at most {MAX_RECORD} bytes, and this one has {len(content)}")
-        self._journal.append(content, done)
+        number = self._journal.append(content, done)
         self._bytes += len(content)
         if self._timer is None and not self._under_way:
             self._timer = self._loop.call_later(DELAY, self._flush)
         if self._bytes > MAX_BEHIND:
-            self._flush()
+            self._loop.call_soon(self._flush)  # not before the change is made
+        return number
 
     async def settle(self) -> None:
         """Return when the database knows all that was changed until now."""
