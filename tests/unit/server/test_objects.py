@@ -237,7 +237,7 @@ def test_tables_are_bounded() -> None:
     entries = [(b"%d" % number, Entry(bytes(1000), "", 1000, 0.0)) for number in range(100)]
     table.learn(entries, complete=True)
     assert table.get(b"nothing") is None
-    table.put(entries[:1], b"token")
+    table.put([b"0"], [entries[0][1]], b"token")
     table.shrink(50_000)
     assert 40_000 < memory.used <= 50_000
     assert table.get(b"0") == entries[0][1]  # the store does not have it yet
@@ -251,18 +251,18 @@ def test_a_change_that_could_not_be_noted_is_undone() -> None:
     table = Table(1, Memory(), False)
     old, new, newer = (Entry(value, "", 3, 0.0) for value in (b"old", b"new", b"newer"))
     table.learn([(b"a", old)], complete=True)
-    undo = table.put([(b"a", new), (b"b", new)], b"1")
+    undo = table.put([b"a", b"b"], [new, new], b"1")
     table.restore(undo)
     assert (table.get(b"a"), table.get(b"b")) == (old, None)
     assert table.collect().rows == []
     table.stored()
-    first = table.put([(b"a", new)], b"1")
-    table.put([(b"a", newer)], b"2")
+    first = table.put([b"a"], [new], b"1")
+    table.put([b"a"], [newer], b"2")
     table.restore(first)
     assert table.get(b"a") == newer
     removed = table.remove(b"a", newer, b"3")
     table.collect()  # the store is told before it is known that it failed
-    table.restore([removed])
+    table.restore(removed)
     table.stored()
     assert table.get(b"a") == newer
     assert [row[:2] for row in table.collect().rows] == [(b"a", b"newer")]

@@ -26,12 +26,12 @@ class Memory:
 
 
 class Undo(NamedTuple):
-    """A change of one key and what was known before it."""
+    """A change of some keys: what they have now, what was known of them, and the tokens that `changed` had."""
 
-    key: bytes
-    after: Entry | None
-    before: Known
-    changed: bytes | None
+    keys: list[bytes]
+    after: list[Entry | None]
+    before: list[Known]
+    changed: list[bytes | None]
 
 
 class Table:
@@ -77,31 +77,27 @@ class Table:
         return not (self.changed or self.cleared or self.collected)
 
     # -- changes
-    def put(self, entries: list[tuple[bytes, Entry]], token: bytes) -> list[Undo]:
+    def put(self, keys: list[bytes], entries: list[Entry], token: bytes) -> Undo:
         """Write them; how to `restore` what was there."""
         known, changed = self.known, self.changed
         otherwise: Known = None if self.complete else UNKNOWN
-        undo: list[Undo] = []
-        used = 0
-        for key, entry in entries:
-            before: Known = known.get(key, otherwise)
-            undo.append(Undo(key, entry, before, changed.get(key)))
-            known[key] = entry
-            changed[key] = token
-            used += _OVERHEAD + len(key) + len(entry.value)
-            if isinstance(before, Entry):
-                used -= _OVERHEAD + len(key) + len(before.value)
-                if before.blob and undo[-1].changed is not None and before.blob != entry.blob:
-                    self.gone.append(before.blob)
-            if entry.blob:
-                self.blobs = True
+        before: list[Known] = [known.get(key, otherwise) for key in keys]
+        undo = Undo(keys, [*entries], before, [changed.get(key) for key in keys])
+        used = _OVERHEAD * len(keys) + sum(map(len, keys)) + sum([len(entry.value) for entry in entries])
+        for key, old, was_changed in zip(keys, before, undo.changed, strict=True):
+            if type(old) is Entry:
+                used -= _OVERHEAD + len(key) + len(old.value)
+                if old.blob and was_changed is not None:
+                    self.gone.append(old.blob)
+        known.update(zip(keys, entries, strict=True))
+        changed.update(dict.fromkeys(keys, token))
         self.memory.used += used
         return undo
 
     def remove(self, key: bytes, entry: Entry, token: bytes) -> Undo:
         """As `put` of nothing. Where the entry has a large value, that goes on elsewhere."""
         before: Known = self.known.get(key, UNKNOWN)
-        undo = Undo(key, None, before, self.changed.get(key))
+        undo = Undo([key], [None], [before], [self.changed.get(key)])
         if isinstance(before, Entry):
             self.memory.used -= _size(key, before)
         if entry.blob:
@@ -110,9 +106,9 @@ class Table:
         self.changed[key] = token
         return undo
 
-    def restore(self, changes: list[Undo]) -> None:
-        """These could not be noted. What was changed once more stays."""
-        for key, after, before, changed in reversed(changes):
+    def restore(self, undo: Undo) -> None:
+        """This could not be noted. What was changed once more stays."""
+        for key, after, before, changed in zip(*undo, strict=True):
             if self.known.get(key, UNKNOWN) is not after:
                 continue
             if isinstance(before, Unknown):
@@ -122,12 +118,10 @@ class Table:
                 continue
             self.memory.used += _size(key, before) - _size(key, after)
             self.known[key] = before
-            if changed is None and key not in self.changed:
-                self.changed[key] = b""  # the store has to be told
-            elif changed is None:
-                del self.changed[key]
+            if changed is not None or key not in self.changed:
+                self.changed[key] = changed or b""  # the store has to be told
             else:
-                self.changed[key] = changed
+                del self.changed[key]
 
     def clear(self) -> None:
         """Remove all."""

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from intermodal.server.services.dict_table import UNKNOWN, Known, Memory, Table, Undo, Unknown
+from intermodal.server.services.dict_table import UNKNOWN, Known, Memory, Table, Unknown
 from intermodal.server.services.values import Values
 from intermodal.server.store import dicts as sql
 from intermodal.server.store.dicts import DictStore, Entry, Popped
@@ -51,7 +51,7 @@ MAX_TABLES = 10_000
 WHOLE = 1000  # entries of a dict that is read wholly when it is first used
 WHOLE_BYTES = 1 << 20
 
-Row = tuple[bytes, bytes, str, int]  # key, value, blob, size
+_new_tuple = tuple.__new__  # `Entry(…)` without the cost of a call in Python
 
 
 class Dicts:
@@ -212,12 +212,11 @@ class Dicts:
         if table is None or message.blobs or isinstance(known, Unknown):
             self._answer_later(connection, stream_id, self._put(connection, stream_id, message))
         else:
-            rows = [(key, value, "", len(value)) for key, value in zip(message.keys, message.values, strict=True)]
-            self._write(connection, stream_id, message, table, rows, known)
+            self._write(connection, stream_id, message, table, [], known)
 
     async def _put(self, connection: Connection, stream_id: int, message: DictPut) -> None:
         table = await self._table(message.dict_id)
-        rows = await self._secured(message)
+        sizes = await self._secured(message) if message.blobs else []
         known: Entry | None = None
         if message.skip_if_exists:
             if message.again:  # perhaps it was done
@@ -226,7 +225,7 @@ class Dicts:
                     connection.respond(stream_id, Stored(True))
                     return
             known = await self._entry(table, message.keys[0])
-        self._write(connection, stream_id, message, table, rows, known)
+        self._write(connection, stream_id, message, table, sizes, known)
 
     def _write(
         self,
@@ -234,21 +233,28 @@ class Dicts:
         stream_id: int,
         message: DictPut,
         table: Table,
-        rows: list[Row],
+        sizes: list[int],
         known: Entry | None,
     ) -> None:
-        """`known`: what is there, where it matters."""
-        if not rows:
+        """`sizes`: of the values, where some are large; `known`: what is there, where it matters."""
+        keys, values, blobs, token = message.keys, message.values, message.blobs, message.token
+        if not keys:
             connection.respond(stream_id, Stored(True))
             return
         now = self._now()
         if known is not None and known.used_at >= self._cutoff():
             self._respond(connection, stream_id, Stored(False), table)
-            if rows[0][2]:
-                self._background(self._delete([rows[0][2]]))
+            if any(blobs):
+                self._background(self._delete(blobs))
             return
-        entries = [(key, Entry(value, blob, size, now)) for key, value, blob, size in rows]
-        undo: list[Undo] = []
+        if blobs:
+            entries = [
+                Entry(b"" if blob else value, blob, size, now)
+                for value, blob, size in zip(values, blobs, sizes, strict=True)
+            ]
+            table.blobs = True
+        else:
+            entries = [_new_tuple(Entry, (value, "", len(value), now)) for value in values]
 
         def done(error: Exception | None) -> None:
             if error is not None:
@@ -258,21 +264,19 @@ class Dicts:
             elif not connection.closed:
                 connection.respond(stream_id, Stored(True))
 
-        table.latest = self._behind.append("dict-put", (table.number, message.token, now, rows), done)
-        undo += table.put(entries, message.token)
+        table.latest = self._behind.append("dict-put", (table.number, token, now, keys, values, blobs, sizes), done)
+        undo = table.put(keys, entries, token)
         self._changed[table] = None
 
-    async def _secured(self, message: DictPut) -> list[Row]:
-        """The entries, the large values among them on the disk for good. Raises Fault."""
-        if not message.blobs:
-            return [(key, value, "", len(value)) for key, value in zip(message.keys, message.values, strict=True)]
-        found = []
-        for key, value, blob in zip(message.keys, message.values, message.blobs, strict=True):
+    async def _secured(self, message: DictPut) -> list[int]:
+        """The sizes of the values, the large ones among which are now on the disk for good. Raises Fault."""
+        sizes = []
+        for value, blob in zip(message.values, message.blobs, strict=True):
             size = await asyncio.to_thread(self._secure, blob) if blob else len(value)
             if size > MAX_VALUE:
                 raise Fault(Code.TOO_LARGE, f"a value in a Dict has at most {MAX_VALUE} bytes, and this one has {size}")
-            found.append((key, b"" if blob else value, blob, size))
-        return found
+            sizes.append(size)
+        return sizes
 
     def _secure(self, blob: str) -> int:
         """Put a large value on the disk for good; its size."""
@@ -309,7 +313,6 @@ class Dicts:
         if entry is None or entry.used_at < self._cutoff():
             self._respond(connection, stream_id, DictValue(False), table)
             return
-        undo: list[Undo] = []
 
         def done(error: Exception | None) -> None:
             if error is not None:
@@ -321,7 +324,7 @@ class Dicts:
                 connection.respond(stream_id, _answer(entry, value=True))
 
         table.latest = self._behind.append("dict-pop", (table.number, key, token, now), done)
-        undo.append(table.remove(key, entry, token))
+        undo = table.remove(key, entry, token)
         self._popped[token] = Popped(entry, now)
         self._changed[table] = None
 

@@ -222,8 +222,21 @@ def add_popped(connection: sqlite3.Connection, popped: dict[bytes, Popped]) -> N
 
 
 def redo_put(
-    connection: sqlite3.Connection, number: int, token: bytes, now: float, rows: list[tuple[bytes, bytes, str, int]]
+    connection: sqlite3.Connection,
+    number: int,
+    token: bytes,
+    now: float,
+    keys: list[bytes],
+    values: list[bytes],
+    blobs: list[str],
+    sizes: list[int],
 ) -> None:
+    """Without `blobs` and `sizes`: all are small."""
+    if blobs:
+        values = [b"" if blob else value for value, blob in zip(values, blobs, strict=True)]
+    else:
+        blobs, sizes = [""] * len(keys), [len(value) for value in values]
+    rows = zip(keys, values, blobs, sizes, strict=True)
     connection.executemany(_PUT, [(number, *row, token, now) for row in rows])
 
 
