@@ -116,12 +116,12 @@ class Client:
     def _configured(cls) -> Client:
         from modal.config import config
 
-        if _context.building:
+        if _context.building and "MODAL_SERVER_URL" not in os.environ:
             from modal.exception import ExecutionError
 
             raise ExecutionError(
-                "Modal's objects cannot be asked while an image is built: Image.run_function has the files of its "
-                "volumes and the variables of its secrets, and no server. Do this in a function of the app instead."
+                "Modal's objects cannot be asked in this build: its worker gives functions of Image.run_function no "
+                "way to the server. Do this in a function of the app instead."
             )
         url, embedded = _configured_url()
         return cls(url, config.get("token_id") or "", config.get("token_secret") or "", embedded=embedded)

@@ -33,6 +33,8 @@ async def outcome(client: Client, outputs: Outputs, number: int, name: str) -> A
     status = outputs.statuses[number]
     if status in (Status.SUCCESS, Status.YIELDED):
         blob = outputs.blobs[number] if outputs.blobs else ""
+        if not blob:
+            return _serialization.load(outputs.values[number], f"the result of {name}")
         return await client.get_value(outputs.values[number], blob, f"the result of {name}")
     raise failure(status, outputs.values[number])
 

@@ -225,14 +225,11 @@ class Volume(_Stored):
         await self._sync("reload")
 
     async def _sync(self, action: str) -> None:
-        from modal import _context
         from modal._endpoint import CALL_PATIENCE
         from modal._protocol.messages.volume import VolumeSync
         from modal._protocol.messages.wire import Done
         from modal.exception import InternalFailure, ResourceExhaustedError
 
-        if _context.building:
-            return  # what a build step has written is committed when it ends
         client = await self._ready()
         try:
             await client.request(VolumeSync(self.object_id, action), Done, patience=CALL_PATIENCE)

@@ -71,8 +71,15 @@ class Platform:
         self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """A command that goes on while the test looks. It is ended with the platform at the latest."""
+        return self._start(self.command(module, *args), cwd, env)
+
+    def start_python(self, program: Path, *args: str) -> subprocess.Popen[str]:
+        """As `start`: a program of the user's that is run with `python`."""
+        return self._start([sys.executable, str(program), *args], None, None)
+
+    def _start(self, command: list[str], cwd: Path | None, env: dict[str, str] | None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            self.command(module, *args),
+            command,
             cwd=cwd,
             env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -123,11 +130,18 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def new_platform() -> Iterator[Platform]:
-    """A state directory with the base image, not started; at the end it is ended, and nothing may be left."""
+def new_platform(size: str = "") -> Iterator[Platform]:
+    """A state directory with the base image, not started; at the end it is ended, and nothing may be left.
+
+    `size`: on a file system of its own, as large as `mount` understands.
+    """
     if os.geteuid() != 0 or shutil.which("crun") is None:
         pytest.skip("acceptance tests need root and crun")
-    home = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
+    home = disk = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
+    if size:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)], check=True)
+        home = disk / "h"  # others' mount namespaces have the disk too: what names it alone is not ours
+        home.mkdir(mode=0o700)
     traces = Traces(home)
     before = traces.now()
     RUNNING.add(home)
@@ -141,6 +155,9 @@ def new_platform() -> Iterator[Platform]:
         RUNNING.discard(home)
         left = traces.after(before)
         shutil.rmtree(home, ignore_errors=True)
+        if size:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+            disk.rmdir()
     assert down.code == 0, down.text
     assert not left, "left behind:\n  " + "\n  ".join(left)
 

@@ -98,6 +98,32 @@ def rclones() -> list[str]:
     return [line for line in found if "rclone mount" in line and BUCKET in line]
 
 
+BUILD = (
+    HEAD
+    + """
+def fetch():
+    open("/model", "w").write(open("/weights/build.txt").read())
+    open("/weights/from-the-build", "w").write("written")
+    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+
+image = modal.Image.debian_slim().run_function(fetch, volumes={{"/weights": bucket()}}).run_commands("cat /model")
+if modal.is_local():
+    with modal.enable_output():
+        image.hydrate()
+"""
+)
+
+
+def test_a_function_that_runs_in_a_build_has_its_bucket(platform: Platform, store: ObjectStore, tmp_path: Path) -> None:
+    store.s3.put_object(Bucket=BUCKET, Key="build.txt", Body=b"weights of a model")
+    ran = platform.modal("run", write(tmp_path / "build.py", BUILD, store), env=keys_of(store))
+    assert "weights of a model" in ran.text
+    assert store.s3.get_object(Bucket=BUCKET, Key="from-the-build")["Body"].read() == b"written"
+    for key in ("build.txt", "from-the-build"):
+        store.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert rclones() == []
+
+
 def test_a_bucket_as_a_directory(platform: Platform, store: ObjectStore, tmp_path: Path) -> None:
     store.s3.put_object(Bucket=BUCKET, Key="a.txt", Body=b"hello")
     store.s3.put_object(Bucket=BUCKET, Key="path/to/dir/b.txt", Body=b"below")

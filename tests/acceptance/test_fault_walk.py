@@ -1,4 +1,4 @@
-"""A random walk of faults: everything is killed in the middle of everything, again and again.
+"""A random walk of faults: everything is killed or held up in the middle of everything, again and again.
 
 `INTERMODAL_FAULT_SECONDS` says for how long (CI: some seconds), `INTERMODAL_FAULT_SEED` repeats a walk's choices.
 Afterwards every call that was answered was answered right, every spawned input has exactly one result or one
@@ -8,10 +8,12 @@ documented error, and nothing runs.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,14 +22,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform
+from modal._protocol.messages.call import Status
+from tests.acceptance.conftest import Platform, new_platform
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
 
 SECONDS = float(os.environ.get("INTERMODAL_FAULT_SECONDS", "12"))
+SEED = int(os.environ.get("INTERMODAL_FAULT_SEED", random.randrange(1 << 32)))
 CLIENTS = 3
 PATIENCE = 120.0  # seconds for everything to come to rest when no more faults are injected
-KINDS = ("remote", "map", "spawn", "spawn_map", "generator", "batch", "concurrent")
+DISK = "256m"  # that of the state directory, which is filled up now and then
+FAULTS = {  # and how often each is chosen
+    "runner": 3,  # the main process of a container
+    "container": 3,  # all that runs in one
+    "stop": 1,  # one does not answer any more
+    "server": 2,
+    "worker": 2,
+    "client": 2,
+    "pause_server": 1,  # for a while
+    "pause_worker": 1,
+    "pause_client": 2,  # a slow one
+    "disk": 1,  # full, for a while
+}
 
 APP = """
 import asyncio, random, time
@@ -48,6 +64,11 @@ def count(n):
             time.sleep(0.02)
         yield i
 
+@app.function(max_containers=1, scaledown_window=2)
+def fill(n):
+    for i in range(n):
+        yield i, bytes(20_000)
+
 @app.function(max_containers=1, **limits)
 @modal.batched(max_batch_size=8, wait_ms=50)
 def batch(xs):
@@ -67,8 +88,8 @@ import modal
 
 seed, until, journal = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 chance = random.Random(seed)
-work, count, batch, concurrent = [
-    modal.Function.from_name("walk", name) for name in ("work", "count", "batch", "concurrent")
+work, count, fill, batch, concurrent = [
+    modal.Function.from_name("walk", name) for name in ("work", "count", "fill", "batch", "concurrent")
 ]
 
 def tell(*said):
@@ -94,10 +115,25 @@ def spawn():
 
 def spawn_map():
     work.spawn_map(range(50))
+    with open(journal, "a") as file:
+        file.write(json.dumps(["spawn_map", 50]) + "\\n")
 
 def generator():
     n = chance.randrange(2000)
     assert list(count.remote_gen(n)) == list(range(n))
+
+def slow_generator():
+    n = chance.randrange(400)
+    for number, (i, data) in enumerate(fill.remote_gen(n)):
+        assert (i, len(data)) == (number, 20_000), (i, number)
+        time.sleep(0.005)
+
+def slow_map():
+    n = chance.randrange(300)
+    for number, got in enumerate(work.map(range(n))):
+        assert got == number * number, (got, number)
+        time.sleep(0.005)
+    assert number == n - 1 if n else True
 
 def batched():
     n = chance.randrange(60)
@@ -108,7 +144,7 @@ def concurrently():
     assert sorted(concurrent.map(range(n), order_outputs=False)) == [i * i for i in range(n)]
 
 kinds = dict(remote=remote, map=map, spawn=spawn, spawn_map=spawn_map, generator=generator, batch=batched,
-             concurrent=concurrently)
+             concurrent=concurrently, slow_generator=slow_generator, slow_map=slow_map)
 while time.time() < until:
     kind = chance.choice(list(kinds))
     tell("begin", kind)
@@ -116,6 +152,11 @@ while time.time() < until:
         kinds[kind]()
     except modal.exception.FunctionTimeoutError as error:  # its container had been stopped, three times over
         tell("documented", kind, type(error).__name__, str(error))
+    except modal.exception.Error as error:
+        full = "disk" in str(error) or "No space left" in str(error)
+        tell("documented" if full else "wrong", kind, type(error).__name__, str(error))
+        if not full:
+            raise
     except BaseException as error:
         tell("wrong", kind, type(error).__name__, str(error))
         raise
@@ -130,6 +171,8 @@ import modal
 found = collections.Counter()
 for line in open(sys.argv[1]):
     call_id, i = json.loads(line)
+    if call_id == "spawn_map":
+        continue
     try:
         got = modal.FunctionCall.from_id(call_id).get(timeout=100)
     except modal.exception.FunctionTimeoutError:
@@ -155,7 +198,7 @@ class Walk:
         self._chance = chance
         self._until = time.time() + SECONDS
         self._clients: list[subprocess.Popen[str]] = []
-        self._frozen: list[int] = []
+        self._paused: dict[int, float] = {}  # process -> when it may go on
         (folder / "client.py").write_text(CLIENT)
 
     # -- clients
@@ -176,6 +219,7 @@ class Walk:
             )  # fmt: skip
 
     def end(self) -> None:
+        self.go_on()
         for process in self._clients:
             if process.poll() is None:
                 process.kill()
@@ -184,13 +228,25 @@ class Walk:
     # -- faults
     def step(self) -> None:
         """One fault of any kind."""
-        fault = self._chance.choices(["container", "stop", "server", "worker", "client"], [6, 1, 2, 2, 2], k=1)[0]
+        self.go_on(time.monotonic())
+        fault = self._chance.choices(list(FAULTS), list(FAULTS.values()), k=1)[0]
         if getattr(self, f"_{fault}")():
             self.faults[fault] += 1
         self._start_what_is_missing()
 
-    def _container(self) -> bool:
+    def _runner(self) -> bool:
         return self._signal_any(signal.SIGKILL)
+
+    def _container(self) -> bool:
+        pids = list(self.runners())
+        if not pids:
+            return False
+        try:
+            group = Path(f"/proc/{self._chance.choice(pids)}/cgroup").read_text().rpartition("::")[2].strip()
+            (Path("/sys/fs/cgroup") / group.lstrip("/") / "cgroup.kill").write_text("1")
+        except OSError:
+            return False  # it has ended meanwhile
+        return True
 
     def _stop(self) -> bool:
         """A container that stops answering: it is frozen for good."""
@@ -212,6 +268,44 @@ class Walk:
         pids = list(self._parts(module))
         return bool(pids) and _kill(pids[0], signal.SIGKILL)
 
+    def _pause_server(self) -> bool:
+        return self._pause(list(self._parts("intermodal.server")))
+
+    def _pause_worker(self) -> bool:
+        return self._pause(list(self._parts("intermodal.worker")))
+
+    def _pause_client(self) -> bool:
+        return self._pause([process.pid for process in self._clients if process.poll() is None])
+
+    def _pause(self, pids: list[int]) -> bool:
+        """Hold one of these processes up."""
+        if not pids:
+            return False
+        pid = self._chance.choice(pids)
+        self._paused[pid] = time.monotonic() + self._chance.uniform(0.3, 4.0)
+        return _kill(pid, signal.SIGSTOP)
+
+    def go_on(self, now: float = float("inf")) -> None:
+        """Let those that have been held up for long enough go on."""
+        for pid, until in list(self._paused.items()):
+            if until <= now:
+                del self._paused[pid]
+                _kill(pid, signal.SIGCONT)
+
+    def _disk(self) -> bool:
+        """No byte more can be written, for a while."""
+        filler = self.platform.home / "filler"
+        try:
+            with filler.open("wb", buffering=0) as file:
+                for size in (1 << 20, 1 << 12):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
+            time.sleep(self._chance.uniform(0.1, 2.0))
+        finally:
+            filler.unlink(missing_ok=True)
+        return True
+
     def _client(self) -> bool:
         alive = [process for process in self._clients if process.poll() is None]
         if not alive:
@@ -220,7 +314,8 @@ class Walk:
         return True
 
     def _start_what_is_missing(self) -> None:
-        if self._chance.random() < 0.7:  # else a client may start it, or it stays away for a while
+        held_up = set(self._paused) & {*self._parts("intermodal.server"), *self._parts("intermodal.worker")}
+        if not held_up and self._chance.random() < 0.7:  # else a client may start it, or it stays away for a while
             up = self.platform.intermodal("up")
             assert up.code == 0, up.text
         while sum(process.poll() is None for process in self._clients) < CLIENTS and time.time() < self._until:
@@ -259,6 +354,8 @@ class Walk:
                     continue  # killed in the middle of a line
                 assert what != "wrong", f"{kind}: {more}\n{path.with_suffix('.err').read_text()[-4000:]}"
                 found[what, kind] += 1
+                if what == "documented":
+                    print(f"{kind}: {more[0]}: {more[1][:300]}")
         return found
 
     def wait_for_clients(self) -> None:
@@ -291,15 +388,22 @@ def _processes() -> Iterator[tuple[int, bytes]]:
                 continue
 
 
-def test_random_faults(own_platform: Platform, tmp_path: Path) -> None:
-    seed = int(os.environ.get("INTERMODAL_FAULT_SEED", random.randrange(1 << 32)))
-    print(f"seed {seed}, {SECONDS:g} seconds")
+@pytest.fixture
+def small_platform() -> Iterator[Platform]:
+    """On a disk that can be filled up."""
+    with new_platform(DISK) as it:
+        yield it
+
+
+def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
+    own_platform = small_platform
+    print(f"seed {SEED}, {SECONDS:g} seconds")
     path = tmp_path / "walk.py"
     path.write_text(APP)
     assert own_platform.intermodal("up").code == 0
     deployed = own_platform.modal("deploy", path)
     assert deployed.code == 0, deployed.text
-    chance = random.Random(seed)
+    chance = random.Random(SEED)
     walk = Walk(own_platform, tmp_path, chance)
     try:
         for _ in range(CLIENTS):
@@ -308,16 +412,19 @@ def test_random_faults(own_platform: Platform, tmp_path: Path) -> None:
         while time.monotonic() < until:
             time.sleep(chance.uniform(0.1, 1.5))  # the moment is what is tried
             walk.step()
+        walk.go_on()
         assert own_platform.intermodal("up").code == 0
         walk.wait_for_clients()
         outcome = walk.outcome()
         checked = _check(walk)
         _comes_to_rest(own_platform)
+        spawned = _spawned(walk)
     finally:
         walk.end()
     print(f"{walk.faults.total()} faults injected: {dict(walk.faults)}")
     print("calls:", {f"{kind} {what}": count for (what, kind), count in sorted(outcome.items())})
-    print("spawned inputs:", checked)
+    print("spawned inputs that were asked for:", checked)
+    print("all spawned inputs:", spawned)
     assert set(checked) <= {"right", "documented error"}, checked
     assert walk.faults.total() >= SECONDS / 5
 
@@ -331,6 +438,21 @@ def _check(walk: Walk) -> dict[str, int]:
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout)
     return found
+
+
+def _spawned(walk: Walk) -> dict[str, int]:
+    """How all spawned inputs ended, as the store has it: no row twice by its key, and nothing without an output."""
+    with contextlib.closing(
+        sqlite3.connect(f"file:{walk.platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
+    ) as store:
+        assert store.execute("SELECT count(*) FROM inputs").fetchone() == (0,), "spawned inputs without an output"
+        found = dict(store.execute("SELECT status, count(*) FROM outputs GROUP BY status").fetchall())
+    acknowledged = sum(
+        1 if call != "spawn_map" else n for call, n in map(json.loads, walk.journal.read_text().splitlines())
+    )
+    assert sum(found.values()) >= acknowledged
+    assert set(found) <= {Status.SUCCESS, Status.TIMEOUT}, found
+    return {"right" if status == Status.SUCCESS else "timed out": count for status, count in found.items()}
 
 
 def _comes_to_rest(platform: Platform) -> None:

@@ -268,3 +268,120 @@ def test_builds_that_are_killed_at_any_moment_leave_no_half_layer(own_platform: 
     assert own_platform.intermodal("down").code == 0
     left = [one.name for one in (own_platform.home / "layers").iterdir() if one.name.startswith(".new-")]
     assert left == [], (own_platform.home / "worker.log").read_text()[-5000:]
+
+
+HELPER = """
+import modal
+app = modal.App("%(name)s-app")
+
+@app.function()
+def double(x):
+    return 2 * x
+"""
+
+REACHING = """
+import io, os, modal
+volume = modal.Volume.from_name("%(name)s-volume", create_if_missing=True)
+
+def build(word, times=1):
+    open("/data/first", "w").write(word)
+    volume.commit()
+    print("listed", [entry.path for entry in volume.listdir("/")])
+    with volume.batch_upload(force=True) as batch:
+        batch.put_file(io.BytesIO(b"from outside"), "second")
+    volume.reload()
+    print("reloaded", open("/data/second").read())
+    modal.Dict.from_name("%(name)s-dict", create_if_missing=True)["large"] = word * times + "x" * 600_000
+    modal.Queue.from_name("%(name)s-queue", create_if_missing=True).put({"token": os.environ["TOKEN"]})
+    print("doubled", modal.Function.from_name("%(name)s-app", "double").remote(21))
+    print("device", os.environ["NVIDIA_VISIBLE_DEVICES"], os.environ["MODAL_ENVIRONMENT"])
+    open("/data/third", "w").write("not committed by hand")
+    if word == "fails":
+        raise RuntimeError("after all that work")
+
+image = modal.Image.debian_slim().run_function(
+    build, args=("%(word)s",), kwargs={"times": 3}, volumes={"/data": volume}, gpu="T4", cpu=1.0, memory=512,
+    secrets=[modal.Secret.from_dict({"TOKEN": "a-token-of-the-build"})], cloud="aws", region="us-east",
+)
+app = modal.App("reaching", image=image)
+
+@app.function(volumes={"/data": volume})
+def f():
+    print("kept", open("/data/third").read())
+
+@app.local_entrypoint()
+def main():
+    f.remote()
+    print("queued", modal.Queue.from_name("%(name)s-queue").get())
+    print("stored", modal.Dict.from_name("%(name)s-dict")["large"][:8])
+"""
+
+
+def test_a_function_as_a_step_reaches_the_platform(platform: Platform, tmp_path: Path) -> None:
+    name = f"build-{random.getrandbits(32):x}"
+    helper = tmp_path / "helper.py"
+    helper.write_text(HELPER % {"name": name})
+    assert platform.modal("deploy", helper).code == 0
+    failed = run(platform, tmp_path / "reaching.py", REACHING % {"name": name, "word": "fails"})
+    assert failed.code != 0
+    assert "RuntimeError: after all that work" in failed.text
+    # What it had written is not lost.
+    listed = platform.modal("volume", "ls", f"{name}-volume")
+    assert all(file in listed.out for file in ("first", "second", "third")), listed.text
+    ran = run(platform, tmp_path / "reaching.py", REACHING % {"name": name, "word": "ab"})
+    assert ran.code == 0, ran.text
+    for line in (
+        "this step has 1 x T4, simulated: no device",
+        "reloaded from outside",
+        "doubled 42",
+        "device void main",
+        "kept not committed by hand",
+        "queued {'token': 'a-token-of-the-build'}",
+        "stored abababxx",
+    ):
+        assert line in ran.out, ran.text
+    assert platform.modal("app", "stop", f"{name}-app").code == 0
+
+
+def test_a_step_whose_gpu_no_machine_has_says_so(platform: Platform, tmp_path: Path) -> None:
+    source = "import modal\nmodal.Image.debian_slim().run_commands('true', gpu='B200').hydrate()\n"
+    ran = run(platform, tmp_path / "no_gpu.py", source)
+    assert ran.code != 0
+    assert "this step asks for gpu='B200', and the machine has" in ran.text
+    assert 'INTERMODAL_SIMULATED_GPUS="B200"' in ran.text
+
+
+WHO = """
+import os, modal
+image = (
+    modal.Image.debian_slim()
+    .dockerfile_commands("RUN useradd -m -d /srv/app app", "USER app", "RUN id -un > /srv/app/file")
+    .dockerfile_commands("RUN id -un > /srv/app/later")
+    .run_commands("id -un > /step")
+)
+app = modal.App("who", image=image)
+
+@app.function()
+def f():
+    files = ("/srv/app/file", "/srv/app/later", "/step")
+    print(os.getuid(), os.environ["HOME"], *(open(path).read().strip() for path in files))
+
+@app.local_entrypoint()
+def main():
+    f.remote()
+"""
+
+
+def test_user_holds_for_the_lines_of_dockerfiles_and_functions_are_root(platform: Platform, tmp_path: Path) -> None:
+    ran = run(platform, tmp_path / "who.py", WHO)
+    assert ran.code == 0, ran.text
+    assert ran.lines()[-1] == "0 /root app app root"
+
+
+def test_an_image_that_its_own_build_asks_for_is_refused(platform: Platform, tmp_path: Path) -> None:
+    source = "import modal\ndef step(): pass\nimage = modal.Image.debian_slim().run_function(step)\nimage.hydrate()\n"
+    path = tmp_path / "itself.py"
+    path.write_text(source)
+    ran = platform.modal("run", path)
+    assert ran.code != 0
+    assert "cannot have an image built" in ran.text

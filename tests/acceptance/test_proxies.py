@@ -1,4 +1,7 @@
-"""The recipes of docs/web.md, as they stand there, with the real Caddy, nginx and an ACME server."""
+"""The recipes of docs/web.md, as they stand there, with the real Caddy, nginx and an ACME server.
+
+The gateway with a certificate of its own, without a proxy, must do what it does behind them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def recipe(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[Behind]:
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     """A platform that is set up for a proxy in front, with the program deployed."""
     for tool in ("nginx", "caddy", "pebble", "curl"):
         if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
@@ -58,18 +61,26 @@ def behind() -> Iterator[Behind]:
             "INTERMODAL_WEB_LISTEN": f"127.0.0.1:{port}",
             "INTERMODAL_WORKSPACE": "Team",
         }
-        up = platform.intermodal("up")
-        assert up.code == 0, up.text
+        keys = tmp_path_factory.mktemp("keys")
+        certificate(keys)
+        tls = free_port()
+        server = platform.start(
+            "intermodal", "serve", "--listen", f"https://127.0.0.1:{tls}", "--tls-cert", keys / "fullchain.pem",
+            "--tls-key", keys / "key.pem",
+        )  # fmt: skip
+        listens(tls, server, "the server")
         ran = platform.modal("deploy", PROGRAM)
         assert ran.code == 0, ran.text
         assert f"https://team--behind-web.{DOMAIN}" in ran.out
-        yield Behind(platform, port)
+        yield Behind(platform, port, tls, keys / "ca.pem")
 
 
 @dataclass
 class Behind:
     platform: Platform
     gateway: int  # port
+    tls: int  # port of the server with a certificate of its own
+    ca: Path  # of that
     host: str = f"team--behind-web.{DOMAIN}"
 
 
@@ -96,6 +107,27 @@ class Front:
         return found
 
 
+def listens(port: int, process: subprocess.Popen[str], name: str) -> None:
+    """Wait until it does."""
+    until = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"{name} does not listen on {port}:\n{process.communicate()[0]}")
+        time.sleep(0.05)
+
+
+def certificate(directory: Path) -> None:
+    """For the domain, by an authority of its own: `ca.pem`, `fullchain.pem` and `key.pem`."""
+    authority = trustme.CA()
+    made = authority.issue_cert(DOMAIN, f"*.{DOMAIN}")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    made.cert_chain_pems[0].write_to_path(directory / "fullchain.pem")
+    made.private_key_pem.write_to_path(directory / "key.pem")
+
+
 @contextlib.contextmanager
 def running(
     command: list[str], port: int, env: dict[str, str] | None = None, cwd: Path | None = None
@@ -105,14 +137,7 @@ def running(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
     )
     try:
-        until = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-                break
-            if process.poll() is not None or time.monotonic() > until:
-                process.kill()
-                pytest.fail(f"{command[0]} does not listen on {port}:\n{process.communicate()[0]}")
-            time.sleep(0.05)
+        listens(port, process, command[0])
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -133,11 +158,7 @@ def changed(text: str, *changes: tuple[str, str]) -> str:
 
 @contextlib.contextmanager
 def nginx(behind: Behind, directory: Path) -> Iterator[Front]:
-    authority = trustme.CA()
-    made = authority.issue_cert(DOMAIN, f"*.{DOMAIN}")
-    authority.cert_pem.write_to_path(directory / "ca.pem")
-    made.cert_chain_pems[0].write_to_path(directory / "fullchain.pem")
-    made.private_key_pem.write_to_path(directory / "key.pem")
+    certificate(directory)
     port = free_port()
     server = changed(
         recipe("nginx"),
@@ -209,9 +230,17 @@ def caddy(behind: Behind, directory: Path) -> Iterator[Front]:
         yield Front(port, directory / "ca.pem", behind.host)
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy"])
+@contextlib.contextmanager
+def alone(behind: Behind, _directory: Path) -> Iterator[Front]:
+    """No proxy."""
+    yield Front(behind.tls, behind.ca, behind.host)
+
+
+@pytest.fixture(scope="module", params=["alone", "nginx", "caddy"])
 def front(request: pytest.FixtureRequest, behind: Behind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with {"nginx": nginx, "caddy": caddy}[request.param](behind, tmp_path_factory.mktemp(request.param)) as made:
+    with {"alone": alone, "nginx": nginx, "caddy": caddy}[request.param](
+        behind, tmp_path_factory.mktemp(request.param)
+    ) as made:
         yield made
 
 
@@ -249,6 +278,20 @@ def test_large_bodies(front: Front, tmp_path: Path) -> None:
     assert front.curl("/download?100", "-o", "/dev/null", "-w", "%{size_download}") == b"100000000"
     large = "x" * 30_000
     assert front.who("-H", f"X-Large: {large}")["headers"]["x-large"] == large  # type: ignore[index]
+
+
+def test_an_upload_that_is_given_up_ends_its_input(front: Front, behind: Behind) -> None:
+    for options in (["--http1.1"], ["--http2"]):
+        command = [
+            "curl", "-sS", *options, "--cacert", str(front.ca), "--resolve", f"{front.host}:{front.port}:127.0.0.1",
+            "-T", "-", f"https://{front.host}:{front.port}/upload",
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            process.stdin.write(b"x" * 1_000_000)
+            process.stdin.flush()
+            process.kill()
+        assert front.curl("/") == b"hello"
 
 
 async def test_web_sockets(front: Front) -> None:

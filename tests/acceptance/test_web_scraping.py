@@ -15,7 +15,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import pytest
 
 from intermodal.worker.images import interpreters
 from tests.acceptance.conftest import Platform, ProgramFinder, new_platform
+from tests.browser_mirror import archive_chromium
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -34,38 +34,11 @@ pytestmark = [
 
 PAGE = b'<html><body><a href="http://modal.com/blog">Blog</a> <a href="/docs">Docs</a><a>none</a></body></html>'
 LINKS = ["http://modal.com/blog", "http://modal.com/docs"]
-LIBC = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "ld-linux", "libresolv.so", "libutil.so")
-LAUNCHER = """#!/bin/sh
-here="$(dirname "$(readlink -f "$0")")"
-LD_LIBRARY_PATH="$here/lib" exec "$here/chromium" --ignore-certificate-errors "$@"
-"""  # browsers go to github.com by TLS alone, and this one does not know who vouches for the stand-in
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that a web server can offer as Playwright's download host: Debian's Chromium in its archive."""
-    folder = tmp_path_factory.mktemp("browser")
-    root = folder / "root"
-    debian = ["mmdebstrap", "--variant=extract", "--include=chromium", "bookworm", root]
-    subprocess.run(debian, check=True, capture_output=True, timeout=600)
-    mirror = folder / "mirror"
-    mirror.mkdir()
-    with zipfile.ZipFile(mirror / "chromium-linux.zip", "w") as archive:
-        own = root / "usr/lib/chromium"
-        for path in sorted(own.rglob("*")):
-            if path.is_file():
-                archive.write(path, f"chrome-linux/{path.relative_to(own)}")
-        libraries = root / "usr/lib/x86_64-linux-gnu"
-        for path in sorted([*libraries.glob("*.so*"), *libraries.glob("pulseaudio/*.so*")]):
-            if path.exists() and not path.name.startswith(LIBC):
-                archive.write(path.resolve(), f"chrome-linux/lib/{path.name}")
-        launcher = zipfile.ZipInfo("chrome-linux/chrome")
-        launcher.external_attr = 0o100755 << 16
-        archive.writestr(launcher, LAUNCHER)
-    with zipfile.ZipFile(mirror / "ffmpeg-linux.zip", "w") as archive:
-        archive.writestr("ffmpeg-linux", "#!/bin/sh\n")
-    shutil.rmtree(root)
-    return mirror
+    return archive_chromium(tmp_path_factory.mktemp("browser"))
 
 
 class Sites(http.server.BaseHTTPRequestHandler):

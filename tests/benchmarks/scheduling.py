@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from intermodal.server.scheduler import Assign, Capacity, Request, Rules, Scheduler, Start
 
@@ -71,19 +72,23 @@ def bare(pending: int, count: int) -> float:
     return (time.perf_counter() - began) / count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small numbers: to see that it works")
-    quick = parser.parse_args().quick
+def samples(quick: bool) -> Iterator[tuple[int, int, list[tuple[float, float]]]]:
+    """Functions, inputs that wait, and for each round the seconds of an input: ours, and those of a bare queue."""
     count, rounds = (500, 1) if quick else (20_000, ROUNDS)
     cases = [(number, 1_000) for number in FUNCTIONS] + [(10, number) for number in PENDING[1:]]
     if quick:
         cases = cases[:2]
     for functions, pending in cases:
         scheduler, started = world(functions, pending)
-        samples = [(ours(scheduler, started, count), bare(pending, count)) for _ in range(rounds)]
-        figure = statistics.median(sample[0] for sample in samples)
-        ratio = statistics.median(one / other for one, other in samples)
+        yield functions, pending, [(ours(scheduler, started, count), bare(pending, count)) for _ in range(rounds)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small numbers: to see that it works")
+    for functions, pending, found in samples(parser.parse_args().quick):
+        figure = statistics.median(sample[0] for sample in found)
+        ratio = statistics.median(one / other for one, other in found)
         row = {
             "functions": functions,
             "pending": pending,

@@ -12,6 +12,7 @@ import click
 from intermodal import lifecycle
 from intermodal.cli import running, tables
 from intermodal.cli.asking import ask
+from intermodal.cli.draining import drain, undrain
 from intermodal.cli.images import images
 from intermodal.cli.proxy_tokens import proxy_token
 from intermodal.cli.volumes import volumes
@@ -228,6 +229,8 @@ def token_revoke(token_id: str) -> None:
     click.echo(f"Revoked {token_id}.")
 
 
+cli.add_command(drain)
+cli.add_command(undrain)
 cli.add_command(volumes)
 cli.add_command(proxy_token)
 cli.add_command(images)

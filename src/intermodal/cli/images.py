@@ -41,17 +41,29 @@ def images_list(as_json: bool) -> None:
     metavar="SIZE",
     help='Delete no more than is needed to bring all layers down to this, such as "20GB".',
 )
+@click.option("--caches", is_flag=True, help="Also delete what builds have downloaded (`images caches`), and first.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def images_prune(unused_for: float, keep_size: str, yes: bool) -> None:
+def images_prune(unused_for: float, keep_size: str, caches: bool, yes: bool) -> None:
     """Delete images that no app and no running container uses, least recently used first, and their layers."""
     from modal._protocol.messages.image import ImagePrune, ImagesKnown
 
     most = tables.bytes_of(keep_size) if keep_size else 0
+    also = "caches and " if caches else ""
     if not yes:
-        what = f"images until all take at most {keep_size}" if most else "all images that no app uses"
+        what = f"{also}images until all take at most {keep_size}" if most else f"{also}all images that no app uses"
         click.confirm(f"Delete {what}?", abort=True)
-    gone = ask(ImagePrune(unused_for * 86400.0, most), ImagesKnown)
-    click.echo(f"Deleted {len(gone.images)} images and freed {tables.size(gone.freed)}.")
+    gone = ask(ImagePrune(unused_for * 86400.0, most, caches), ImagesKnown)
+    also = f"{len(gone.caches)} caches and " if caches else ""
+    click.echo(f"Deleted {also}{len(gone.images)} images and freed {tables.size(gone.freed)}.")
+
+
+@images.command("caches")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def images_caches(as_json: bool) -> None:
+    """List what builds have downloaded and share, most recently used first. `images prune --caches` deletes it."""
+    from modal._protocol.messages.image import CacheList, CachesKnown
+
+    tables.caches(ask(CacheList(), CachesKnown).caches, as_json)
 
 
 @images.command("logs")

@@ -30,8 +30,10 @@ def describe(found: dict[str, Any]) -> list[str]:
     """Where server and worker are, for `up` and `status`."""
     lines = [f"server   process {found['pid']}, {', '.join(found['addresses'])}"]
     for worker in found["workers"]:
-        away = "" if worker.get("connected", True) else ", away"
-        lines.append(f"worker   process {worker['pid']} on {worker['hostname']}, runtime {runtime_of(worker)}{away}")
+        state = "" if worker.get("connected", True) else ", away"
+        state += ", drained" if worker.get("drained") else ""
+        name = f"{worker['hostname']} ({worker['worker_id']})" if len(found["workers"]) > 1 else worker["hostname"]
+        lines.append(f"worker   process {worker['pid']} on {name}, runtime {runtime_of(worker)}{state}")
     local = found["local_worker"]
     if local is not None and not found["workers"]:
         lines.append(f"worker   none: {local['state']}")

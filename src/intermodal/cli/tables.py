@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from intermodal.doctor import Check
-    from modal._protocol.messages.image import ImageInfo
+    from modal._protocol.messages.image import CacheInfo, ImageInfo
     from modal._protocol.messages.proxy import ProxyTokenInfo
     from modal._protocol.messages.secret import TokenInfo
 
@@ -127,6 +127,14 @@ def images(found: list[ImageInfo], as_json: bool) -> None:
         for one in found
     ]
     table(["Image", "Python", "Steps", "Built", "Used", "In use", "Size", "Own size"], rows)
+
+
+def caches(found: list[CacheInfo], as_json: bool) -> None:
+    if as_json:
+        fields = ("name", "what", "size", "used_at")
+        click.echo(json.dumps([{name: getattr(cache, name) for name in fields} for cache in found], indent=2))
+        return
+    table(["Cache", "Of", "Used", "Size"], [[one.name, one.what, moment(one.used_at), size(one.size)] for one in found])
 
 
 def _yes(value: bool) -> str:

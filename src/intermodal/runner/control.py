@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from intermodal.runner.link import Link
+from intermodal.runner.nudges import Nudges
 from modal._protocol.errors import WireError
 from modal._protocol.frames import Kind
 from modal._protocol.messages.worker import (
@@ -46,6 +47,7 @@ class Control(threading.Thread):
         self._queue = queue
         self._outbox = outbox
         self._heartbeat = max(1.0, spec.heartbeat)
+        self._nudges = Nudges()
 
     def run(self) -> None:
         """Until the process ends."""
@@ -58,12 +60,18 @@ class Control(threading.Thread):
     def _listen(self) -> None:
         poll = select.poll()
         poll.register(self._link.socket, select.POLLIN)
+        poll.register(self._nudges.fd, select.POLLIN)
         due = time.monotonic() + self._heartbeat
         while True:
-            if poll.poll(max(0.0, due - time.monotonic()) * 1000):
+            wait = min(due, self._nudges.next()) - time.monotonic()
+            for ready, _events in poll.poll(max(0.0, wait) * 1000):
+                if ready == self._nudges.fd:
+                    self._nudges.read()
+                    continue
                 for frame in self._link.read():
                     if frame.kind == Kind.NOTE:
                         self._obey(frame.type, frame.header, frame.body)
+            self._nudges.nudge()
             if time.monotonic() >= due:
                 self._link.note(Heartbeat())
                 due = time.monotonic() + self._heartbeat
@@ -73,6 +81,7 @@ class Control(threading.Thread):
             self._queue.recall(RunRecall.decode(header, body).tokens)
         elif type == RunCancel.TYPE:
             self._queue.cancel(RunCancel.decode(header, body).tokens)
+            self._nudges.plan()
         elif type == RunnerAck.TYPE:
             self._outbox.acknowledged(RunnerAck.decode(header, body).count)
             self._queue.turn()  # always: it may have become full, and a generator begun to wait, just before

@@ -11,7 +11,8 @@ from modal._protocol.message import Message, decode
 from modal._protocol.messages.wire import Hello
 
 STREAM = 1  # the container's stream, as numbered between runner and worker
-READ_SIZE = 1 << 18  # bytes
+READ_SIZE = 1 << 16  # bytes; a larger buffer is mapped and unmapped for each message, which costs more than reading it
+LARGE_READ_SIZE = 1 << 18  # bytes, while a large frame comes in
 
 
 class Link:
@@ -41,7 +42,7 @@ class Link:
 
     def read(self) -> list[Frame]:
         """Wait for bytes; the frames that they complete, possibly none. Raises ConnectionLost at the end."""
-        data = self.socket.recv(READ_SIZE)
+        data = self.socket.recv(LARGE_READ_SIZE if self._buffer.wanted > READ_SIZE else READ_SIZE)
         if not data:
             raise ConnectionLost("the worker closed the connection")
         return self._buffer.feed(data)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, Optional
 
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
@@ -68,16 +70,16 @@ def _serve(
         _end_without_worker(error)
     control.start()
     values = Values(os.path.join(run_dir, "values"))
+    asked = _ask_on_interrupt()
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         service = loading.load(start.spec)
         marks["imported"] = time.time()
         invoker = Invoker(service, queue, outbox, values, printed, control)
         executor = _executor(service, invoker)
         executor.enter()
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # asked to end while it started
     except BaseException as error:
+        if asked.is_set():
+            return EXIT_INTERRUPTED  # asked to end while it started, whatever the user's code has made of that
         _report_failure(outbox, error)
         return EXIT_INIT_FAILED
     try:
@@ -104,6 +106,18 @@ def _serve(
         traceback.print_exc()
         code = code if code == EXIT_INTERRUPTED else EXIT_HOOK_FAILED
     return code
+
+
+def _ask_on_interrupt() -> threading.Event:
+    """SIGINT interrupts the user's code; set when it has come. (User code may raise KeyboardInterrupt itself.)"""
+    asked = threading.Event()
+
+    def on_interrupt(_number: int, _frame: Optional[FrameType]) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    return asked
 
 
 def _end_without_worker(error: Exception) -> NoReturn:

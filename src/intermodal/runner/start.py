@@ -13,7 +13,7 @@ STARTED = time.time()  # seconds since the epoch: the interpreter is up
 
 LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCE = "/root"
-INTERRUPTED = 128 + signal.SIGINT  # the exit code of a container that was asked to end while it started
+INTERRUPTED = 74  # EXIT_INTERRUPTED of the protocol, which is not imported yet
 RUN_DIR = os.environ.get("INTERMODAL_RUN_DIR", "/.intermodal/run")
 
 

@@ -23,5 +23,8 @@ class Values:
 
     def write(self, value: Any) -> tuple[bytes, str]:
         """A result as `(inline bytes, blob id)`. Raises SerializationError."""
+        small = _serialization.dumps_small(value)
+        if small is not None and len(small) <= _serialization.INLINE_LIMIT:  # integers may be large
+            return small, ""
         dumped = _serialization.dump(value, self._directory, "the result")
         return dumped.inline, dumped.blob

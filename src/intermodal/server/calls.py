@@ -70,8 +70,17 @@ class Calls:
 
     # -- one input, one output
     def _invoke(self, connection: Connection, stream_id: int, message: Invoke) -> None:
-        for arrived in message.taken:
-            self.delivery.arrived(arrived)
+        try:
+            self._take_invoke(connection, stream_id, message)
+        finally:
+            if message.taken:  # when the input is on its way
+                connection.loop.call_soon(self._arrived, message.taken)
+
+    def _arrived(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
+            self.delivery.arrived(call_id)
+
+    def _take_invoke(self, connection: Connection, stream_id: int, message: Invoke) -> None:
         call = self.calls.get(message.call_id)
         if call is not None:
             self._reattach(call, connection, stream_id)

@@ -70,8 +70,10 @@ class Delivery:
         call = held.call
         container: Container | None = held.container
         if status == Status.YIELDED:
-            if number < call.yielded:
-                return  # an item of another attempt, which the client has, or will have
+            if number < call.yielded:  # an item of another attempt, which the client has, or will have
+                if blob:
+                    self.forget_values([blob])
+                return
             call.yielded = number + 1
         else:
             call.inputs.pop(held.index, None)
@@ -108,6 +110,8 @@ class Delivery:
             due, self._due = self._due, set()
             for call in due:
                 self.send(call)
+            if len(due) == 1 and call.stream is None and call.connection is not None:
+                call.connection.flush()  # the only answer: its client need not wait for what else is to be done here
 
     def send(self, call: Call) -> None:
         """Send what waits, as far as the client keeps up."""
@@ -144,7 +148,7 @@ class Delivery:
         call.leave()
 
     def _message(self, call: Call, batch: list[Output]) -> Outputs:
-        indexes, statuses, values, blobs, numbers, _containers, _frames = zip(*batch, strict=True)
+        indexes, statuses, values, blobs, numbers, *_ = zip(*batch, strict=True)
         return Outputs(
             list(indexes),
             list(statuses),
@@ -209,8 +213,12 @@ class Delivery:
     def drop(self, call: Call) -> None:
         """Nobody will ask for its outputs again."""
         self._due.discard(call)
+        gone = call.connection is None or call.connection.closed
         for output in (*call.sent, *call.unsent):
             self._safe(output)
+        for output in (*call.sent, *call.unsent) if gone else call.unsent:  # else the client says when it has read it
+            if output.blob:
+                self.forget_values([output.blob])
         call.sent.clear()
         call.unsent.clear()
         call.unsent_bytes = call.sent_bytes = 0

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from intermodal.server.failures import crash_pause, describe_exit
+from intermodal.server.crashes import Crashes
 from intermodal.server.function_rules import batching_of, rules_of
 from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held
@@ -32,11 +32,9 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.dispatch")
 
-CRASHES_ALLOWED = 2  # times that an input of an ephemeral app is tried again after its container died under it
-HOPELESS_STARTS = 3  # failed ones in a row, after which whoever waits hears of it
-CAREFUL_SECONDS = 60.0  # how long containers hold no more than they run after one of them died
 UNANSWERED_SECONDS = 10.0  # how long a container may ignore the cancellation of an input
 NEVER = float("inf")
+KNOWN = "known"  # the kind of calls that stand for inputs which a container has, and which are over already
 TIMER_SLACK = 0.001  # seconds: a loop's timers may fire that much too early
 STOP_GRACE = 30.0  # seconds for exit handlers
 
@@ -50,6 +48,7 @@ class Dispatch:
         self.of_app: dict[str, dict[str, Function]] = {}  # the same by app
         self.containers: dict[str, Container] = {}
         self.handovers = Handovers(self, rules_of)
+        self.crashes = Crashes(self, self._wake, self._requeue_later)
         self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
         self.hollow: Callable[[Held], None] = lambda _held: None  # it must run again: where are its arguments?
@@ -60,6 +59,7 @@ class Dispatch:
         self.kill_container: Callable[[Container, float, str], None]
         self.durable: Callable[[Container], None] = lambda _container: None  # more frames may be acknowledged
         self.changed: Callable[[str], None] = lambda _app_id: None  # an app's numbers have changed
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # large ones that nobody needs again
         self.gone: list[Callable[[str], None]] = []  # told the ids of containers that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -181,7 +181,7 @@ class Dispatch:
             self.scheduler.withdraw(held.call.function_id, {held})
         elif kill:
             self.kill_container(container, 0.0, "its input was cancelled")
-        elif interrupt and container.link is not None:
+        elif interrupt:
             # The runner's answer frees the container; until then the input counts as running there.
             self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
@@ -213,6 +213,22 @@ class Dispatch:
         pool = container.function.pool
         if pool.idle and self._timer is None:
             self._wake(now + pool.rules.scaledown_window + 0.01)
+
+    def reattached(self, container: Container, missing: list[Held]) -> list[Held]:
+        """Its worker is back, without these inputs of it. Those that it shall have; what is over is told or freed."""
+        now = time.monotonic()
+        over = [held for held in missing if held.over]
+        for held in over:
+            container.tokens.pop(held.token, None)
+            container.cancelled.pop(held.token, None)
+        if over:
+            self.scheduler.finished(container.id, over, now)
+        for token in [token for token in container.cancelled if token in container.tokens]:
+            self._cancel(container, token)  # it may not have heard
+        if container.cancelled:
+            self._wake(now + UNANSWERED_SECONDS)
+        self.run()
+        return [held for held in missing if not held.over]
 
     # -- decisions
     def run(self) -> None:
@@ -308,6 +324,7 @@ class Dispatch:
         container.stop_reason = decision.reason
         if container.link is not None:
             container.link.end()  # the runner finishes, runs its exit handlers and ends
+        if container.asked:
             self.kill_container(container, STOP_GRACE, decision.reason)
         self.changed(container.function.app_id)
 
@@ -358,7 +375,7 @@ class Dispatch:
         blobs = message.blobs or None
         final: list[Held] = []
         returned: list[Held] = []
-        failed: list[tuple[Held, int, bytes]] = []
+        failed: list[Held] = []
         numbers = message.numbers
         position = 0
         retry = container.function.spec.retry
@@ -368,6 +385,8 @@ class Dispatch:
             held = tokens.get(token)
             if held is None:
                 continue
+            if held.over and blob and held.call.kind != KNOWN:
+                self.forget_values([blob])
             if status == Status.YIELDED:
                 if not held.over:
                     self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
@@ -382,12 +401,15 @@ class Dispatch:
             if held.over:
                 continue  # cancelled or timed out before
             if status == Status.FAILURE and retry is not None and held.attempts < retry.max_retries:
-                failed.append((held, status, value))
+                failed.append(held)
+                if blob:
+                    self.forget_values([blob])
                 continue
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
             self.deliver(held, status, value, blob, -1)
+        self.settled()  # first of all: somebody waits for it
         now = time.monotonic()
         if final:
             container.running_since = now
@@ -395,7 +417,7 @@ class Dispatch:
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
-        for held, _status, _value in failed:
+        for held in failed:
             self._retry(held)
         self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool
@@ -454,97 +476,19 @@ class Dispatch:
         back = [held for held in waiting if not held.over]
         if stopped:
             back = [held for held in running if not held.over] + back
+            if message.exit_code == EXIT_INTERRUPTED and not container.ready and container.state != "stopping":
+                self.crashes.start_interrupted(container)
         elif container.failure is not None or not container.ready:
-            self._start_failed(container, message)
+            self.crashes.start_failed(container, message)
         elif held_inputs or message.exit_code or message.reason != "exited":  # else it has served its number of inputs
             if waiting:
-                self._be_careful(function)
-            back = self._crashed(container, message, running, blame=not waiting) + back
+                self.crashes.be_careful(function)
+            back = self.crashes.crashed(container, message, running, blame=not waiting) + back
         self.requeue(back)
         self.changed(function.app_id)
         self.settled()
         for tell in self.gone:
             tell(container.id)
-
-    def _be_careful(self, function: Function) -> None:
-        """Short inputs' outputs leave together, so the one that killed the container need not be its first."""
-        pool = function.pool
-        if not pool.careful:
-            pool.careful = True
-            asyncio.get_running_loop().call_later(CAREFUL_SECONDS, setattr, pool, "careful", False)
-
-    def _crashed(self, container: Container, message: ContainerExited, running: list[Held], blame: bool) -> list[Held]:
-        """It died under its inputs. Returns those that are tried again at once.
-
-        In an ephemeral app they fail after some attempts. A deployed one tries for ever, ever more slowly: the pause
-        is the input's own, so that one that kills its containers does not hold up the others.
-        """
-        text, hint = describe_exit(message, container.function.spec)
-        if running or message.exit_code:
-            self.system_log(container, text)
-        function = container.function
-        failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        if function.crashes.add(container.round):
-            self._back_off(container)
-        again = []
-        for held in running:
-            if held.over:
-                continue
-            held.crashes += blame
-            retries = function.spec.retry.max_retries if function.spec.retry else 0
-            lasting = not function.ephemeral and held.call.direct is None  # a client waits for an answer now
-            if lasting or held.crashes <= CRASHES_ALLOWED + retries:
-                pause = crash_pause(held.crashes) if not function.ephemeral else 0.0
-                if pause:
-                    self._requeue_later(held, pause)
-                else:
-                    again.append(held)
-                continue
-            held.container = None
-            held.over = True
-            self.deliver(held, Status.FAILURE, pack_failure(failure), "", -1)
-        if function.ephemeral and function.crashes.hopeless:
-            self._fail_waiting(function, failure, Status.FAILURE)
-        return again
-
-    def _start_failed(self, container: Container, message: ContainerExited) -> None:
-        """It never became ready. What waits for the function hears why, unless it has worked before."""
-        function = container.function
-        counts = function.crashes.add(container.round)
-        failure = container.failure
-        if failure is None:
-            text, hint = describe_exit(message, function.spec)
-            self.system_log(container, text)
-            failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
-        if counts:
-            self._back_off(container)
-        if function.ever_ready and function.crashes.count < HOPELESS_STARTS:
-            return
-        if not function.ephemeral and container.failure is None:
-            # Killed, out of memory: a deployed function goes on trying, unless its containers cannot be started at all.
-            if message.reason != "start-failed" or function.crashes.count < HOPELESS_STARTS:
-                return
-        self._fail_waiting(function, failure, Status.INIT_FAILURE)
-
-    def _back_off(self, container: Container) -> None:
-        """After some failures in a row, containers start ever more slowly."""
-        function = container.function
-        pool_id, delay = function.pool.function_id, function.crashes.delay()
-        if not delay or pool_id not in self.scheduler.pools:
-            return
-        self.scheduler.hold_starts(pool_id, time.monotonic() + delay)
-        self._wake(time.monotonic() + delay)
-        self.system_log(container, function.crashes.describe(function.name, self.handovers.is_candidate(function)))
-
-    def _fail_waiting(self, function: Function, failure: CallFailure, status: int) -> None:
-        """What waits for the function hears why it will not run; of a deployed one, spawned inputs wait on."""
-        value = pack_failure(failure)
-        doomed = [held for held in function.pool.queue if function.ephemeral or held.call.kind != "spawn"]
-        self.scheduler.withdraw(function.function_id, set(doomed))
-        for held in doomed:
-            if not held.over:
-                held.over = True
-                self.deliver(held, status, value, "", -1)
 
     # -- time
     def _wake(self, at: float) -> None:

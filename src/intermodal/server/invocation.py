@@ -10,12 +10,15 @@ from typing import Any
 from intermodal.server.call_graph import CallGraphs
 from intermodal.server.calls import Calls
 from intermodal.server.dispatch import Container, Dispatch
+from intermodal.server.draining import Draining
 from intermodal.server.function_rules import request_of
 from intermodal.server.ids import new_id
 from intermodal.server.inputs import Held
+from intermodal.server.lending import Lending
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
+from intermodal.server.store.fleet import FleetStore
 from intermodal.server.workers import Workers
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -42,6 +45,7 @@ class Invocation:
     def __init__(
         self,
         store: CallStore,
+        fleet: FleetStore,
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         may_call: Callable[[Connection, str], None],
         append_logs: Callable[[str, list[LogEntry]], None],
@@ -55,16 +59,18 @@ class Invocation:
         self.spawns = Spawns(store, self.dispatch, may_call, log_seq)
         self.calls = Calls(self.dispatch, may_call, log_seq, self.spawns)
         self.spawns.secure_value = secure_value
-        self.spawns.forget_values = self.calls.delivery.forget_values = forget_values
+        self.dispatch.forget_values = self.calls.delivery.forget_values = store.forget_values = forget_values
         self.workers = Workers(
             self.dispatch,
             prepare,
             append_logs,
             self.calls.adopt,
-            self.spawns.spawned_calls,
+            self.spawns.spawned_inputs,
             self.spawns.adopt,
             last_log_numbers,
         )
+        self.lending = Lending(self.dispatch)
+        self.draining = Draining(fleet, self.dispatch, self.workers)
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
         self._ephemeral = ephemeral
         self._append_logs = append_logs
@@ -81,9 +87,12 @@ class Invocation:
         self.spawns.register(handlers)
         self.workers.register(handlers)
         self.graphs.register(handlers)
+        self.lending.register(handlers)
+        self.draining.register(handlers)
 
     async def open(self, expect_workers: bool) -> None:
         """Before the first connection. `expect_workers`: containers may still run from before."""
+        await self.draining.open()
         await self.spawns.open()
         self.workers.pause_until_recovered(expect_workers)
 
@@ -121,6 +130,7 @@ class Invocation:
         await self.spawns.fail_functions(ids, "the app was stopped")
         for function_id in ids:
             self.dispatch.remove_function(function_id, "the app was stopped")
+        await self.spawns.fail_functions(ids, "the app was stopped")  # what was spawned meanwhile
         mine = [container for container in self.dispatch.containers.values() if container.function.app_id == app_id]
         if force:
             for container in mine:
@@ -166,9 +176,10 @@ class Invocation:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], None],
+        environment: str,
     ) -> WorkerImageBuilt:
         """See ports.WorkersPort."""
-        return await self.workers.build_image(image_id, recipe, secrets, ignore_cache, on_log)
+        return await self.workers.build_image(image_id, recipe, secrets, ignore_cache, on_log, environment)
 
     def containers(self, app_id: str = "") -> list[ContainerInfo]:
         """See ports.WorkersPort."""
@@ -190,9 +201,9 @@ class Invocation:
         """See ports.WorkersPort."""
         self.workers.stop_container(container_id)
 
-    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+    async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:
         """See ports.WorkersPort."""
-        await self.workers.sync_volume(container_id, volume_id, action)
+        await self.workers.sync_volume(container_id, volume_id, action, worker_id)
 
     def volume_changed(self, volume_id: str) -> None:
         """See ports.WorkersPort."""

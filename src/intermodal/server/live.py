@@ -49,6 +49,7 @@ class Container:
         "asked_to_cancel",
         "cancelled",
         "devices",
+        "end_order",
         "failure",
         "frames",
         "function",
@@ -92,6 +93,7 @@ class Container:
         self.failure: CallFailure | None = None
         self.marks: dict[str, float] = {}
         self.stop_reason = ""
+        self.end_order: tuple[float, str] | None = None  # its worker shall end it: grace in seconds, and why
         self.undurable: list[int] = []  # RunOutputs frames whose spawned outputs are not on disk yet
         self.unsafe: dict[int, int] = {}  # RunOutputs frame -> its outputs that have not reached their clients
         self.known_frames = 0  # RunOutputs frames that a worker sends again and that were taken in before

@@ -212,6 +212,7 @@ class Server:
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(
             store.calls,
+            store.fleet,
             self._prepare_container,
             _may_call,
             self.logs.append,
@@ -256,6 +257,7 @@ class Server:
                 self.specs,
                 build_logs,
                 builder_version,
+                self.environments,
             ),
             FileHandlers(files, Mounts(store.images, files), self.values),
             ContainerValueHandlers(self.invocation.dispatch),
@@ -369,7 +371,9 @@ class Server:
             raise Refused(
                 "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
             )
-        return self.certificates.get([]).new_context()
+        context = self.certificates.get([]).new_context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
 
     def _accept_frames(self, gate: Gate) -> Connection:
         """For a connection on which HTTP was spoken before."""

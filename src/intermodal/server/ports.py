@@ -67,8 +67,12 @@ class WorkersPort(Protocol):
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], None],
+        environment: str,
     ) -> WorkerImageBuilt:
-        """Have one worker build it. Raises Fault. Cancelling the task ends the build."""
+        """Have one worker build it. Raises Fault. Cancelling the task ends the build.
+
+        Names in functions that run in the build resolve in `environment`.
+        """
 
     def containers(self, app_id: str = "") -> list[ContainerInfo]:
         """Those that start, run or stop now (of one app, or all); `app_name` may be left empty."""
@@ -79,8 +83,11 @@ class WorkersPort(Protocol):
     async def stop_container(self, container_id: str) -> None:
         """SIGINT, exit handlers, end; its inputs go elsewhere. Fault: not-found."""
 
-    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
-        """Commit or reload a volume in a container. Faults: execution (busy, not mounted), not-found, exhausted."""
+    async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:
+        """Commit or reload a volume in a container; in one of a build, where its worker is given.
+
+        Faults: execution (busy, not mounted), not-found, exhausted.
+        """
 
     def volume_changed(self, volume_id: str) -> None:
         """It has a new version: workers that have mounted it before may prepare it."""

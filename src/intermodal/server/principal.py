@@ -24,6 +24,7 @@ class Principal(NamedTuple):
     app_id: str = ""
     function_id: str = ""
     environment: str = ""  # a container's: where names resolve by default
+    worker_id: str = ""  # of a build's container: who runs it
 
 
 def principal_of(connection: Connection) -> Principal:

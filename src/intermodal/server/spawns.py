@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
@@ -26,6 +26,7 @@ from modal._protocol.messages.wire import Done
 
 WINDOW = 2000  # inputs of a function in memory, about
 REFILL = 1000  # inputs read from disk at once
+RETRY_SECONDS = 1.0  # until results that could not be stored are stored again
 SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
 
 Key = tuple[str, int]
@@ -68,9 +69,7 @@ class Spawns:
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
-        self._read_args: list[str] = []  # large arguments of inputs that have a final output, not on disk yet
         self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
-        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # arguments that nobody needs again
         dispatch.refill = self.refill
         dispatch.retried = self.retried
         dispatch.hollow = self.hollow
@@ -126,10 +125,13 @@ class Spawns:
         blobs = message.blobs or [""] * count
         methods = message.methods or [""] * count
         rows = list(map(NewInput, message.indexes, message.args, blobs, methods))
+        state = self._state(message.function_id)
+        state.pending += count  # what is on its way to the disk counts
 
         def done(added: Added | None, error: Exception | None) -> None:
+            state.pending -= count - (len(added.indexes) if added is not None else 0)
             if added is None:
-                connection.fail(stream_id, Fault(Code.INTERNAL, f"the inputs could not be stored: {error}"))
+                connection.fail(stream_id, _not_stored(error))
                 return
             connection.respond(stream_id, Done())
             if added.indexes:
@@ -145,11 +147,14 @@ class Spawns:
             raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
         call_id = new_call_id()
         row = NewInput(0, args, "", "")
+        state = self._state(function_id)
+        state.pending += 1
         added: asyncio.Future[Added] = asyncio.get_running_loop().create_future()
 
         def done(result: Added | None, error: Exception | None) -> None:
             if result is None:
-                added.set_exception(Fault(Code.INTERNAL, f"the input could not be stored: {error}"))
+                state.pending -= 1
+                added.set_exception(_not_stored(error))
             else:
                 added.set_result(result)
 
@@ -161,7 +166,6 @@ class Spawns:
 
     def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
         state = self._state(message.function_id)
-        state.pending += len(added.indexes)
         function = self._dispatch.functions.get(message.function_id)
         if function is None:
             return  # the app was stopped meanwhile; its inputs were failed there
@@ -264,10 +268,10 @@ class Spawns:
     # -- out
     def deliver(self, held: Held, status: int, value: bytes, blob: str) -> None:
         """The final output of a spawned input: to disk, then to whoever waits for it."""
-        if status == Status.YIELDED:
-            return
         call = held.call
-        if self.live.pop((call.id, held.index), None) is None:
+        if status == Status.YIELDED or self.live.pop((call.id, held.index), None) is None:
+            if blob:
+                self._dispatch.forget_values([blob])
             return
         call.inputs.pop(held.index, None)
         if not call.inputs:
@@ -279,8 +283,6 @@ class Spawns:
         container: Container | None = held.container
         container_id = container.id if container is not None else ""
         self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))
-        if held.blob:
-            self._read_args.append(held.blob)
         self._state(call.function_id).pending -= 1
         if container is not None:
             self._finished_in[container] = None
@@ -292,39 +294,43 @@ class Spawns:
         self._flush_due = False
         rows, self._finished = self._finished, []
         containers, self._finished_in = self._finished_in, {}
-        read_args, self._read_args = self._read_args, []
         marks = [(container, container.frames) for container in containers]
         for container, frame in marks:
             container.undurable.append(frame)
 
         def done(error: Exception | None) -> None:
+            if error is not None:  # a full disk, say
+                log.error("%d results could not be stored, it will be tried again: %s", len(rows), error)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, store)
+                return
             for container, frame in marks:
                 container.undurable.remove(frame)
                 self._dispatch.durable(container)
-            if error is None:
-                if read_args:
-                    self.forget_values(read_args)
-                for row in rows:
-                    for waiter in self._waiting.pop((row.call_id, row.index), ()):
-                        if not waiter.done():
-                            waiter.set_result(row)
+            for row in rows:
+                for waiter in self._waiting.pop((row.call_id, row.index), ()):
+                    if not waiter.done():
+                        waiter.set_result(row)
+
+        def store() -> None:
+            try:
+                self._store.finish(rows, done)
+            except Fault as fault:  # the server ends: whatever made them has them still
+                log.info("%d results were not stored: %s", len(rows), fault)
 
         large = [row.blob for row in rows if row.blob]
         if large:
-            self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._finish_large(rows, large, done)))
+            self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._secure_results(large, store)))
         else:
-            self._store.finish(rows, done)
+            store()
 
-    async def _finish_large(
-        self, rows: list[Finished], blobs: list[str], done: Callable[[Exception | None], None]
-    ) -> None:
+    async def _secure_results(self, blobs: list[str], store: Callable[[], None]) -> None:
         """What a stored output names is on the disk before the output is."""
         for blob in blobs:
             try:
                 await asyncio.to_thread(self.secure_value, blob)
             except (Fault, OSError) as error:
                 log.error("a large result is not safe: %s", error)  # whoever asks for it hears what is wrong
-        self._store.finish(rows, done)
+        store()
 
     def retried(self, held: Held) -> None:
         """An attempt of an input has failed: after a restart it has as many left as before."""
@@ -336,7 +342,10 @@ class Spawns:
     async def _save_attempts(self) -> None:
         await asyncio.sleep(0)
         retried, self._retried = self._retried, []
-        await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+        try:
+            await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+        except Fault as fault:  # they have more attempts after a restart
+            log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
 
     async def _await(self, connection: Connection, message: CallAwait) -> Outputs:
         key = (message.call_id, message.index)
@@ -408,9 +417,9 @@ class Spawns:
         for function_id in function_ids:
             self._functions.pop(function_id, None)
 
-    async def spawned_calls(self, call_ids: list[str]) -> set[str]:
-        """Those of these calls that are spawned ones."""
-        return {call_id for call_id in call_ids if await self._store.call(call_id) is not None}
+    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, bool]:
+        """Those of these inputs that were spawned: are they without an output?"""
+        return await self._store.without_output(input_ids)
 
     def pending(self, function_id: str) -> int:
         """Spawned inputs of a function without an output."""
@@ -425,6 +434,10 @@ class Spawns:
 _CANCELLED = pack_failure(
     CallFailure("cancelled", "modal.exception.InputCancellation", "the function call was cancelled")
 )
+
+
+def _not_stored(error: Exception | None) -> Fault:
+    return error if isinstance(error, Fault) else Fault(Code.INTERNAL, f"the inputs could not be stored: {error}")
 
 
 def _now() -> float:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from intermodal.server.dispatch import Container, Dispatch, Function
+from intermodal.server.dispatch import KNOWN, STOP_GRACE, Container, Dispatch, Function
 from intermodal.server.handover import form_of
 from intermodal.server.inputs import Call, Held, split_input_id
 from modal._protocol.aio import Connection, Handlers, Stream
@@ -111,7 +111,7 @@ class Workers:
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         append_logs: Callable[[str, list[LogEntry]], None],
         adopt_call: Callable[[str, str, str], Call],
-        is_spawned: Callable[[list[str]], Awaitable[set[str]]],
+        spawned_inputs: Callable[[list[str]], Awaitable[dict[str, bool]]],
         adopt_spawned: Callable[[Held], Held],
         last_log_numbers: Callable[[str], dict[str, int]],
     ) -> None:
@@ -121,7 +121,7 @@ class Workers:
         self._prepare = prepare
         self._append_logs = append_logs
         self._adopt_call = adopt_call
-        self._is_spawned = is_spawned
+        self._spawned_inputs = spawned_inputs  # input ids -> those of spawned calls: are they without an output?
         self._adopt_spawned = adopt_spawned
         self._last_log_numbers = last_log_numbers  # app id -> container id -> number of the last entry that is kept
         self._log_numbers: dict[str, int] = {}  # container id -> the same, of those that run
@@ -170,11 +170,10 @@ class Workers:
         for known in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
             if known.id not in reported and known.asked:
                 dispatch.exited(known, ContainerExited(known.id, -1, "lost", "its worker was restarted"))
-        call_ids = sorted(
-            {split_input_id(input_id)[0] for report in message.containers for input_id in report.input_ids}
-        )
-        spawned = await self._is_spawned(call_ids) if call_ids else set()
         await self._recall_logs(message)
+        unknown = [report for report in message.containers if report.container_id not in dispatch.containers]
+        input_ids = [input_id for report in unknown for input_id in report.input_ids]
+        spawned = await self._spawned_inputs(input_ids) if input_ids else {}
         lost: list[str] = []
         outdated: dict[str, Function] = {}  # they were deployed again, and the server ended before the new took over
         for report in message.containers:
@@ -221,24 +220,41 @@ class Workers:
                 if report.app_id == app_id:
                     self._log_numbers.setdefault(report.container_id, kept.get(report.container_id, 0))
 
-    def _hold(self, container: Container, token: int, input_id: str, spawned: set[str], now: float) -> None:
-        """An adopted container runs an input of an earlier life of the server."""
-        call_id, index = split_input_id(input_id)
-        function = container.function
-        if call_id in spawned:
-            call = Call(call_id, function.function_id, function.app_id, "spawn")
-            held = self._adopt_spawned(Held(call, index, b"", "", ""))
+    def _hold(self, container: Container, token: int, input_id: str, spawned: dict[str, bool], now: float) -> None:
+        """An adopted container runs an input of an earlier life of the server, or from before it counted as lost."""
+        held = self._adopt_input(container, input_id, spawned)
+        if held is None:  # it has an output, or runs elsewhere by now
+            held = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
+            held.over = True
+            container.cancelled[token] = now
         else:
-            call = self._adopt_call(call_id, function.function_id, function.app_id)
-            held = call.inputs.setdefault(index, Held(call, index, b"", "", ""))
-        # Its client, or the disk, may have been quicker than the worker: then it waits in the queue already.
-        self._dispatch.scheduler.withdraw(container.function.function_id, [held])
+            # Its client, or the disk, may have been quicker than the worker: then it waits in the queue already.
+            self._dispatch.scheduler.withdraw(container.function.function_id, [held])
+            if held.retry is not None:
+                held.retry.cancel()
+                held.retry = None
         held.container, held.token = container, token
         container.tokens[token] = held
         container.next_token = max(container.next_token, token + 1)
         container.running_since = now
         held.deadline = now + (container.function.spec.timeout or float("inf"))
         self._dispatch.scheduler.hold(container.id, held, now)
+
+    def _adopt_input(self, container: Container, input_id: str, spawned: dict[str, bool]) -> Held | None:
+        """The input as it is known here; None where nobody waits for what this container makes of it."""
+        call_id, index = split_input_id(input_id)
+        function = container.function
+        if input_id in spawned:
+            if not spawned[input_id]:
+                return None
+            call = Call(call_id, function.function_id, function.app_id, "spawn")
+            held = self._adopt_spawned(Held(call, index, b"", "", ""))
+        else:
+            call = self._adopt_call(call_id, function.function_id, function.app_id)
+            if index in call.done or (call.kind == "unary" and (call.sent or call.unsent)):
+                return None
+            held = call.inputs.setdefault(index, Held(call, index, b"", "", ""))
+        return held if held.container is None or held.container is container else None
 
     def pause_until_recovered(self, expected: bool) -> None:
         """After a restart: assign nothing until the workers have told what they run."""
@@ -327,18 +343,21 @@ class Workers:
         self._adopted.pop(container.id, None)
         self._attach(container, container_link, stream)
         missing, container.lost_inputs = container.lost_inputs, []
-        for held in missing:
-            if not held.over:
-                container_link.send(_again(held))
+        for held in self._dispatch.reattached(container, missing):
+            container_link.send(_again(held))
         if container.function.spec.is_generator or container.function.spec.methods:
             # What an earlier life of the server has held up goes on; whoever is behind is held up anew.
             container_link.resume([token for token, held in container.tokens.items() if held.paused_in is None])
         if container.state == "stopping":
             container_link.end()
+        if container.end_order is not None:
+            self.kill(container, *container.end_order)
         await stream.wait_ended()
 
     def kill(self, container: Container, grace: float, reason: str) -> None:
-        """End a container: gently within `grace` seconds, at once with 0."""
+        """End a container: gently within `grace` seconds, at once with 0. While its worker is away: when it is back."""
+        if container.end_order is None or grace <= container.end_order[0]:
+            container.end_order = grace, reason
         if container.link is None or container.link.worker.connection.closed:
             return
         connection = container.link.worker.connection
@@ -352,17 +371,22 @@ class Workers:
         container = self._dispatch.containers.get(container_id)
         if container is None:
             raise Fault(Code.NOT_FOUND, f"there is no running container {container_id}")
+        self.preempt(container, "stopped by the user")
+
+    def preempt(self, container: Container, reason: str) -> None:
+        """SIGINT, exit handlers, end; its inputs start anew elsewhere."""
         container.state = "stopping"
-        container.stop_reason = "stopped by the user"
+        container.stop_reason = reason
         self._dispatch.scheduler.drain(container.id, time.monotonic())
-        self.kill(container, 30.0, "stopped by the user")
+        self.kill(container, STOP_GRACE, reason)
         self._dispatch.run()
 
     # -- volumes
-    async def sync_volume(self, container_id: str, volume_id: str, action: str) -> None:
+    async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:
         """Commit or reload a volume in a container. Raises Fault; WireError where the worker goes away meanwhile."""
         container = self._dispatch.containers.get(container_id)
-        link = await self._reach(container.worker_id) if container is not None else None
+        where = container.worker_id if container is not None else worker_id
+        link = await self._reach(where) if where else None
         if link is None:
             raise Fault(Code.NOT_FOUND, f"container {container_id} does not run")
         try:
@@ -461,6 +485,7 @@ class Workers:
                 "memory": link.memory,
                 "runtimes": link.runtimes,
                 "connected": not link.connection.closed,
+                "drained": link.worker_id in self._dispatch.scheduler.capacity.drained,
                 "containers": sum(c.worker_id == link.worker_id for c in self._dispatch.containers.values()),
                 "gpus": link.gpus,
                 "memory_used": link.stats.memory_used if link.stats is not None else 0,
@@ -470,17 +495,22 @@ class Workers:
 
     # -- images
     def any(self) -> WorkerLink:
-        """A worker that is there. Raises Fault."""
-        for link in self.links.values():
-            if not link.connection.closed:
+        """A worker that is there, and not drained. Raises Fault."""
+        connected = [link for link in self.links.values() if not link.connection.closed]
+        for link in connected:
+            if link.worker_id not in self._dispatch.scheduler.capacity.drained:
                 return link
+        if connected:
+            raise Fault(Code.EXECUTION, "all workers are drained: `intermodal undrain` lets them work again")
         raise Fault(Code.INTERNAL, "no worker is connected: see `intermodal status` and `intermodal logs`")
 
     async def available(self) -> WorkerLink:
         """As `any`, but waits a while for a worker that has just started, or is started again."""
         try:
             return self.any()
-        except Fault:
+        except Fault as fault:
+            if fault.code != Code.INTERNAL:
+                raise
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), LOST_SECONDS)
@@ -495,11 +525,12 @@ class Workers:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], Awaitable[None]] | Callable[[BuildLog], None],
+        environment: str = "",
     ) -> WorkerImageBuilt:
         """Have an image built; again when the worker is restarted meanwhile. Raises Fault with the failed step."""
         for _attempt in range(BUILD_ATTEMPTS):
             link = await self.available()
-            stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache))
+            stream = link.connection.open(WorkerImageBuild(image_id, recipe, secrets, ignore_cache, environment))
             try:
                 return await _follow_build(stream, on_log, image_id)
             except WireError as error:

@@ -16,6 +16,7 @@ from typing import Any
 from intermodal.home import Home
 from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
+from intermodal.worker.build_steps import BuildSteps
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.disks import DEFAULT_SIZE
@@ -79,10 +80,10 @@ class Agent:
         self.home = home
         self.server = server
         self.worker_id = _worker_id(home)
-        self._make_parts()
-        self.cells: dict[str, Cell] = {}
         self._credentials = credentials
         self._credentials.worker_id = self.worker_id
+        self._make_parts()
+        self.cells: dict[str, Cell] = {}
         self._connection: aio.Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -96,7 +97,11 @@ class Agent:
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
         self.volumes = Volumes(self.home, lambda: self._connection)
-        self.images.workshop.volumes = self.volumes.for_build
+        self.build_steps = BuildSteps(
+            self.home, self.containers, self.devices, self.volumes, self.buckets, self.server, self._credentials,
+            lambda: self._connection,
+        )  # fmt: skip
+        self.images.workshop.lends = self.build_steps
 
     async def _close_parts(self) -> None:
         await self.images.close()
@@ -340,6 +345,9 @@ class Agent:
         if message.action == "prepare":
             await self.volumes.prepare(message.volume_id)
             return Done()
+        if self.build_steps.runs(message.container_id):
+            await self.build_steps.sync(message.container_id, message.volume_id, message.action)
+            return Done()
         cell = self.cells.get(message.container_id)
         if cell is None or cell.running is None or not cell.running.pid:
             raise Fault(Code.EXECUTION, f"container {message.container_id} does not run any more")
@@ -409,7 +417,7 @@ class Agent:
 
         try:
             config = await self.images.build(
-                message.image_id, message.recipe, message.secrets, tell, message.ignore_cache
+                message.image_id, message.recipe, message.secrets, tell, message.ignore_cache, message.environment
             )
         except BuildFailed as error:
             raise Fault(Code.REMOTE, str(error)) from None

@@ -7,7 +7,9 @@ id, and passes everything else on unread.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from modal._protocol.address import Address, parse
 from modal._protocol.errors import Code, Fault, ProtocolError
@@ -20,8 +22,16 @@ HIGH_WATER = 1 << 20  # bytes that may wait for a slow reader
 class Inner(asyncio.Protocol):
     """The container's side of one connection."""
 
-    def __init__(self, container_id: str, server: str, credentials: Hello, refused: Callable[[], Fault | None]) -> None:
+    def __init__(
+        self,
+        container_id: str,
+        server: str,
+        credentials: Hello,
+        refused: Callable[[], Fault | None],
+        environment: str = "",
+    ) -> None:
         self._container_id = container_id
+        self._environment = environment
         self._server = server
         self._credentials = credentials
         self._refused = refused
@@ -68,7 +78,7 @@ class Inner(asyncio.Protocol):
         hello = Hello(
             "container", said.version_min, said.version_max, said.software, said.python,
             self._credentials.token_id, self._credentials.token_secret, self._container_id,
-            self._credentials.worker_id,
+            self._credentials.worker_id, self._environment,
         )  # fmt: skip
         self._task = asyncio.get_running_loop().create_task(self._dial(hello))
 
@@ -137,3 +147,19 @@ class Outer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._inner.transport is not None:
             self._inner.transport.close()
+
+
+async def listen(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], path: Path
+) -> asyncio.AbstractServer:
+    """A unix server; paths that are too long for the kernel are reached through their directory's descriptor."""
+    if len(os.fsencode(path)) < 104:
+        server = await loop.create_unix_server(factory, str(path), backlog=128)
+    else:
+        descriptor = os.open(path.parent, os.O_PATH)
+        try:
+            server = await loop.create_unix_server(factory, f"/proc/self/fd/{descriptor}/{path.name}", backlog=128)
+        finally:
+            os.close(descriptor)
+    os.chmod(path, 0o666)  # noqa: S103 - any user of the container; the directory is the container's own
+    return server

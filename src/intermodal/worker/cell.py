@@ -52,6 +52,7 @@ RUNNER_STREAM = 1  # the container's stream, as numbered between runner and work
 VALUES_DIR = "/.intermodal/run/values"
 WEB_LINK_SECONDS = 0.2  # between attempts to hand over a container's link to the gateway
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
+BLOB_MARK = b'"vl-'  # stands in the header of a message that names large values
 HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
 
 
@@ -127,7 +128,7 @@ class Cell:
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)
-            self._servers.append(await _listen(loop, factory, path))
+            self._servers.append(await api.listen(loop, factory, path))
 
     def remember(self) -> None:
         """Write down what a later worker must know to adopt the container."""
@@ -189,16 +190,20 @@ class Cell:
 
     def from_server(self, frame: Frame) -> None:
         if frame.type == RunInputs.TYPE:
+            # A large argument must be there before its input is; nothing else holds one up.
+            sent = self._runner is not None and BLOB_MARK not in frame.header
+            if sent:
+                self._runner.send(frame.kind, frame.type, frame.header, frame.body)  # type: ignore[union-attr]
             message = RunInputs.decode(frame.header, frame.body)
             for token, blob in zip(message.tokens, message.blobs, strict=False):
                 if blob:
                     self._give(token, blob)
             self._inputs += len(message.tokens)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
-            if self._runner is not None:
-                self._runner.send(frame.kind, frame.type, frame.header, frame.body)
-            else:
+            if self._runner is None:
                 self._early.append(message)
+            elif not sent:
+                self._runner.send(frame.kind, frame.type, frame.header, frame.body)
         elif frame.type == RunRecall.TYPE:
             self.tell(RunRecall.decode(frame.header, frame.body))
         elif frame.type == RunPause.TYPE:
@@ -387,6 +392,9 @@ class Cell:
         for blob in message.blobs:
             if blob and not values.take(self.run_dir / "values", self._store, blob):
                 log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
+        if self.stream is not None:
+            self.stream.send_frame(frame.type, frame.header, frame.body)
+            self.stream.connection.flush()
         inputs = {}
         for token, status in zip(message.tokens, message.statuses, strict=False):
             if status == Status.YIELDED:
@@ -398,9 +406,6 @@ class Cell:
                 inputs[token] = input_id
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
         self._outputs.append((data, inputs))
-        if self.stream is not None:
-            self.stream.send_frame(frame.type, frame.header, frame.body)
-            self.stream.connection.flush()
 
     def _resume(self, message: RunnerResumed) -> None:
         """The runner of an adopted container tells what it holds."""
@@ -577,19 +582,3 @@ class RunnerConnection(asyncio.Protocol):
 def _forward(stream: Stream, type: int, data: bytes) -> None:
     size = int.from_bytes(data[:4], "big")
     stream.send_frame(type, data[4 : 4 + size], data[4 + size :])
-
-
-async def _listen(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], path: Path
-) -> asyncio.AbstractServer:
-    """A unix server; paths that are too long for the kernel are reached through their directory's descriptor."""
-    if len(os.fsencode(path)) < 104:
-        server = await loop.create_unix_server(factory, str(path), backlog=128)
-    else:
-        descriptor = os.open(path.parent, os.O_PATH)
-        try:
-            server = await loop.create_unix_server(factory, f"/proc/self/fd/{descriptor}/{path.name}", backlog=128)
-        finally:
-            os.close(descriptor)
-    os.chmod(path, 0o666)  # noqa: S103 - any user of the container; the directory is the container's own
-    return server

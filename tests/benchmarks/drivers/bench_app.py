@@ -7,6 +7,7 @@ import modal
 
 COLD = 60  # functions that nobody has called yet
 DATA = {}
+GATE = modal.Queue.from_name("bench-gate", create_if_missing=True)
 
 app = modal.App("bench")
 
@@ -18,6 +19,35 @@ def noop(value=None):
 
 @app.function(min_containers=2, max_containers=2)
 def spread(value=None):
+    return value
+
+
+@app.function(max_containers=2, scaledown_window=1200, retries=3, timeout=600)
+def careful(value=None):
+    return value
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+@modal.concurrent(max_inputs=100)
+async def concurrent(value=None):
+    return value
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def items(count):
+    yield from range(count)
+
+
+@app.function(max_containers=1, scaledown_window=1200)
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+@app.function(max_containers=2, scaledown_window=1200)
+def held(value):
+    """Nothing, but `None` waits until somebody opens the gate."""
+    if value is None:
+        GATE.get()
     return value
 
 

@@ -31,8 +31,23 @@ class Driver:
 
     def map(self, count, **options):
         """How long `count` no-ops took on two workers, until the last result was here."""
+        return self._timed(lambda number: self.peer.map(number, **options), count)
+
+    def concurrent(self, count):
+        """How long `count` no-ops took on one worker that takes 100 at once."""
+        return self._timed(self.peer.concurrent, count)
+
+    def items(self, count):
+        """How long one generator's `count` items took to be here."""
+        return self._timed(self.peer.items, count)
+
+    def careful(self, count):
+        """As `map`, by a function with retries and a time limit."""
+        return self._timed(self.peer.careful, count)
+
+    def _timed(self, action, count):
         began = time.perf_counter()
-        received = self.peer.map(count, **options)
+        received = action(count)
         took = time.perf_counter() - began
         if received != count:
             raise RuntimeError(f"{received} results for {count} inputs")

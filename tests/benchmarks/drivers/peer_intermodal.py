@@ -50,6 +50,55 @@ class Peer:
             time.sleep(POLL_SECONDS)
         return {"accept": accepted - began, "drain": time.perf_counter() - began}
 
+    def concurrent(self, count):
+        """No-ops on one worker that takes 100 at once."""
+        return sum(1 for _ in bench.concurrent.map(range(count), order_outputs=False))
+
+    def items(self, count):
+        return sum(1 for _ in bench.items.remote_gen(count))
+
+    def careful(self, count):
+        """As `map`, with retries and a time limit."""
+        return sum(1 for _ in bench.careful.map(range(count)))
+
+    def cancel(self, count):
+        """Seconds from the cancellation of an input that sleeps until the container has run another one."""
+        times = []
+        bench.sleep.remote(0)
+        for _ in range(count):
+            call = bench.sleep.spawn(600)
+            while bench.sleep.get_current_stats().backlog:
+                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # it sleeps by now
+            began = time.perf_counter()
+            call.cancel()
+            bench.sleep.remote(0)
+            times.append(time.perf_counter() - began)
+        return times
+
+    def many(self, count, steps):
+        """`count` inputs: two that keep the function's containers busy, spawn_map of the others, their way through all.
+
+        When each part of the inputs was accepted, and when each was done: seconds since the beginning of either.
+        """
+        bench.GATE.clear()
+        bench.held.spawn_map([None, None])
+        while bench.held.get_current_stats().num_total_runners < 2 or bench.held.get_current_stats().backlog:
+            time.sleep(POLL_SECONDS)
+        accepted, done = [], []
+        began = time.perf_counter()
+        bench.held.spawn_map(_timed(count - 2, count // steps, began, accepted))
+        accepted.append(time.perf_counter() - began)
+        waiting = bench.held.get_current_stats().backlog
+        bench.GATE.put_many([1, 1])
+        began = time.perf_counter()
+        while waiting:
+            time.sleep(POLL_SECONDS)
+            waiting = bench.held.get_current_stats().backlog
+            while len(done) < steps and count - waiting >= (len(done) + 1) * (count // steps):
+                done.append(time.perf_counter() - began)
+        return {"accepted": accepted, "done": done}
+
     def send(self, data):
         return bench.size.remote(data)
 
@@ -118,6 +167,14 @@ class Peer:
 
     def close(self):
         self._run.__exit__(None, None, None)
+
+
+def _timed(count, step, began, times):
+    """The numbers below `count`; appends the seconds since `began` after each `step` of them."""
+    for number in range(count):
+        if number and number % step == 0:
+            times.append(time.perf_counter() - began)
+        yield number
 
 
 class _connected:

@@ -19,11 +19,25 @@ class Worker:
         return DATA[size]
 
 
+@ray.remote(num_cpus=0)
+class Concurrent:
+    async def noop(self, value=None):
+        return value
+
+
+@ray.remote(num_cpus=0)
+class Generating:
+    def items(self, count):
+        yield from range(count)
+
+
 class Peer:
     def __init__(self, address):
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         self.workers = [Worker.remote() for _ in range(2)]
         ray.get([worker.noop.remote() for worker in self.workers])
+        self.concurrent_worker = None
+        self.generating_worker = None
 
     def call(self):
         ray.get(self.workers[0].noop.remote(1))
@@ -31,6 +45,17 @@ class Peer:
     def map(self, count):
         first, second = (worker.noop for worker in self.workers)
         return len(ray.get([(second if number % 2 else first).remote(number) for number in range(count)]))
+
+    def concurrent(self, count):
+        if self.concurrent_worker is None:
+            self.concurrent_worker = Concurrent.options(max_concurrency=100).remote()
+        return len(ray.get([self.concurrent_worker.noop.remote(number) for number in range(count)]))
+
+    def items(self, count):
+        if self.generating_worker is None:
+            self.generating_worker = Generating.remote()
+        refs = self.generating_worker.items.options(num_returns="streaming").remote(count)
+        return sum(1 for ref in refs if ray.get(ref) is not None)
 
     def send(self, data):
         return ray.get(self.workers[0].size.remote(data))

@@ -28,7 +28,7 @@ from intermodal.server.store.functions import FunctionRow
 from intermodal.worker.handover import Handover
 from modal._protocol.frames import FrameBuffer
 from modal._protocol.messages.app import AppState
-from modal._protocol.messages.function import Autoscaler, FunctionSpec, Resources, WebSpec
+from modal._protocol.messages.function import Autoscaler, FunctionHandle, FunctionSpec, Resources, WebSpec
 from modal._protocol.messages.wire import Hello
 from modal._protocol.messages.worker import RunnerReady
 
@@ -38,7 +38,7 @@ HOST = "ecorp--shop-web.localhost"
 class Rig:
     """One function at HOST, served by `app`."""
 
-    def __init__(self, home: Home, app: Any, settings: WebSettings, limit: int) -> None:
+    def __init__(self, home: Home, app: Any, settings: WebSettings, limit: int, parameters: list[Any]) -> None:
         self.home = home
         self.app = app
         self.server: WebServer
@@ -51,9 +51,20 @@ class Rig:
         self.routes = Routes(settings, "ECorp", lambda _environment: "")
         self.gateway = Gateway(home, settings, self.routes, self.calls, self._bind, self._refusal)
         self.spec = FunctionSpec(
-            "web", "shop", "web", Resources(), Autoscaler(), concurrent_max=limit, web=WebSpec("asgi"), timeout=300
+            "web",
+            "shop",
+            "web",
+            Resources(),
+            Autoscaler(),
+            concurrent_max=limit,
+            web=WebSpec("asgi"),
+            timeout=300,
+            class_parameters=parameters,
         )
         self.port = 0
+        self.may_start = asyncio.Event()  # containers
+        self.may_start.set()
+        self.may_bind = asyncio.Event()  # class parameters
 
     async def open(self) -> None:
         app = new_app("ap-1", "en-1", "shop", "shop", AppState.DEPLOYED)
@@ -78,6 +89,7 @@ class Rig:
 
     async def _start(self, container: Container) -> None:
         """What a worker and a container do."""
+        await self.may_start.wait()
         self._container_id = container.id
         self.server = WebServer(str(self.home.path / "runner.sock"), container.id, {"": self.app}, {"": {}})
         await self.server.open()
@@ -96,8 +108,9 @@ class Rig:
     def _kill(self, container: Container, _grace: float, reason: str) -> None:
         self.killed.append(reason)
 
-    async def _bind(self, _message: Any) -> Any:
-        raise AssertionError("no parameters here")
+    async def _bind(self, _message: Any) -> FunctionHandle:
+        await self.may_bind.wait()
+        return FunctionHandle("fu-1", "web", "ap-1", "shop")
 
     def _refusal(self, headers: Any) -> int:
         return 0 if (b"modal-key", b"right") in headers else 401
@@ -119,13 +132,13 @@ MakeRig = Callable[..., Any]
 
 @pytest.fixture
 async def make_rig() -> AsyncIterator[MakeRig]:
-    """`await make_rig(app, limit=…, **settings)`."""
+    """`await make_rig(app, limit=…, parameters=…, **settings)`."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(app: Any, limit: int = 100, **settings: Any) -> Rig:
+        async def make(app: Any, limit: int = 100, parameters: Any = (), **settings: Any) -> Rig:
             directory = tempfile.mkdtemp(prefix="im-rig-", dir="/tmp")
             stack.callback(shutil.rmtree, directory, True)
-            rig = Rig(Home(Path(directory)), app, replace(WebSettings(), **settings), limit)
+            rig = Rig(Home(Path(directory)), app, replace(WebSettings(), **settings), limit, list(parameters))
             await rig.open()
             stack.push_async_callback(rig.close)
             return rig

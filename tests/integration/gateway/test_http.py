@@ -305,14 +305,37 @@ async def test_uploads_are_held_up_by_a_slow_app(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(app)
     reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
     writer.transport.set_write_buffer_limits(high=1 << 16)
-    writer.write(request("POST", "/", "Content-Length: 40000000"))
-    sending = asyncio.create_task(_send_all(writer, 40_000_000))
+    writer.write(request("POST", "/", "Content-Length: 16000000"))
+    sending = asyncio.create_task(_send_all(writer, 16_000_000))
     _done, late = await asyncio.wait([sending], timeout=0.5)
     assert late  # nobody reads it yet
     go.set()
     await sending
-    assert (await reader.read(-1)).endswith(b"40000000")
+    assert (await reader.read(-1)).endswith(b"16000000")
     writer.close()
+
+
+@pytest.mark.parametrize("waits_for", ["container", "parameters"])
+async def test_an_upload_waits_for_its_container(make_rig: MakeRig, waits_for: str) -> None:
+    """It is neither lost nor kept in memory while a container, or the variant of a class, is in the making."""
+    rig: Rig = await make_rig(echo, parameters=[["size", "int", True, 1]] if waits_for == "parameters" else [])
+    gate = rig.may_bind if waits_for == "parameters" else rig.may_start
+    gate.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1 << 26)
+    writer.transport.set_write_buffer_limits(high=1 << 16)
+    writer.write(request("POST", "/", "Content-Length: 16000000"))
+    sending = asyncio.create_task(_send_all(writer, 16_000_000))
+    _done, late = await asyncio.wait([sending], timeout=0.5)
+    assert late  # most of it has not been taken
+    small = asyncio.create_task(rig.raw(request("POST", "/", "Content-Length: 5", body=b"small")))
+    gate.set()
+    rig.may_bind.set()
+    await sending
+    [(status, body)] = responses(await reader.read(-1), [b"POST"])
+    writer.close()
+    assert status == 200
+    assert body.endswith(b"\n\n" + b"y" * 16_000_000)
+    assert (await small).endswith(b"\n\nsmall")
 
 
 async def _send_all(writer: asyncio.StreamWriter, size: int) -> None:

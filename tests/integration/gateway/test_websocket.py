@@ -1,7 +1,6 @@
 """WebSockets through the gateway, with wsproto as a strict client: what RFC 6455 asks of a server.
 
-The cases follow the groups of the Autobahn test suite (framing, pings, reserved bits, opcodes, fragmentation,
-UTF-8, closing) in compact form; the suite itself, a program for Python 2, is not run here.
+The cases of the Autobahn test suite run in test_autobahn.py.
 """
 
 from __future__ import annotations

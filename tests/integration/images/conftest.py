@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,50 @@ import pytest
 
 from intermodal.home import Home
 from intermodal.worker.containers.containers import Containers
+from intermodal.worker.containers.launch import Bind
+from intermodal.worker.devices.edits import Edits
 from intermodal.worker.images import Images
+from modal._protocol.messages.function import VolumeMount
 from modal._protocol.messages.image import BuildLog, ImageConfig
 from tests.images_cache import lend_base
 
 BASE = {"kind": "debian_slim", "python_version": "3.11"}
+
+
+class Lends:
+    """What a worker lends to steps, as the tests set it."""
+
+    def __init__(self) -> None:
+        self.edits = Edits()
+        self.asked: list[list[str]] = []
+        self.out = 0  # GPUs that are lent now
+        self.directory = Path()  # what every volume shows
+        self.mounts: list[VolumeMount] = []
+        self.credentials: dict[str, Any] = {}
+        self.environment = ""
+        self.pids: list[int] = []
+        self.at_end: Callable[[], None] = lambda: None
+
+    @asynccontextmanager
+    async def devices(self, _container_id: str, gpu: list[str], _log: Any) -> AsyncIterator[Edits]:
+        self.asked.append(gpu)
+        self.out += 1
+        yield self.edits
+        self.out -= 1
+
+    @asynccontextmanager
+    async def volumes(self, _id: str, mounts: list[VolumeMount], credentials: Any) -> AsyncIterator[list[Bind]]:
+        self.mounts, self.credentials = mounts, credentials
+        yield [Bind(self.directory, mount.path, read_only=False) for mount in mounts]
+        self.at_end()
+
+    @asynccontextmanager
+    async def api(self, _id: str, environment: str) -> AsyncIterator[Bind]:
+        self.environment = environment
+        yield Bind(self.directory, "/.intermodal/run", read_only=False)
+
+    def started(self, _container_id: str, pid: int) -> None:
+        self.pids.append(pid)
 
 
 class Builder:
@@ -27,6 +67,7 @@ class Builder:
         self.images = images
         self.entries: list[BuildLog] = []
         self.secrets: dict[str, dict[str, str]] = {}
+        self.lends = Lends()
         self._count = 0
 
     async def build(self, *steps: dict[str, Any], ignore_cache: bool = False, base: Any = BASE) -> ImageConfig:

@@ -15,6 +15,7 @@ import pytest
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.worker.containers.containers import Containers
+from intermodal.worker.devices.edits import Edits, Mount, Node
 from intermodal.worker.images import BuildFailed, Images
 from intermodal.worker.images import images as module
 from intermodal.worker.images.interpreters import find
@@ -258,9 +259,25 @@ async def test_two_hundred_layers_start_like_one(builder: Builder) -> None:
     assert len(config.layers) <= module.MOST_LAYERS
 
 
-async def test_a_step_that_asks_for_a_gpu_is_told_that_it_runs_without(builder: Builder) -> None:
-    printed = await builder.output(run("echo done", gpu=["H100"]))
-    assert printed == "this step asks for a GPU (H100): builds get none here, it runs without\ndone\n"
+async def test_a_step_has_the_gpu_that_it_asks_for_and_others_have_none(builder: Builder, tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match=r"no GPU to lend \(H100\)"):
+        await builder.build(run("true", gpu=["H100"]))
+    (tmp_path / "libcuda.so.1").write_text("the driver")
+    builder.lends.edits = Edits(
+        nodes=[Node("/dev/full", "/dev/nvidia0")],
+        mounts=[Mount(str(tmp_path / "libcuda.so.1"), "/usr/lib/libcuda.so.1")],
+        env={"CUDA_VISIBLE_DEVICES": "0"},
+    )
+    builder.images.workshop.lends = builder.lends
+    look = "echo $CUDA_VISIBLE_DEVICES; cat /usr/lib/libcuda.so.1; test -c /dev/nvidia0 && echo there"
+    config = await builder.build(
+        run(look, gpu=["H100:2", "A100"]), run("echo then; ! ls /dev/nvidia0 2>&1 | grep -v cannot")
+    )
+    assert builder.printed == "0\nthe driverthere\nthen\n"
+    assert builder.lends.asked == [["H100:2", "A100"]]
+    assert builder.lends.out == 0
+    layer = builder.images.layer_paths(config)[1]
+    assert [path.name for path in layer.rglob("*")] == []
 
 
 async def test_a_lost_layer_is_built_again(builder: Builder) -> None:

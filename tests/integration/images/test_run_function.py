@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from intermodal.files import Files
-from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images import BuildFailed
 from modal._protocol.messages.file import FileEntry
-from modal._protocol.messages.function import VolumeMount
 
 from .conftest import Builder, run
 
@@ -106,13 +102,9 @@ async def test_a_functions_volumes_are_mounted_while_it_runs(builder: Builder, t
         await builder.build(step)
     (tmp_path / "model").write_text("weights")
     kept = []
-
-    @asynccontextmanager
-    async def mounter(mounts: list[VolumeMount]) -> AsyncIterator[list[Bind]]:
-        yield [Bind(tmp_path, mount.path, read_only=False) for mount in mounts]
-        kept.append((tmp_path / "new").read_text())
-
-    builder.images.workshop.volumes = mounter
+    builder.lends.directory = tmp_path
+    builder.lends.at_end = lambda: kept.append((tmp_path / "new").read_text())
+    builder.images.workshop.lends = builder.lends
     config = await builder.build(step)
     assert "weights" in builder.printed
     assert kept == ["kept"]

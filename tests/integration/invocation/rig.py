@@ -188,6 +188,7 @@ class Rig:
         self.store = await Store.open(self.path / "store.sqlite")
         self.invocation = Invocation(
             self.store.calls,
+            self.store.fleet,
             self._prepare,
             lambda _connection, _function_id: None,
             lambda _app_id, entries: self.logs.extend(entries),
@@ -226,6 +227,23 @@ class Rig:
         self.containers = PlainContainers(self.source)
         self.agent = PlainAgent(self.home, self.address, self.containers)
         self._tasks.append(asyncio.get_running_loop().create_task(self.agent.run()))
+
+    @contextlib.asynccontextmanager
+    async def worker_away(self) -> AsyncIterator[None]:
+        """Within the block the worker has no connection to the server; after it, it is registered again."""
+        address, self.agent.server = self.agent.server, f"unix:{self.path}/nobody.sock"
+        for connection in self.connections:
+            if hasattr(connection, "worker_id"):
+                connection.abort()
+        async with asyncio.timeout(20):
+            while not all(link.connection.closed for link in self.invocation.workers.links.values()):
+                await asyncio.sleep(0.01)
+            try:
+                yield
+            finally:
+                self.agent.server = address
+            while not any(not link.connection.closed for link in self.invocation.workers.links.values()):
+                await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         for client in self._clients:

@@ -252,9 +252,9 @@ async def test_a_container_that_has_served_its_inputs_has_not_crashed(it: Rig, t
 
 
 async def test_a_deployed_function_tries_for_ever(it: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intermodal.server import dispatch, failures
+    from intermodal.server import crashes, failures
 
-    monkeypatch.setattr(dispatch, "crash_pause", lambda crashes: 0.01 * crashes)
+    monkeypatch.setattr(crashes, "crash_pause", lambda crashes: 0.01 * crashes)
     monkeypatch.setattr(failures, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(it.invocation, "_ephemeral", lambda _app_id: False)
     function = it.call(publish(it, "die"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images.host import HostSettings, host_settings
+from intermodal.worker.images.packages import Installer, install_command
 
 
 def settings(environ: dict[str, str], config: Path | None = None) -> HostSettings:
@@ -80,3 +81,17 @@ def test_certificates_are_bound_where_their_variables_point(tmp_path: Path) -> N
 def test_proxies_pass_in_both_spellings() -> None:
     env = settings({"http_proxy": "http://p:1", "HTTPS_PROXY": "http://p:2", "no_proxy": "a"}).environment()
     assert env == {"http_proxy": "http://p:1", "HTTPS_PROXY": "http://p:2", "no_proxy": "a"}
+
+
+def test_constraints_are_for_what_programs_ask_for(tmp_path: Path) -> None:
+    """They go to steps of images as options and variables, and not to the packages that a base has anyway."""
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("six==1.15.0\n")
+    found = host_settings({"PIP_CONSTRAINT": str(constraints)}, [])
+    asked = install_command({"packages": ["six"]}, Installer("python", "/uv"), found)
+    assert asked[asked.index("--constraint") + 1] == str(constraints)
+    assert found.environment()["PIP_CONSTRAINT"] == str(constraints)
+    assert constraints in found.files
+    own = install_command({"packages": ["six==1.17.0"]}, Installer("python", "/uv"), found.without_constraints())
+    assert "--constraint" not in own
+    assert "PIP_CONSTRAINT" not in found.without_constraints().environment()

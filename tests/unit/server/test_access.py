@@ -9,10 +9,10 @@ import pytest
 from intermodal.home import Home
 from intermodal.server.main import Options, Server
 from intermodal.server.principal import Role
-from intermodal.server.rpc.access import FROM_OPERATORS, FROM_WORKERS, _refuse, tables
+from intermodal.server.rpc.access import FROM_OPERATORS, FROM_OWNERS, FROM_WORKERS, _refuse, tables
 from modal._protocol.aio import Handlers
 from modal._protocol.message import Message
-from modal._protocol.messages import app, call, container, file, function, image, queue, secret
+from modal._protocol.messages import app, call, container, file, fleet, function, image, queue, secret
 from modal._protocol.messages import dict as dict_
 from modal._protocol.messages import object as object_
 
@@ -22,7 +22,7 @@ ANSWERS = {
     "CallGraph", "CallStats", "BlobChunk", "Containers", "ContainerTimings", "MountKnown", "FunctionHandle",
     "FunctionStats", "BuildLog", "ImageBuilt", "ImagesKnown", "ObjectId", "SecretsKnown", "Environments", "Token",
     "TokensKnown", "ServerStatus", "ObjectsKnown", "ObjectCount", "Stored", "DictValue", "DictPage", "QueueItems",
-    "ImageLog", "BuilderVersionKnown",
+    "ImageLog", "BuilderVersionKnown", "CachesKnown", "WorkersDrained",
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def answered(table: Handlers) -> set[int]:
 
 async def test_everything_that_clients_ask_is_answered(handlers: Handlers) -> None:
     known = answered(handlers)
-    modules = (app, call, container, dict_, file, function, image, object_, queue, secret)
+    modules = (app, call, container, dict_, file, fleet, function, image, object_, queue, secret)
     asked = [
         cls
         for module in modules
@@ -58,7 +58,8 @@ async def test_each_role_has_its_own(handlers: Handlers) -> None:
     everything = answered(handlers)
     assert by_role[Role.WORKER] == FROM_WORKERS
     assert by_role[Role.OWNER] == everything - FROM_WORKERS
-    assert by_role[Role.CLIENT] == by_role[Role.OWNER] - {secret.ServerStop.TYPE}
+    assert by_role[Role.CLIENT] == by_role[Role.OWNER] - FROM_OWNERS
     assert by_role[Role.CONTAINER] == by_role[Role.OWNER] - FROM_OPERATORS
+    assert {message.TYPE for message in (secret.ServerStop, fleet.WorkerDrain)} <= FROM_OWNERS
     assert FROM_WORKERS <= everything
     assert FROM_OPERATORS <= everything

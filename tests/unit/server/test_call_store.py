@@ -186,6 +186,22 @@ async def test_the_graph_has_everything_below_the_root(calls: CallStore) -> None
     assert await calls.graph("fc-none") == []
 
 
+async def test_values_that_no_row_names_any_more_are_told(calls: CallStore, clock: Clock) -> None:
+    told: list[str] = []
+    calls.forget_values = told.extend
+    await calls.add_spawned(A, [NewInput(0, b"", "vl-in0"), NewInput(1, b"x"), NewInput(2, b"", "vl-in2")])
+    await calls.add_spawned(B, [NewInput(0, b"", "vl-b")])
+    await calls.finish_now([Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out0"), Finished("fc-A", 1, Status.SUCCESS)])
+    assert told == ["vl-in0"]
+    await calls.cancel("fc-A")
+    assert told == ["vl-in0", "vl-in2"]
+    await calls.fail_function(["fu-1"], Status.TERMINATED, b"")
+    assert told == ["vl-in0", "vl-in2", "vl-b"]
+    clock.now += OUTPUTS_KEPT + 1
+    await calls.expire(clock.now - OUTPUTS_KEPT)
+    assert told == ["vl-in0", "vl-in2", "vl-b", "vl-out0"]
+
+
 async def test_blobs_belong_to_the_rows_that_name_them(calls: CallStore) -> None:
     await calls.add_spawned(A, [NewInput(0, b"", "vl-in", ""), NewInput(1, b"", "", "")])
     assert await calls.blobs_in_use(["vl-in", "vl-out", ""]) == {"vl-in"}

@@ -45,6 +45,7 @@ class Builder:
         secrets: dict[str, dict[str, str]],
         ignore_cache: bool,
         on_log: Callable[[BuildLog], None],
+        environment: str,
     ) -> WorkerImageBuilt:
         self.builds.append(image_id)
         self.secrets, self.recipe = secrets, recipe
@@ -74,7 +75,7 @@ async def images(store: Store, builder: Builder, tmp_path: Path) -> Images:
 
 
 async def follow(images: Images, force: bool = False) -> list[str]:
-    build = images.build(RECIPE, False, force)
+    build = images.build(RECIPE, False, force, "main")
     try:
         lines = [line.kind async for line in build.follow()]
         assert build.task is not None
@@ -114,7 +115,7 @@ async def test_who_leaves_takes_nobody_along(images: Images, builder: Builder) -
 
 
 async def test_the_last_to_leave_ends_the_build(images: Images, builder: Builder) -> None:
-    one, two = images.build(RECIPE, False, False), images.build(RECIPE, False, False)
+    one, two = images.build(RECIPE, False, False, "main"), images.build(RECIPE, False, False, "main")
     assert one is two
     await builder.began.wait()
     images.leave(one)
@@ -155,7 +156,7 @@ async def test_secrets_and_force_reach_the_worker(
     (environment,) = await store.environments.all()
     secret_id = await secrets.create_inline(environment, {"TOKEN": "t"})
     recipe = [*RECIPE, {"kind": "run", "commands": ["true"], "secrets": [secret_id]}]
-    build = images.build(recipe, False, True)
+    build = images.build(recipe, False, True, "main")
     assert build.task is not None
     await build.task
     images.leave(build)

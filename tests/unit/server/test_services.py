@@ -192,8 +192,10 @@ async def test_a_detached_app_goes_on_until_it_is_idle(parts: Parts, monkeypatch
     monkeypatch.setattr("intermodal.server.services.sessions.IDLE_CHECK", 0.02)
     parts.calls.idle = False
     app = await parts.apps.create(AppCreate("script.py"), OWNER)
+    parts.apps.sessions.hold(app.app_id)
     await parts.apps.publish(AppPublish(app.app_id, functions=[spec()]), OWNER)
     await parts.apps.detach(app.app_id)
+    parts.apps.sessions.release(app.app_id)
     assert parts.apps.live[app.app_id].state == AppState.DETACHED
     await asyncio.sleep(0.15)
     assert app.app_id in parts.apps.live

@@ -185,6 +185,7 @@ class Exchange:
             self.sent += len(data)
             self.carrier.send_body(self, data, more)
         elif data:
+            self.sent += len(data)  # so that the client is held up: a container may be long in coming
             self.request.parts.append(data)
 
     def taken(self, size: int) -> None:

@@ -11,12 +11,13 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 from urllib.parse import parse_qs
 
 from intermodal.home import Home
 from intermodal.server.calls import PENDING_LIMIT, Calls
 from intermodal.server.dispatch import Container, Dispatch, Function
+from intermodal.server.gateway.client import Client, Connection
 from intermodal.server.gateway.container_ports import ContainerPorts
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.http import HttpConnection
@@ -25,7 +26,7 @@ from intermodal.server.gateway.links import HandoverSocket, RunnerLink
 from intermodal.server.gateway.parameters import Parameters
 from intermodal.server.gateway.ports import Ports, wants_upgrade
 from intermodal.server.gateway.request import Refusal, Request
-from intermodal.server.gateway.results import Results, call_in
+from intermodal.server.gateway.results import Result, Results, call_in
 from intermodal.server.gateway.routes import PATH_FORM, Route, Routes
 from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.gateway.websocket import check_handshake
@@ -61,7 +62,7 @@ class Gateway:
         """`proxy_refusal(headers)` is the status for a request without a valid proxy auth token, else 0."""
         self.settings = settings
         self.routes = routes
-        self.connections: set[HttpConnection] = set()
+        self.connections: set[Connection] = set()
         self.frames: Callable[[], asyncio.Protocol] | None = None  # for a connection that is to carry frames
         self.ports = ContainerPorts(calls.dispatch)
         self._home = home
@@ -92,8 +93,7 @@ class Gateway:
         if self._handover is not None:
             self._handover.close()
         for connection in list(self.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.shut()
         for link in list(self._links.values()):
             link.close()
         self._servers.close()
@@ -101,15 +101,21 @@ class Gateway:
             task.cancel()
 
     def protocol(self) -> asyncio.Protocol:
-        """For a new connection that speaks HTTP."""
-        return HttpConnection(self)
+        """For a new connection that speaks HTTP, of either version."""
+        return HttpConnection(self, self._http2)
+
+    def _http2(self) -> asyncio.Protocol:
+        from intermodal.server.gateway.http2 import Http2Connection  # many servers never need it
+
+        return Http2Connection(self)
 
     # -- a request comes in
-    def admit(self, connection: HttpConnection, request: Request) -> None:
+    def admit(self, connection: Client, request: Request) -> None:
         """Route it and make it an input. Raises Refusal."""
         if request.upgrade.startswith(b"intermodal/") and request.path == FRAMES and self.frames is not None:
-            connection.be_frames(self.frames())
-            return
+            if isinstance(connection, HttpConnection):
+                connection.be_frames(self.frames())
+                return
         self._note_client(connection, request)
         route = self._route(request)
         if request.content_length > self.settings.body_limit:
@@ -128,7 +134,7 @@ class Gateway:
             return
         self._begin(connection, request, route)
 
-    def _begin(self, connection: HttpConnection, request: Request, route: Route) -> None:
+    def _begin(self, connection: Client, request: Request, route: Route) -> None:
         function = self._function(route)
         is_websocket = request.is_websocket and route.web.kind != "server"
         if is_websocket:
@@ -139,10 +145,11 @@ class Gateway:
         exchange.begin(new_call_id())
         self._calls.calls[exchange.call.id] = exchange.call
         self._exchanges.add(exchange)
-        if is_websocket:
-            connection.be_websocket(exchange)
-        elif route.web.kind == "server" and wants_upgrade(request):
-            connection.hold_raw(request)
+        if isinstance(connection, HttpConnection):
+            if is_websocket:
+                connection.be_websocket(exchange)
+            elif route.web.kind == "server" and wants_upgrade(request):
+                connection.hold_raw(request)
         self._dispatch.accept(function, [exchange.held])
 
     def _function(self, route: Route) -> Function:
@@ -156,15 +163,19 @@ class Gateway:
             )
         return function
 
-    def _admit_later(self, connection: HttpConnection, request: Request, route: Route) -> None:
+    def _admit_later(self, connection: Client, request: Request, route: Route) -> None:
         """What the store must be asked for first."""
-        if wants_upgrade(request):
+        if wants_upgrade(request) and isinstance(connection, HttpConnection):
             connection.hold_raw(request)
+        request.dispatched = False  # its body waits with it
 
         async def admit() -> None:
             try:
-                ready = await self._parameters.choose(route, request.query)
-                if connection.transport is not None:
+                try:
+                    ready = await self._parameters.choose(route, request.query)
+                finally:
+                    request.dispatched = True
+                if connection.is_open:
                     self._begin(connection, request, ready)
             except Refusal as refusal:
                 connection.turn_away(refusal)
@@ -182,7 +193,7 @@ class Gateway:
             if status:
                 raise Refusal(status, UNAUTHORIZED, headers=_CHALLENGE if status == 407 else ())
 
-    def _note_client(self, connection: HttpConnection, request: Request) -> None:
+    def _note_client(self, connection: Client, request: Request) -> None:
         request.client, request.client_port = connection.peer
         request.scheme = "https" if connection.secure else "http"
         if self.settings.trusted and self._is_trusted(request.client):
@@ -313,8 +324,11 @@ class Gateway:
         late = now - self.settings.redirect_after
         for exchange in [one for one in self._exchanges if one.began < late and not one.responded]:
             waiting = exchange.sink
-            if isinstance(waiting, HttpConnection) and exchange.request.complete and not waiting.is_raw:
-                self._results.detach(exchange, waiting)
+            if waiting is None or isinstance(waiting, Result) or not exchange.request.complete:
+                continue
+            client = cast("Client", waiting)
+            if not client.is_raw:
+                self._results.detach(exchange, client)
         self._results.look(now)
         for container_id in [known for known in self._waiting if known not in self._dispatch.containers]:
             del self._waiting[container_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
@@ -26,6 +27,7 @@ KEPT_BACK = 256 << 10  # bytes of requests that wait behind one that is at work
 TEXT = b"content-type\0text/plain; charset=utf-8"
 JOIN_LIMIT = 1 << 16  # bytes: a larger part of a body is not copied together with its head
 LINGER_SECONDS = 2.0  # that a client may go on to send what nobody will read
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -44,10 +46,13 @@ class Raw(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """The `Sink` of its exchanges."""
+    """The `Client` of its exchanges, one after the other."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, http2: Callable[[], asyncio.Protocol]) -> None:
+        """`http2` makes what serves a connection that begins with HTTP/2's preface."""
         self._gateway = gateway
+        self._http2 = http2
+        self._preface: bytes | None = b""  # what may become HTTP/2's; None: it is HTTP/1
         self._parser: Any = httptools.HttpRequestParser(self)
         self.transport: asyncio.Transport | None = None
         self._request: Request | None = None  # being received
@@ -95,8 +100,28 @@ class HttpConnection(asyncio.Protocol):
             if sum(map(len, self._early)) > KEPT_BACK:
                 self.stop_reading()
             return
+        if self._preface is not None:
+            data = self._preface + data
+            if PREFACE.startswith(data[: len(PREFACE)]):
+                self._begin_http2(data)
+                return
+            self._preface, self._in_head = None, False
         self._feed(data)
         self._pump()
+
+    def _begin_http2(self, data: bytes) -> None:
+        transport = self.transport
+        if len(data) < len(PREFACE):
+            if not self._preface:
+                self.since, self._in_head = time.monotonic(), True  # the time for a head is the preface's too
+            self._preface = data
+        elif transport is not None:
+            self._gateway.connections.discard(self)
+            self._closing, self.transport = True, None
+            protocol = self._http2()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+            protocol.data_received(data)
 
     def _feed(self, data: bytes) -> None:
         if self._in_head or self._request is None:
@@ -193,6 +218,8 @@ class HttpConnection(asyncio.Protocol):
                 self.stop_reading()
         elif not request.dispatched:
             request.parts.append(body)
+            if request is self._answering and request.received > WINDOW:
+                self.stop_reading()
 
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
@@ -208,7 +235,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _head_over_and_request_late(self, request: Request) -> bool:
         """Whether the response was over before this request was."""
-        return request is self._answering and self.exchange is None
+        return request is self._answering and request.dispatched and self.exchange is None
 
     # -- one request after the other
     def _pump(self) -> None:
@@ -246,7 +273,7 @@ class HttpConnection(asyncio.Protocol):
             self._break_off(refusal.text)
 
     def expect_body(self, request: Request) -> None:
-        """The request was accepted: the client may send its body."""
+        """See client.Client."""
         if request.expect and not request.complete and not request.received and self.transport is not None:
             self.transport.write(CONTINUE)
 
@@ -288,8 +315,13 @@ class HttpConnection(asyncio.Protocol):
         self.be_raw(self.websocket)
 
     @property
+    def is_open(self) -> bool:
+        """See client.Client."""
+        return self.transport is not None
+
+    @property
     def is_raw(self) -> bool:
-        """Whether it speaks, or waits to speak, another protocol than HTTP."""
+        """See client.Client."""
         return self._raw is not None or self._early is not None
 
     def be_raw(self, raw: Raw, data: bytes = b"") -> None:
@@ -334,7 +366,7 @@ class HttpConnection(asyncio.Protocol):
             self._ending = asyncio.get_running_loop().call_later(seconds, transport.abort)
 
     def turn_away(self, refusal: Refusal) -> None:
-        """A request that was looked at for a while is not admitted."""
+        """See client.Client."""
         self._refuse(refusal)
 
     # -- Sink
@@ -454,7 +486,7 @@ class HttpConnection(asyncio.Protocol):
             self.resume_reading()
 
     def release(self) -> None:
-        """The exchange's response will be fetched by another request."""
+        """See client.Client."""
         self.exchange = None
 
     # -- reading
@@ -468,8 +500,13 @@ class HttpConnection(asyncio.Protocol):
             self._reading = True
             self.transport.resume_reading()
 
+    def shut(self) -> None:
+        """See client.Connection."""
+        if self.transport is not None:
+            self.transport.abort()
+
     def look(self, now: float) -> None:
-        """End what takes too long: called about once a second."""
+        """See client.Connection."""
         if self.is_raw or self.transport is None:
             return
         limits, age = self._gateway.settings, now - self.since

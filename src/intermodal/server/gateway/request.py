@@ -71,7 +71,7 @@ class Request:
     def check(self, version: str) -> None:
         """All headers are there: find what routing and framing need. Raises Refusal."""
         self.version = version
-        if version not in ("1.1", "1.0"):
+        if version not in ("2", "1.1", "1.0"):
             raise Refusal(505, f"HTTP/{version} is not spoken here: use HTTP/1.1", close=True)
         hosts = 0
         for name, value in zip(self.flat[::2], self.flat[1::2], strict=True):
@@ -80,7 +80,7 @@ class Request:
                 if name == b"host":
                     hosts += 1
                 take(self, value)
-        if hosts > 1 or (not hosts and version == "1.1"):
+        if hosts > 1 or (not hosts and version != "1.0"):
             raise Refusal(400, "a request needs exactly one Host header", close=True)
         if self.chunked and version == "1.0":
             raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding", close=True)
@@ -113,7 +113,9 @@ class Request:
         self.host = value
 
     def _take_length(self, value: bytes) -> None:
-        self.content_length = int(value)  # digits: the parser has checked it
+        if not value.isdigit():  # HTTP/1.1's parser has checked it, HTTP/2's only that Python reads a number
+            raise Refusal(400, "the Content-Length is none", close=True)
+        self.content_length = int(value)
 
     def _take_encoding(self, value: bytes) -> None:
         if value.strip().lower() != b"chunked":
@@ -129,7 +131,7 @@ class Request:
     def _take_expect(self, value: bytes) -> None:
         if value.strip().lower() != b"100-continue":
             raise Refusal(417, "the only expectation that can be met is 100-continue", close=True)
-        self.expect = self.version == "1.1"
+        self.expect = self.version != "1.0"
 
     def _take_key(self, value: bytes) -> None:
         self.websocket_key = value.strip()

@@ -28,42 +28,91 @@ class _Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._line = b""
+        self._line = self._value = b""
 
-    def line(self) -> bytes:
+    def value(self) -> bytes:
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._line = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+            self._value = formatdate(now, usegmt=True).encode()
+            self._line = b"date: " + self._value + b"\r\n"
+        return self._value
+
+    def line(self) -> bytes:
+        self.value()
         return self._line
 
 
 _clock = _Clock()
 
 
-class Head:
-    """A response's head for one client: its bytes, and how the body is to be sent.
-
-    `length` is what the body must have (-1: not said), `chunked` how it is delimited without that,
-    `bodiless` whether there is none whatever the app says, `close` whether the connection must end after it.
+class _Rules:
+    """What holds for every response. `length` is what the body must have (-1: not said), `bodiless` whether there
+    is none whatever the app says.
     """
 
-    __slots__ = ("bodiless", "chunked", "close", "data", "length")
+    __slots__ = ("bodiless", "length")
 
-    def __init__(
-        self, status: int, headers: bytes, *, method: str, version: str, keep_alive: bool, whole: int = -1
-    ) -> None:
-        """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
+    def _check(self, status: int, headers: bytes, method: str) -> list[bytes]:
+        """Names and values in turn. Raises BadResponse."""
         if not 200 <= status <= 599:
             raise BadResponse(f"{status} is no status of a response")
         if _BAD.search(headers):
             raise BadResponse("a header holds a line break")
         self.length = -1
         self.bodiless = method == "HEAD" or status in (204, 304)
+        return headers.split(b"\0") if headers else []
+
+    def _take_length(self, value: bytes) -> None:
+        if not value.isdigit() or (self.length >= 0 and int(value) != self.length):
+            raise BadResponse(f"its Content-Length {value[:40]!r} is no length, or one of two")
+        self.length = int(value)
+
+
+class StreamHead(_Rules):
+    """A response's head for a client that speaks HTTP/2: its fields."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, status: int, headers: bytes, *, method: str, whole: int = -1) -> None:
+        """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
+        parts = self._check(status, headers, method)
+        self.fields = fields = [(b":status", b"%d" % status)]
+        dated = False
+        for name, value in zip(parts[::2], parts[1::2], strict=True):
+            lower = _known.get(name) or _learn(name)
+            if lower in _HOP:
+                continue
+            if lower == b"content-length":
+                if status == 204:
+                    continue
+                self._take_length(value)
+            elif lower == b"date":
+                dated = True
+            fields.append((lower, value.strip(b" \t")))
+        if not dated:
+            fields.append((b"date", _clock.value()))
+        if whole >= 0 and self.length < 0 and not self.bodiless:
+            self.length = whole
+            fields.append((b"content-length", b"%d" % whole))
+
+
+class Head(_Rules):
+    """A response's head for a client that speaks HTTP/1: its bytes, and how the body is to be sent.
+
+    `chunked` is how a body without a length is delimited, `close` whether the connection must end after it.
+    """
+
+    __slots__ = ("chunked", "close", "data")
+
+    def __init__(
+        self, status: int, headers: bytes, *, method: str, version: str, keep_alive: bool, whole: int = -1
+    ) -> None:
+        """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
+        parts = self._check(status, headers, method)
         self.close = not keep_alive
         lines = [_LINES[version, status]]
         dated = False
-        parts = headers.split(b"\0") if headers else []
         for name, value in zip(parts[::2], parts[1::2], strict=True):
             lower = _known.get(name) or _learn(name)
             if lower in _HOP:
@@ -93,11 +142,6 @@ class Head:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         self.data = b"".join(lines)
-
-    def _take_length(self, value: bytes) -> None:
-        if not value.isdigit() or (self.length >= 0 and int(value) != self.length):
-            raise BadResponse(f"its Content-Length {value[:40]!r} is no length, or one of two")
-        self.length = int(value)
 
 
 def _learn(name: bytes) -> bytes:

@@ -13,8 +13,8 @@ from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request
 
 if TYPE_CHECKING:
+    from intermodal.server.gateway.client import Client
     from intermodal.server.gateway.exchange import Exchange
-    from intermodal.server.gateway.http import HttpConnection
 
 PARAMETER = b"__modal_function_call_id"
 KEPT_SECONDS = 600.0  # that a result can be loaded again after it was complete
@@ -94,10 +94,10 @@ class Result:
 class Fetch:
     """One request for a result: what an exchange is to its client's connection."""
 
-    def __init__(self, result: Result, connection: HttpConnection, request: Request) -> None:
+    def __init__(self, result: Result, connection: Client, request: Request) -> None:
         self.result = result
         self.request = request
-        self.connection: HttpConnection | None = connection
+        self.connection: Client | None = connection
         self.since = time.monotonic()
         self.sink: object = connection
         self.sent = 0
@@ -158,19 +158,19 @@ class Results:
         self._patience = patience
         self._results: dict[str, Result] = {}
 
-    def detach(self, exchange: Exchange, connection: HttpConnection) -> None:
+    def detach(self, exchange: Exchange, connection: Client) -> None:
         """The response will be fetched: tell the client where."""
         result = self._results[exchange.call.id] = Result(exchange)
         exchange.sink = result
         self._redirect(connection, exchange.request, exchange.call.id)
 
-    def _redirect(self, connection: HttpConnection, request: Request, call_id: str) -> None:
+    def _redirect(self, connection: Client, request: Request, call_id: str) -> None:
         connection.release()
         where = result_url(request, call_id)
         text = "The function is still at work. Its result will be at the address in the Location header."
         connection.turn_away(Refusal(303, text, headers=((b"location", where), (b"cache-control", b"no-store"))))
 
-    def fetch(self, connection: HttpConnection, request: Request, call_id: str, app_id: str) -> None:
+    def fetch(self, connection: Client, request: Request, call_id: str, app_id: str) -> None:
         """Answer a request for a result. Raises Refusal where there is none."""
         result = self._results.get(call_id)
         if result is None or result.exchange.call.app_id != app_id or result.dropped:

@@ -44,13 +44,23 @@ def check_handshake(request: Request) -> None:
         raise Refusal(400, "the Sec-WebSocket-Key is none", close=True)
 
 
+class _Wire(ServerProtocol):
+    """The library's, but for a close in the middle of a fragmented message, which RFC 6455 (5.4) lets pass."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """A frame has come."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class WebSocket:
     """`Raw` of its client's connection; `accept`, `send` and `close` are the container's side."""
 
     def __init__(self, connection: HttpConnection, exchange: Exchange) -> None:
         self._connection = connection
         self._exchange = exchange
-        self._protocol = ServerProtocol(state=OPEN, max_size=MESSAGE_LIMIT, logger=_quiet)
+        self._protocol = _Wire(state=OPEN, max_size=MESSAGE_LIMIT, logger=_quiet)
         self._early: list[bytes] = []  # bytes of a client that does not wait for the answer
         self._accepted = False
         self._message: list[bytes] = []  # of a fragmented message
@@ -183,8 +193,10 @@ class WebSocket:
                 return
             if data:
                 transport.write(data)
-            else:
+            elif transport.can_write_eof() or self._protocol.close_rcvd is None:
                 self._connection.end_within(5.0, eof=True)
+            else:
+                transport.close()  # both have said good-bye: with TLS, the client waits for this end
 
     def _tell(self) -> None:
         """The container hears how the client closed."""

@@ -17,7 +17,15 @@ from intermodal.server.services.tokens import Tokens
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
 from modal._protocol.message import Message
-from modal._protocol.messages.image import BuilderVersionGet, BuilderVersionSet, ImageList, ImageLogGet, ImagePrune
+from modal._protocol.messages.fleet import DrainAwait, WorkerDrain, WorkerUndrain
+from modal._protocol.messages.image import (
+    BuilderVersionGet,
+    BuilderVersionSet,
+    CacheList,
+    ImageList,
+    ImageLogGet,
+    ImagePrune,
+)
 from modal._protocol.messages.proxy import ProxyTokenCreate, ProxyTokenList, ProxyTokenRevoke
 from modal._protocol.messages.secret import (
     SecretsRotate,
@@ -30,6 +38,7 @@ from modal._protocol.messages.secret import (
 from modal._protocol.messages.volume import VolumeChanges, VolumeCheckout
 from modal._protocol.messages.wire import Hello, Welcome
 from modal._protocol.messages.worker import (
+    BuildDevices,
     ContainerAdopt,
     ContainerLogs,
     ContainerMarks,
@@ -49,14 +58,15 @@ FROM_WORKERS: set[int] = {
         WorkerStats,
         FileGet,
         MountGet,
+        BuildDevices,
         VolumeChanges,
         VolumeCheckout,
     )
 }
-FROM_OPERATORS: set[int] = {
+FROM_OWNERS: set[int] = {message.TYPE for message in (ServerStop, WorkerDrain, WorkerUndrain, DrainAwait)}
+FROM_OPERATORS: set[int] = FROM_OWNERS | {
     message.TYPE
     for message in (
-        ServerStop,
         ServerStatusGet,
         SecretsRotate,
         TokenCreate,
@@ -64,6 +74,7 @@ FROM_OPERATORS: set[int] = {
         TokenRevoke,
         ImageList,
         ImagePrune,
+        CacheList,
         ImageLogGet,
         BuilderVersionGet,
         BuilderVersionSet,
@@ -72,6 +83,7 @@ FROM_OPERATORS: set[int] = {
         ProxyTokenRevoke,
     )
 }
+BUILD_PREFIX = "ib-"  # ids of containers in which steps of images run
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 ContainerFinder = Callable[[str], "tuple[str, str, str, bool] | None"]
@@ -83,7 +95,7 @@ def tables(handlers: Handlers) -> dict[str, Handlers]:
     from_clients = everything - FROM_WORKERS
     return {
         Role.OWNER: _only(handlers, from_clients),
-        Role.CLIENT: _only(handlers, from_clients - {ServerStop.TYPE}),
+        Role.CLIENT: _only(handlers, from_clients - FROM_OWNERS),
         Role.CONTAINER: _only(handlers, from_clients - FROM_OPERATORS),
         Role.WORKER: _only(handlers, FROM_WORKERS),
     }
@@ -162,6 +174,11 @@ class Gate:
         return Principal(role, token.note or token.token_id, token.token_id)
 
     def _container(self, hello: Hello, principal: Principal) -> Principal:
+        if hello.container_id.startswith(BUILD_PREFIX):  # a step of an image's build, which only its worker knows
+            return Principal(
+                Role.CONTAINER, hello.container_id, principal.token_id, hello.container_id,
+                environment=hello.environment, worker_id=hello.worker_id,
+            )  # fmt: skip
         found = self._find_container(hello.container_id)
         if found is None:
             raise Fault(Code.AUTH, f"no container {hello.container_id!r} runs here")

@@ -47,7 +47,7 @@ from modal._protocol.messages.volume import (
 from modal._protocol.messages.wire import Done
 
 MAX_ENTRIES = 1_000_000  # of one upload or commit
-SyncContainer = Callable[[str, str, str], Awaitable[None]]  # container id, volume id, action
+SyncContainer = Callable[[str, str, str, str], Awaitable[None]]  # container id, volume id, action, a build's worker
 
 
 class VolumeHandlers:
@@ -197,7 +197,7 @@ class VolumeHandlers:
                 f"only a container that has the volume mounted can {message.action} it: call this in a function with "
                 "`volumes={path: volume}`",
             )
-        await self._sync(principal.container_id, message.volume_id, message.action)
+        await self._sync(principal.container_id, message.volume_id, message.action, principal.worker_id)
         return Done()
 
     async def changes(self, connection: Connection, message: VolumeChanges, stream: Stream) -> VolumeVersions:

@@ -41,7 +41,7 @@ class Worker:
     containers: int = 0
     cpu_used: float = 0.0
     memory_used: int = 0
-    away: bool = False  # nothing is placed here
+    away: bool = False  # it cannot be reached: nothing is placed here
 
 
 class Capacity:
@@ -49,13 +49,17 @@ class Capacity:
 
     def __init__(self, cpu_overcommit: float = CPU_OVERCOMMIT, oversize: float = OVERSIZE) -> None:
         self.workers: dict[str, Worker] = {}
+        self.drained: set[str] = set()  # ids of those that shall get no containers
         self._overcommit = cpu_overcommit
         self._oversize = oversize
 
     @property
     def cores(self) -> float:
-        """Real cores of all workers that are there."""
-        return sum(worker.cpu for worker in self.workers.values() if not worker.away) / self._overcommit
+        """Real cores of all workers that may get containers."""
+        return sum(worker.cpu for worker in self.workers.values() if self._is_there(worker)) / self._overcommit
+
+    def _is_there(self, worker: Worker) -> bool:
+        return not worker.away and worker.worker_id not in self.drained
 
     def add(self, worker_id: str, cpus: float, memory: int, devices: Mapping[str, str] | None = None) -> None:
         """A worker is there (again). What its containers took stays taken."""
@@ -66,7 +70,7 @@ class Capacity:
         worker.free = {device: kind for device, kind in worker.devices.items() if device not in taken}
 
     def leave(self, worker_id: str) -> None:
-        """The worker cannot be reached for now, or takes no more containers."""
+        """The worker cannot be reached for now."""
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.away = True
@@ -107,9 +111,14 @@ class Capacity:
 
     def lack(self, request: Request) -> str:
         """What there is too little of now, for people."""
-        there = [worker for worker in self.workers.values() if not worker.away]
-        if not there:
+        connected = [worker for worker in self.workers.values() if not worker.away]
+        if not connected:
             return "a worker: none is connected"
+        there = [worker for worker in connected if self._is_there(worker)]
+        if not there:
+            return (
+                "a worker: it is drained (`intermodal undrain`)" if len(connected) == 1 else "a worker: all are drained"
+            )
         if all(choose(request.gpus, worker.free) is None for worker in there):
             asked = " or ".join(str(option) for option in request.gpus)
             return f"gpu={asked!r}: {', '.join(self._gpus())} in all, taken by other containers"
@@ -132,7 +141,7 @@ class Capacity:
         for options in alternatives or [()]:
             best, best_room = "", 0.0
             for worker in self.workers.values():
-                if worker.away or choose(options, worker.free) is None:
+                if not self._is_there(worker) or choose(options, worker.free) is None:
                     continue
                 room = worker.cpu - worker.cpu_used - wanted.cpu
                 fits = room >= -1e-9 and worker.memory_used + wanted.memory <= worker.memory

@@ -287,6 +287,10 @@ class Scheduler:
         """When `tick` must be called next (an instant; infinity: not before another event)."""
         return NEVER if self.paused else min(self._agenda.next(), self._watch_at, self._starts.retry_at)
 
+    def serve(self, now: float) -> None:
+        """Something has become free by other means than the end of a container."""
+        self._starts.serve(now)
+
     def tick(self, now: float) -> float:
         """Do what time alone calls for; returns `due`."""
         if self.paused:

@@ -105,13 +105,16 @@ class Images:
         await self._store.used(row)
         return ImageBuilt(row.image_id, True, row.config.python_version, 0.0)
 
-    def build(self, recipe: list[dict[str, Any]], ignore_cache: bool, force: bool) -> Build:
-        """The build of a recipe, begun or joined. Call `leave` in the end."""
+    def build(self, recipe: list[dict[str, Any]], ignore_cache: bool, force: bool, environment: str) -> Build:
+        """The build of a recipe, begun or joined. `environment` is for functions that it runs.
+
+        Call `leave` in the end.
+        """
         image_id = image_id_of(recipe)
         build = self._builds.get(image_id)
         if build is None:
             build = self._builds[image_id] = Build()
-            build.task = asyncio.create_task(self._run(image_id, recipe, ignore_cache, force, build))
+            build.task = asyncio.create_task(self._run(image_id, recipe, ignore_cache, force, environment, build))
             build.task.add_done_callback(lambda _done: self._over(image_id, build))
         build.followers += 1
         return build
@@ -137,17 +140,23 @@ class Images:
         await self._store.delete(image_ids)
 
     async def _run(
-        self, image_id: str, recipe: list[dict[str, Any]], ignore_cache: bool, force: bool, build: Build
+        self,
+        image_id: str,
+        recipe: list[dict[str, Any]],
+        ignore_cache: bool,
+        force: bool,
+        environment: str,
+        build: Build,
     ) -> ImageBuilt:
         mounts = set(mounts_of(recipe))
         missing = mounts - await self._store.known_mounts(mounts) if mounts else set()
         if missing:
             raise Fault(Code.NOT_FOUND, f"there is no mount {min(missing)}: upload it first")
-        secret_ids = sorted({str(secret_id) for step in recipe for secret_id in step.get("secrets", ())})
+        secret_ids = sorted(_secrets_of(recipe))
         secrets = await self._secrets.values(secret_ids)
         steps = [step if step["kind"] in PINNED else {**step, "force": True} for step in recipe] if force else recipe
         try:
-            built = await self._workers.build_image(image_id, steps, secrets, ignore_cache, build.add)
+            built = await self._workers.build_image(image_id, steps, secrets, ignore_cache, build.add, environment)
         except Fault as fault:
             await self._logs.keep(image_id, build.lines, fault.text)
             raise
@@ -169,6 +178,17 @@ class Images:
         if not self._layers.is_dir():
             return True
         return all(os.path.exists(self._layers / layer) for layer in row.config.layers)
+
+
+def _secrets_of(recipe: list[dict[str, Any]]) -> set[str]:
+    """Those of steps, and of the buckets that functions have."""
+    found = {str(secret_id) for step in recipe for secret_id in step.get("secrets", ())}
+    for step in recipe:
+        supplies = step.get("supplies")
+        for volume in supplies.get("volumes") or () if isinstance(supplies, dict) else ():
+            if isinstance(volume, list) and len(volume) > 2 and volume[1] == "bucket" and volume[2]:
+                found.add(str(volume[2]))
+    return found
 
 
 def check_recipe(recipe: list[dict[str, Any]]) -> None:

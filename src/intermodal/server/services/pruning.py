@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from intermodal.home import Home
 from intermodal.server.ports import WorkersPort
+from intermodal.server.services.caches import Caches
 from intermodal.server.services.images import Images
 from intermodal.server.services.status import directory_size
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageRow
 from modal._protocol.errors import Code, Fault
-from modal._protocol.messages.image import ImageInfo
+from modal._protocol.messages.image import CacheInfo, ImageInfo
 
 DOOMED = ".gone-"  # names of layers that are being deleted
 
@@ -45,6 +46,7 @@ class Sizes(NamedTuple):
 class Pruning:
     def __init__(self, home: Home, images: Images, functions: FunctionStore, workers: WorkersPort) -> None:
         self._home = home
+        self.caches = Caches(home)
         self._images = images
         self._functions = functions
         self._workers = workers
@@ -56,10 +58,21 @@ class Pruning:
         sizes = await asyncio.to_thread(self._sizes, rows)
         return [sizes.info(row, row.image_id in used) for row in rows]
 
-    async def prune(self, unused_for: float, keep_size: int = 0) -> tuple[list[ImageInfo], int]:
-        """The images that are gone, and the bytes that this freed. Fault: execution."""
+    async def prune_caches(self, unused_for: float, keep_size: int = 0) -> tuple[list[CacheInfo], int]:
+        """Caches first: they are the quickest to have again. As `prune`; `keep_size` is of layers and caches."""
+        self._check_idle()
+        if not keep_size:
+            return await self.caches.prune(unused_for, 0)
+        layers = sum((await asyncio.to_thread(self._sizes, await self._images.all())).bytes.values())
+        return await self.caches.prune(unused_for, max(1, keep_size - layers))
+
+    def _check_idle(self) -> None:
         if self._images.building:
             raise Fault(Code.EXECUTION, "images cannot be pruned while one is being built: try again when it is ready")
+
+    async def prune(self, unused_for: float, keep_size: int = 0) -> tuple[list[ImageInfo], int]:
+        """The images that are gone, and the bytes that this freed. Fault: execution."""
+        self._check_idle()
         used = await self._in_use()
         rows = await self._images.all()
         sizes = await asyncio.to_thread(self._sizes, rows)

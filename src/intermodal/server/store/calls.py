@@ -118,6 +118,9 @@ class CallStore:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: (
+            None
+        )  # large ones that no row names any more
         self._next_seq = 0  # touched by the writer's thread only; 0: not read yet
 
     # -- inputs
@@ -157,6 +160,22 @@ class CallStore:
         )
         return None if row is None else PendingInput(row[0], row[1], index, *row[2:])
 
+    async def without_output(self, input_ids: Sequence[str]) -> dict[str, bool]:
+        """Of these inputs those of stored calls: have they no output yet? Sees what is about to be written."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, bool]:
+            numbers = _numbers(connection, {parent_call_id(input_id) for input_id in input_ids})
+            found = {}
+            for input_id in input_ids:
+                number = numbers.get(parent_call_id(input_id))
+                if number is not None:
+                    key = _key(number, int(input_id.rpartition("-")[2]))
+                    row = connection.execute("SELECT EXISTS (SELECT 1 FROM inputs WHERE key = ?)", (key,))
+                    found[input_id] = bool(row.fetchone()[0])
+            return found
+
+        return await self._database.write(work)
+
     async def count_pending(self) -> dict[str, int]:
         """Function id -> inputs without an output."""
         rows = await self._database.rows(
@@ -184,7 +203,9 @@ class CallStore:
         The first output of an input stands; later ones are ignored.
         """
 
-        def finished(_result: Any, error: Exception | None) -> None:
+        def finished(blobs: list[str] | None, error: Exception | None) -> None:
+            if blobs:
+                self.forget_values(blobs)
             if done is not None:
                 done(error)
 
@@ -192,7 +213,7 @@ class CallStore:
 
     async def finish_now(self, rows: Sequence[Finished]) -> None:
         """As `finish`; durable when this returns."""
-        await self._database.write(lambda connection: self._finish(connection, rows))
+        self.forget_values(await self._database.write(lambda connection: self._finish(connection, rows)))
 
     async def output(self, call_id: str, index: int = 0) -> Output | None:
         """The output of one input, None while there is none (or the call is not known: see `call`)."""
@@ -215,31 +236,40 @@ class CallStore:
     async def cancel(self, call_id: str, value: bytes = b"") -> int:
         """All inputs without an output become TERMINATED with this value (a packed CallFailure); how many."""
 
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: sqlite3.Connection) -> tuple[int, list[str]]:
             number = _numbers(connection, {call_id}).get(call_id)
             if number is None:
-                return 0
+                return 0, []
             span = _span(number)
+            blobs = _blobs(connection, "inputs", "key BETWEEN ? AND ?", span)
             connection.execute("UPDATE calls SET state = 1, changed_at = ? WHERE number = ?", (self._clock(), number))
             connection.execute(
                 "INSERT OR IGNORE INTO outputs (key, status, value, finished_at) "
                 "SELECT key, ?, ?, ? FROM inputs WHERE key BETWEEN ? AND ?",
                 (Status.TERMINATED, value, self._clock(), *span),
             )
-            return connection.execute("DELETE FROM inputs WHERE key BETWEEN ? AND ?", span).rowcount
+            return connection.execute("DELETE FROM inputs WHERE key BETWEEN ? AND ?", span).rowcount, blobs
 
-        return await self._database.write(work)
+        count, blobs = await self._database.write(work)
+        self.forget_values(blobs)
+        return count
 
     async def fail_function(self, function_ids: Sequence[str], status: int, value: bytes) -> int:
         """Every input of these functions without an output gets this one (its app was stopped); how many."""
 
-        def work(connection: sqlite3.Connection) -> int:
-            count = 0
+        def work(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+            count, blobs = 0, []
             for function_id in function_ids:
-                count += self._fail_function(connection, function_id, status, value)
-            return count
+                row = connection.execute("SELECT number FROM called_functions WHERE function_id = ?", (function_id,))
+                number = row.fetchone()
+                if number is not None:
+                    blobs += _blobs(connection, "inputs", "function = ?", number)
+                    count += self._fail_function(connection, number[0], status, value)
+            return count, blobs
 
-        return await self._database.write(work)
+        count, blobs = await self._database.write(work)
+        self.forget_values(blobs)
+        return count
 
     async def expire(self, older_than: float) -> list[str]:
         """Forget what did not change since that time (seconds since the epoch); the ids of the expired calls.
@@ -255,8 +285,10 @@ class CallStore:
             if not due:
                 break
             for number, call_id in due:
-                while await self._database.write(partial(_drop_some, number)):
-                    pass
+                more = True
+                while more:
+                    more, blobs = await self._database.write(partial(_drop_some, number))
+                    self.forget_values(blobs)
                 gone.append(call_id)
         await self._database.execute(
             "DELETE FROM calls WHERE state = 2 AND changed_at < ?", (older_than + OUTPUTS_KEPT - CALLS_KEPT,)
@@ -345,7 +377,8 @@ class CallStore:
         self._next_seq += count
         return first
 
-    def _finish(self, connection: sqlite3.Connection, rows: Sequence[Finished]) -> None:
+    def _finish(self, connection: sqlite3.Connection, rows: Sequence[Finished]) -> list[str]:
+        """The large values that these inputs had."""
         now = self._clock()
         numbers = _numbers(connection, {row.call_id for row in rows})
         values = [
@@ -354,21 +387,21 @@ class CallStore:
             if row.call_id in numbers
         ]
         _insert(connection, _INSERT_OUTPUTS, _OUTPUT, values)
-        _delete_inputs(connection, [value[0] for value in values])
+        keys = [value[0] for value in values]
+        blobs = _blobs_of(connection, keys)
+        _delete_inputs(connection, keys)
         connection.executemany(
             "UPDATE calls SET changed_at = ? WHERE number = ?", [(now, number) for number in numbers.values()]
         )
+        return blobs
 
-    def _fail_function(self, connection: sqlite3.Connection, function_id: str, status: int, value: bytes) -> int:
-        row = connection.execute("SELECT number FROM called_functions WHERE function_id = ?", (function_id,)).fetchone()
-        if row is None:
-            return 0
+    def _fail_function(self, connection: sqlite3.Connection, number: int, status: int, value: bytes) -> int:
         connection.execute(
             "INSERT OR IGNORE INTO outputs (key, status, value, finished_at) "
             "SELECT key, ?, ?, ? FROM inputs WHERE function = ?",
-            (status, value, self._clock(), row[0]),
+            (status, value, self._clock(), number),
         )
-        return connection.execute("DELETE FROM inputs WHERE function = ?", (row[0],)).rowcount
+        return connection.execute("DELETE FROM inputs WHERE function = ?", (number,)).rowcount
 
 
 _GRAPH = """
@@ -463,16 +496,40 @@ def _delete_inputs(connection: sqlite3.Connection, keys: list[int]) -> None:
         connection.execute("DELETE FROM inputs WHERE key = ?", (key,))
 
 
-def _drop_some(number: int, connection: sqlite3.Connection) -> bool:
-    """Delete up to 5000 rows of a call; whether there may be more. The last step marks it expired."""
+def _blobs(connection: sqlite3.Connection, table: str, where: str, parameters: tuple[int, ...]) -> list[str]:
+    """The large values that these rows name."""
+    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE blob != '')").fetchone()[0]:  # noqa: S608
+        return []
+    return [row[0] for row in connection.execute(f"SELECT blob FROM {table} WHERE blob != '' AND {where}", parameters)]  # noqa: S608
+
+
+def _blobs_of(connection: sqlite3.Connection, keys: list[int]) -> list[str]:
+    """The large values of these inputs. Costs nothing while no input of the table has one."""
+    if not connection.execute("SELECT EXISTS (SELECT 1 FROM inputs WHERE blob != '')").fetchone()[0]:
+        return []
+    found = []
+    for key in keys:
+        found += connection.execute("SELECT blob FROM inputs WHERE key = ? AND blob != ''", (key,)).fetchall()
+    return [blob for (blob,) in found]
+
+
+def _drop_some(number: int, connection: sqlite3.Connection) -> tuple[bool, list[str]]:
+    """Delete up to 5000 rows of a call; whether there may be more, and the large values that they named.
+
+    The last step marks the call expired.
+    """
     low, high = _span(number)
-    count = 0
+    gone: list[str] = []
     for table in ("outputs", "inputs"):
-        count += connection.execute(
-            f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE key BETWEEN ? AND ? LIMIT 5000)",  # noqa: S608
-            (low, high),
-        ).rowcount
-    if count:
-        return True
+        gone += [
+            blob
+            for (blob,) in connection.execute(
+                f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE key BETWEEN ? AND ? LIMIT 5000) "  # noqa: S608
+                "RETURNING blob",
+                (low, high),
+            )
+        ]
+    if gone:
+        return True, [blob for blob in gone if blob]
     connection.execute("UPDATE calls SET state = 2 WHERE number = ?", (number,))
-    return False
+    return False, []

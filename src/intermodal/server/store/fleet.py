@@ -37,6 +37,19 @@ class FleetStore:
     async def forget_worker(self, worker_id: str) -> None:
         await self._database.execute("DELETE FROM workers WHERE worker_id = ?", (worker_id,))
 
+    async def drain(self, worker_id: str) -> None:
+        """It shall get no containers."""
+        await self._database.execute(
+            "INSERT OR IGNORE INTO drained_workers (worker_id, drained_at) VALUES (?, ?)", (worker_id, time.time())
+        )
+
+    async def undrain(self, worker_id: str) -> None:
+        await self._database.execute("DELETE FROM drained_workers WHERE worker_id = ?", (worker_id,))
+
+    async def drained(self) -> set[str]:
+        """Ids of the workers that shall get no containers."""
+        return {worker_id for (worker_id,) in await self._database.rows("SELECT worker_id FROM drained_workers")}
+
     def container_started(self, container_id: str, app_id: str, function_id: str, worker_id: str) -> None:
         """Nobody waits for it: a container that the machine's crash erased from here is gone anyway."""
         values = (container_id, app_id, function_id, worker_id, time.time())

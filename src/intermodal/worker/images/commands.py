@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
-import secrets
 import stat
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +13,16 @@ from pathlib import Path
 from typing import Protocol
 
 from intermodal.home import Home
-from intermodal.worker.containers.launch import ROOT, Bind, ContainersError, Exit, Launch, Limits, User
+from intermodal.worker.containers.launch import (
+    ROOT,
+    Bind,
+    ContainersError,
+    Device,
+    Exit,
+    Launch,
+    Limits,
+    User,
+)
 from intermodal.worker.images.failures import LAST_LINES, StepError
 from intermodal.worker.images.layers import remove_tree
 from intermodal.worker.images.merge import is_opaque
@@ -36,6 +44,7 @@ class RunningContainer(Protocol):
 
     stdout_fd: int
     stderr_fd: int
+    pid: int
 
     async def wait(self) -> Exit: ...
 
@@ -52,6 +61,7 @@ class ContainerStarter(Protocol):
 class Command:
     """One command and the file system that it changes."""
 
+    container_id: str
     argv: list[str]
     env: dict[str, str]
     cwd: str
@@ -63,6 +73,9 @@ class Command:
     timeout: float = 0.0  # seconds; 0 = none
     user: User = ROOT
     network: str = "bridge"
+    devices: list[Device] = field(default_factory=list)
+    hooks: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    started: Callable[[int], None] | None = None  # told the container's pid, and 0 in the end
 
 
 class Lines:
@@ -105,11 +118,10 @@ class Lines:
 
 async def run(containers: ContainerStarter, home: Home, command: Command, output: Output) -> None:
     """Run the command to its end. Raises StepError where it fails."""
-    container_id = f"ib-{secrets.token_hex(11)}"
-    directory = home.containers / container_id
+    directory = home.containers / command.container_id
     lines = Lines(output, command.hide)
     try:
-        exit = await _run(containers, container_id, directory, command, lines)
+        exit = await _run(containers, directory, command, lines)
     except ContainersError as error:
         raise StepError(f"the build container did not start: {error}") from error
     await asyncio.to_thread(_remove_mount_points, command)
@@ -117,11 +129,9 @@ async def run(containers: ContainerStarter, home: Home, command: Command, output
         raise StepError(_describe(exit), list(lines.last))
 
 
-async def _run(
-    containers: ContainerStarter, container_id: str, directory: Path, command: Command, lines: Lines
-) -> Exit:
+async def _run(containers: ContainerStarter, directory: Path, command: Command, lines: Lines) -> Exit:
     launch = Launch(
-        container_id=container_id,
+        container_id=command.container_id,
         layers=command.layers,
         argv=command.argv,
         env=command.env,
@@ -132,6 +142,8 @@ async def _run(
         network=command.network,
         upper=command.upper,
         user=command.user,
+        devices=command.devices,
+        hooks=command.hooks,
         outlives_worker=False,
     )
     starting = asyncio.ensure_future(containers.start(launch))
@@ -141,6 +153,8 @@ async def _run(
         # Its mounts must be gone before the caller removes the directories below them.
         await (await starting).close()
         raise
+    tell = command.started or (lambda _pid: None)
+    tell(running.pid)
     loop = asyncio.get_running_loop()
     pipes = (running.stdout_fd, running.stderr_fd)
     for pipe in pipes:
@@ -158,6 +172,7 @@ async def _run(
         lines.finish()
         return exit
     finally:
+        tell(0)
         for pipe in pipes:
             loop.remove_reader(pipe)
         await asyncio.shield(running.close())

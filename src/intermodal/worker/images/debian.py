@@ -238,7 +238,9 @@ async def _run_script(script: str, stage: Path, progress: Callable[[str, str], N
         # In mount and process namespaces of its own, which end with their first process, which ends with us.
         shield = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         shield.append("--mount-proc")
-    env = {**os.environ, "INTERMODAL_BUILD": str(stage), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    # What this machine tells its own pip names files that the base does not have.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    env = {**kept, "INTERMODAL_BUILD": str(stage), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     process = await asyncio.create_subprocess_exec(
         *shield,
         "sh",

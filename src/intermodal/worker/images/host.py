@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from intermodal.worker import site
@@ -103,6 +103,10 @@ class HostSettings:
     def index_urls(self) -> tuple[str, list[str]]:
         """pip's index ("" = the usual one) and extra indexes."""
         return self.pip.get("index-url", ""), self.pip.get("extra-index-url", "").split()
+
+    def without_constraints(self) -> HostSettings:
+        """The same for what has versions of its own already."""
+        return replace(self, pip={name: value for name, value in self.pip.items() if name != "constraint"})
 
     def find_links(self) -> list[str]:
         return self.pip.get("find-links", "").split()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,20 +19,21 @@ from typing import Any
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
+from intermodal.worker.devices.edits import Edits
 from intermodal.worker.images import recipe as recipes
 from intermodal.worker.images.commands import ContainerStarter
 from intermodal.worker.images.composing import Composing, copied
 from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
 from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
-from intermodal.worker.images.kinds import KINDS, Instruction, Made, Making
+from intermodal.worker.images.kinds import KINDS, Context, Instruction, Made, Making
 from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
 from intermodal.worker.images.registry import Registry
 from intermodal.worker.images.scrub import Scrub
-from intermodal.worker.images.workshop import TOOLS, Workshop
+from intermodal.worker.images.workshop import TOOLS, Workshop, new_container_id
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.file import FileEntry
@@ -45,6 +47,7 @@ _IMAGE_ID = re.compile(r"im-[A-Za-z0-9]{1,80}\Z")
 
 # What the keys of layers have besides in a build that ignores the cache: it finds nothing, and replaces nothing.
 _salt: ContextVar[str] = ContextVar("salt", default="")
+_context: ContextVar[Context] = ContextVar("context", default=Context())  # noqa: B039 - it is never changed
 
 log = logging.getLogger(__name__)
 
@@ -153,8 +156,12 @@ class Images:
         secrets: dict[str, dict[str, str]],
         log: Callable[[BuildLog], None],
         ignore_cache: bool = False,
+        environment: str = "",
     ) -> ImageConfig:
-        """Build what is not there yet. Raises BuildFailed; Fault(invalid) for a recipe that makes no sense."""
+        """Build what is not there yet. Raises BuildFailed; Fault(invalid) for a recipe that makes no sense.
+
+        `environment` is where names resolve for functions that run in the build.
+        """
         path = self._image_path(image_id)
         instructions = recipes.parse(recipe)
         if not ignore_cache and not any(one.force for one in instructions):
@@ -163,10 +170,12 @@ class Images:
                 return known
         started = time.monotonic()
         salted = _salt.set(os.urandom(8).hex() if ignore_cache else "")
+        context = _context.set(Context(environment, secrets))
         try:
             config = await self._build_layers(image_id, instructions, secrets, log)
         finally:
             _salt.reset(salted)
+            _context.reset(context)
         await self.prepare(config)
         await asyncio.to_thread(_write_json, path, {"config": to_json(config), "created": time.time()})
         log(BuildLog("done", f"Built image {image_id} in {time.monotonic() - started:.2f}s", 0, image_id))
@@ -236,6 +245,8 @@ class Images:
         below_all = parent if len(config.layers) < 2 else hashlib.sha256("\n".join(config.layers).encode()).hexdigest()
         kind = KINDS[instruction.kind]
         inputs = kind.inputs(instruction, self.host()) + ("" if kind.pinned else _salt.get())
+        if instruction.gpu:  # it may ask what there is
+            inputs += f" gpu {' '.join(instruction.gpu)}"
         key = recipes.key(below_all, config, instruction, list(secrets), inputs)
         if not rebuild:
             found = self._layers.find(key)
@@ -246,11 +257,13 @@ class Images:
         below = copied(config)
 
         async def make(shared: Log) -> Layer:
+            async with self._devices(instruction, shared) as edits:
+                return await make_with(edits, shared)
+
+        async def make_with(edits: Edits, shared: Log) -> Layer:
             async def fill(stage: Path) -> Layer:
-                if instruction.gpu:
-                    wanted = " or ".join(instruction.gpu)
-                    shared("output", f"this step asks for a GPU ({wanted}): builds get none here, it runs without\n")
-                making = Making(instruction, below, self.layer_paths(below), stage, secrets, shared)
+                layers = self.layer_paths(below)
+                making = Making(instruction, below, layers, stage, secrets, shared, _context.get(), edits)
                 made = await kind.make(self.workshop, making) or Made()
                 return Layer(
                     key=key,
@@ -266,6 +279,17 @@ class Images:
             return await self.make_layer(key, rebuild, fill)
 
         return await self._jobs.run(key, make, emit)
+
+    @contextlib.asynccontextmanager
+    async def _devices(self, instruction: Instruction, log: Log) -> AsyncIterator[Edits]:
+        """The GPUs of a step that asks for some. Raises StepError."""
+        if not instruction.gpu:
+            yield Edits()
+            return
+        if self.workshop.lends is None:
+            raise StepError(f"this worker has no GPU to lend ({' or '.join(instruction.gpu)}): leave gpu= out")
+        async with self.workshop.lends.devices(new_container_id(), instruction.gpu, log) as edits:
+            yield edits
 
     async def _merged(self, layers: list[str]) -> list[str]:
         """A shorter list of layers that shows the same: those next to the base become one."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from intermodal.contents import Contents
@@ -152,20 +150,6 @@ class Volumes:
         """Return when the last commits of containers that have ended are done, or have failed."""
         while self._finishing:
             await asyncio.wait(self._finishing)
-
-    @asynccontextmanager
-    async def for_build(self, volumes: list[VolumeMount]) -> AsyncIterator[list[Bind]]:
-        """As `attach`, for the block; what was written is committed at its end, unless it fails. Raises Fault."""
-        name = f"build-{secrets.token_hex(8)}"
-        try:
-            yield await self.attach(name, volumes)
-        except BaseException:
-            for one in self._by_container.pop(name, []):
-                await one.close()
-            raise
-        problems = await self.finish(name)
-        if problems:
-            raise Fault(Code.REMOTE, "; ".join(problems))
 
     async def _settle(self, one: Mounted) -> str:
         """Commit what an ended container has left, and remove its files; else why not."""

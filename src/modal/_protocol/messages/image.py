@@ -73,9 +73,27 @@ class ImageInfo(Record):
     own_size: int = 0  # bytes of the layers that no other image has
 
 
+class CacheInfo(Record):
+    """Downloads that builds share."""
+
+    name: str
+    what: str = ""  # for people
+    size: int = 0  # bytes
+    used_at: float = 0.0
+
+
 class ImagesKnown(Message, type=70):
     images: List[ImageInfo]
     freed: int = 0  # bytes
+    caches: List[CacheInfo] = []
+
+
+class CacheList(Message, type=393):
+    """Answered with CachesKnown: all caches of builds, most recently used first."""
+
+
+class CachesKnown(Message, type=394):
+    caches: List[CacheInfo]
 
 
 class ImagePrune(Message, type=71):
@@ -83,7 +101,8 @@ class ImagePrune(Message, type=71):
     Answered with ImagesKnown: those that are gone. Fault: execution (an image is being built)."""
 
     unused_for: float = 0.0  # seconds
-    keep_size: int = 0  # bytes: stop as soon as the layers take no more; 0 deletes all that may go
+    keep_size: int = 0  # bytes: stop as soon as layers (and caches) take no more; 0 deletes all that may go
+    caches: bool = False  # the caches of builds too, before any image
 
 
 class ImageLogGet(Message, type=72):

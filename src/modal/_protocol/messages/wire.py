@@ -20,6 +20,7 @@ class Hello(Message, type=1):
     token_secret: str = ""
     container_id: str = ""
     worker_id: str = ""
+    environment: str = ""  # of a step of an image's build, which the server does not know by its id
 
 
 class Welcome(Message, type=2):

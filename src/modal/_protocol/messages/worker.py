@@ -163,6 +163,24 @@ class WorkerImageBuild(Message, type=128):
     recipe: List[Dict[str, Any]]
     secrets: Dict[str, Dict[str, str]] = {}  # secret id -> values, for the build only
     ignore_cache: bool = False
+    environment: str = ""  # where names resolve for functions that run in the build
+
+
+class BuildDevices(Message, type=390):
+    """Worker to server: a step of a build needs GPUs. Opens a stream: BuildDevicesWait for as long as all are taken,
+    then BuildDevicesGiven. They are the step's until the stream ends. Fault: invalid (the machine has none of these).
+    """
+
+    container_id: str
+    gpu: List[str]  # alternatives, as "A100-80GB:2"
+
+
+class BuildDevicesGiven(Message, type=391):
+    devices: List[str]  # ids, as in WorkerRegister
+
+
+class BuildDevicesWait(Message, type=392):
+    reason: str
 
 
 class WorkerImageBuilt(Message, type=129):

@@ -18,7 +18,7 @@ from intermodal.worker.images.kinds import (
     settings,
     uv,
 )
-from intermodal.worker.images.kinds.kind import Instruction, Kind, Made, Making
+from intermodal.worker.images.kinds.kind import Context, Instruction, Kind, Made, Making
 
 MODULES = (
     add_python,
@@ -39,4 +39,4 @@ MODULES = (
 KINDS: dict[str, Kind] = {kind.name: kind for module in MODULES for kind in module.KINDS}
 BASES = tuple(name for name, kind in KINDS.items() if kind.base)
 
-__all__ = ["BASES", "KINDS", "Instruction", "Kind", "Made", "Making"]
+__all__ = ["BASES", "KINDS", "Context", "Instruction", "Kind", "Made", "Making"]

@@ -39,9 +39,10 @@ class BuilderPackages(Kind):
         fields = {"packages": making.fields["packages"], "extra_options": "--no-deps -q"}
         tools = packages.Installer(python, UV if bind is not None else "")
         binds = workshop.caches() + ([bind] if bind is not None else [])
-        command = packages.install_command(fields, tools, workshop.host())
+        # The version pins them: constraints of this machine are for what programs ask for.
+        command = packages.install_command(fields, tools, workshop.host().without_constraints())
         try:
-            await workshop.run(making, command, binds, plain_indexes(workshop))
+            await workshop.run(making, command, binds, {**plain_indexes(workshop), "PIP_CONSTRAINT": ""})
         except StepError as error:
             version = making.fields["version"]
             raise StepError(

@@ -216,6 +216,7 @@ def _bind(workshop: Workshop, making: Making, mount: Fields, number: int, env: d
                 Copying(place, [place], None, None, making.stage).copy(
                     Tree(mount["layers"]), [mount.get("source", ".")], "/"
                 )
+        os.utime(place)  # when it was last used, for whoever prunes
         return Bind(place, target, read_only=_is_on(mount, "readonly"))
     place.mkdir(mode=0o755)
     root = "" if mount.get("from") else "context"

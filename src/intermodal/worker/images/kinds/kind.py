@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intermodal.worker.devices.edits import Edits
 from intermodal.worker.images.host import HostSettings
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import ImageConfig
@@ -39,6 +40,14 @@ class Instruction:
         return Instruction(self.number, kind, self.title, fields, [], self.force, self.gpu)
 
 
+@dataclass(frozen=True)
+class Context:
+    """Whose build it is."""
+
+    environment: str = ""  # where names resolve for functions that run in it; "" is the server's default
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)  # all of the build, by id
+
+
 @dataclass
 class Making:
     """One layer in the making."""
@@ -49,6 +58,8 @@ class Making:
     stage: Path  # a directory for the step; the layer itself is `stage/upper`
     secrets: dict[str, str]
     log: Callable[[str, str], None]  # a kind of BuildLog, and text
+    context: Context = Context()
+    edits: Edits = field(default_factory=Edits)  # the GPUs that the step has
 
     @property
     def fields(self) -> Fields:

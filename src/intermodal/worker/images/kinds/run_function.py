@@ -17,13 +17,14 @@ from intermodal.worker.containers.launch import Bind, Limits
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.kinds.kind import Fields, Kind, Made, Making
 from intermodal.worker.images.platform import LIB
-from intermodal.worker.images.workshop import TOOLS, Workshop
+from intermodal.worker.images.workshop import TOOLS, Workshop, new_container_id
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json
 from modal._protocol.messages.function import VolumeMount
 
 PROGRAM = f"{LIB}/intermodal/runner/build_step.py"
 PLACE = f"{TOOLS}/function"
+CONTAINER_API = "unix:/.intermodal/run/api.sock"
 SOURCES = ("file", "package", "serialized")
 
 
@@ -50,11 +51,19 @@ class RunFunction(Kind):
         missing = [path.name for path in sources if not path.is_dir()]
         if missing:
             raise StepError(f"the files {missing[0]} are not on this worker: run the program again to upload them")
-        env = {"MODAL_IS_REMOTE": "1", "PYTHONUNBUFFERED": "1"}
+        container_id = new_container_id()
+        env = {"MODAL_IS_REMOTE": "1", "MODAL_TASK_ID": container_id, "PYTHONUNBUFFERED": "1"}
+        if making.context.environment:
+            env["MODAL_ENVIRONMENT"] = making.context.environment
         cpu, memory = float(supplies.get("cpu") or 0.0), int(supplies.get("memory") or 0)
         async with AsyncExitStack() as stack:
             binds = [*workshop.platform(), *workshop.caches(), Bind(place, PLACE)]
-            binds += await _volumes(workshop, supplies, stack)
+            binds += await _volumes(workshop, making, container_id, stack)
+            if workshop.lends is not None:
+                env["MODAL_SERVER_URL"] = CONTAINER_API
+                binds.append(
+                    await stack.enter_async_context(workshop.lends.api(container_id, making.context.environment))
+                )
             await workshop.run(
                 making,
                 [config.python or "python3", PROGRAM, PLACE],
@@ -64,6 +73,7 @@ class RunFunction(Kind):
                 cwd=config.workdir or "/root",
                 limits=Limits(cpu_shares=cpu or Limits.cpu_shares, pids=0) if cpu or memory else None,
                 timeout=float(supplies.get("timeout") or 0.0),
+                container_id=container_id,
             )
         return None
 
@@ -88,24 +98,21 @@ def _write(place: Path, name: str, supplies: Fields) -> None:
         raise StepError(f"the function {name} did not arrive whole: {error}") from None
 
 
-async def _volumes(workshop: Workshop, supplies: Fields, stack: AsyncExitStack) -> list[Bind]:
+async def _volumes(workshop: Workshop, making: Making, container_id: str, stack: AsyncExitStack) -> list[Bind]:
     try:
-        mounts = [from_json(VolumeMount, one) for one in supplies.get("volumes") or []]
+        mounts = [from_json(VolumeMount, one) for one in making.instruction.supplies.get("volumes") or []]
     except ProtocolError as error:
         raise StepError(f"its volumes make no sense: {error}") from None
     if not mounts:
         return []
-    for one in mounts:
-        if one.kind == "bucket":
-            raise StepError(
-                f"a bucket cannot be mounted (at {one.path}) while an image is built: do this work in a function"
-            )
-    if workshop.volumes is None:
+    if workshop.lends is None:
         raise StepError(
             f"this worker cannot mount anything at {mounts[0].path} while an image is built: leave volumes= out, or "
             "do this work in a function instead"
         )
-    return await stack.enter_async_context(workshop.volumes(mounts))
+    secrets = making.context.secrets
+    credentials = {one.path: secrets.get(one.object_id, {}) for one in mounts if one.kind == "bucket"}
+    return await stack.enter_async_context(workshop.lends.volumes(container_id, mounts, credentials))
 
 
 KINDS = [RunFunction()]

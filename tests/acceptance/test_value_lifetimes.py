@@ -1,0 +1,84 @@
+"""Large values lie in the state directory for as long as somebody may need them, and no longer."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Platform
+from tests.acceptance.test_faults import wait_for_line
+
+pytestmark = pytest.mark.acceptance
+
+PATIENCE = 20.0  # seconds
+
+PROGRAM = """
+import modal
+
+app = modal.App("large-values")
+BIG = 3_000_000
+queue = modal.Queue.from_name("large-values-gate", create_if_missing=True)
+
+@app.function(max_containers=1, retries=1)
+def echo(data):
+    return data
+
+@app.function(max_containers=1, retries=1)
+def fail(data):
+    raise ValueError("no")
+
+@app.function(max_containers=1)
+def items(data):
+    for number in range(3):
+        yield data
+
+@app.function(max_containers=1)
+def stuck(data, label=""):
+    print("stuck", label, flush=True)
+    queue.get()
+
+@app.local_entrypoint()
+def main():
+    assert len(echo.remote(bytes(BIG))) == BIG
+    assert [len(got) for got in echo.map([bytes(BIG)] * 5)] == [BIG] * 5
+    assert [len(got) for got in items.remote_gen(bytes(BIG))] == [BIG] * 3
+    assert echo.spawn(bytes(BIG)).get() == bytes(BIG)
+    try:
+        fail.remote(bytes(BIG))
+    except ValueError:
+        pass
+    call = stuck.spawn(bytes(BIG))
+    echo.spawn_map([bytes(BIG)] * 3)
+    waiting = stuck.spawn(bytes(BIG))
+    waiting.cancel()
+    call.cancel(terminate_containers=True)
+    print("all done", flush=True)
+    stuck.remote(bytes(BIG), "at last")
+"""
+
+
+def test_they_go_when_nobody_needs_them(own_platform: Platform, tmp_path: Path) -> None:
+    """Arguments when their call is answered, has failed or was cancelled; results when they were read."""
+    path = tmp_path / "large_values.py"
+    path.write_text(PROGRAM)
+    assert own_platform.intermodal("up").code == 0
+    process = own_platform.start("modal", "run", path)
+    wait_for_line(process, "^stuck at last$")
+    # The argument of the call that waits, and the results that `.get` may ask for in the next seven days.
+    _wait_for_values(own_platform, 1 + 4)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    _wait_for_values(own_platform, 4)
+
+
+def _wait_for_values(platform: Platform, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = list((platform.home / "values").iterdir())
+        if len(found) == count:
+            return
+        assert time.monotonic() < deadline, f"{len(found)} instead of {count} values: {found}"
+        time.sleep(0.05)

@@ -1,0 +1,1 @@
+"""Builds the images of the documented example programs: `python -m tests.documented DIRECTORY`."""
