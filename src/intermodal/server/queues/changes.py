@@ -19,7 +19,7 @@ from intermodal.server.store.queues import QueueStore, Ranges
 from intermodal.server.store.write_behind import WriteBehind
 from modal._protocol.errors import Fault
 
-CONFIRM_DELAY = 0.005  # seconds
+CONFIRM_DELAY = 0.05  # seconds: longer than a consumer in a loop takes until its next get
 MAX_MEMORY = 64 << 20  # bytes of items that the store has too and that are in memory
 
 Done = Callable[["Exception | None"], None]
