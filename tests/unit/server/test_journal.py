@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -166,3 +168,30 @@ async def test_a_full_disk_is_said_and_over_when_it_is_over(tmp_path: Path) -> N
     await append(journal, b"b")
     await journal.close()
     assert contents(tmp_path) == [b"b"]
+
+
+async def test_on_a_quick_disk_a_single_writer_waits_for_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "QUICK", 60.0)
+    monkeypatch.setattr(journal_file, "QUICK_WRITES", 3)
+    journal = Journal(tmp_path, "sv-1", 0)
+    threads: list[str] = []
+    write = journal._write
+
+    def noting(group: list[Any]) -> None:
+        threads.append(threading.current_thread().name)
+        write(group)
+
+    monkeypatch.setattr(journal, "_write", noting)
+    journal._unfilled = 0
+    for number in range(6):
+        await append(journal, b"%d" % number)
+    main = threading.current_thread().name
+    assert threads == ["journal"] * 3 + [main] * 3
+    monkeypatch.setattr(journal_file, "QUICK", 0.0)  # from now on every write is a slow one
+    await append(journal, b"6")
+    await append(journal, b"7")
+    assert threads[6:] == [main, "journal"]
+    await journal.close()
+    assert contents(tmp_path) == [b"%d" % number for number in range(8)]

@@ -18,7 +18,7 @@ from intermodal.server.store.environments import Environment
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.dict import DictGet, DictPut, DictScan
-from modal._protocol.messages.object import Stored
+from modal._protocol.messages.object import Received, Stored
 from modal._protocol.messages.queue import QueueGet, QueuePut
 
 MAIN = Environment("en-1", "main", "", True)
@@ -218,6 +218,33 @@ async def test_partitions_leave_memory_and_come_back(parts: Parts, monkeypatch: 
     assert len(parts.queues._partitions.all()) < 30
     for number in range(200):
         assert await parts.dequeue(queue_id, b"%d" % number) == [b"item"]
+
+
+async def test_a_queue_that_is_larger_than_memory(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal.server.queues.changes.MAX_MEMORY", 10_000)
+    monkeypatch.setattr("intermodal.server.queues.lending.READ_AHEAD", 7)
+    queue_id = await parts.new("queue")
+    items = [b"%03d" % number * 300 for number in range(100)]
+    for number in range(0, 100, 10):
+        put = QueuePut(queue_id, b"", b"put %08d" % number, items[number : number + 10])
+        parts.queues._take_put(parts.peer, 2, put)  # type: ignore[arg-type]
+        assert await parts.peer.answer(2) == Stored(True)
+    await parts.store.behind.settle()
+    (partition,) = parts.queues._partitions.all()
+    assert partition.contents.bytes <= 10_000
+    got: list[bytes] = []
+    for count in (1, 1, 30, 1, 67):
+        token = b"get %08d" % len(got)
+        get = QueueGet(queue_id, b"", token, count)
+        parts.queues._take_get(parts.peer, 3, get)  # type: ignore[arg-type]
+        answer = await parts.peer.answer(3)
+        got += answer.items  # type: ignore[attr-defined]
+        parts.queues.received(parts.peer, Received("queue", [token]))  # type: ignore[arg-type]
+    assert got == items
+    parts.queues._changes.flush()
+    await parts.store.behind.settle()
+    assert await parts.store.database.row("SELECT count(*) FROM queue_items") == (0,)
+    assert partition.contents.bytes == 0
 
 
 async def test_deleting_an_environment_deletes_what_is_in_it(parts: Parts) -> None:
