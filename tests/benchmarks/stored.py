@@ -6,6 +6,7 @@ Redis runs with `appendfsync always`, which promises what our queues and dicts p
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,8 @@ def _compare(bench: Bench, section: Section, kind: str, operations: dict[str, in
                 clients = {system: [_client(system, stack) for _ in range(count)] for system in systems}
                 for number in range(1 + bench.rounds * (1 if bench.quick else 4)):
                     for phase, wanted in operations.items():
-                        for system in systems:  # one right after the other: the disk is not always as quick
+                        # One right after the other: the disk is not always as quick. Who begins is left to chance.
+                        for system in random.sample(systems, len(systems)):
                             with failures_noted(section, system):
                                 times = _all(clients[system], kind, phase, wanted // (5 if bench.quick else 1))
                                 if number:  # the first round warms up
