@@ -70,7 +70,7 @@ class Changes:
 
     def lend(self, partition: Partition, token: bytes, ranges: Ranges, done: Done) -> None:
         if self._confirmed:
-            self.flush()
+            self._note_confirmed()
         self._behind.append("lend", (partition.number, token, ranges), done)
         partition.contents.take(token, ranges)
         self._changed[partition] = None
@@ -94,9 +94,10 @@ class Changes:
 
     def flush(self) -> None:
         """Note what has arrived."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer = None
+        self._note_confirmed()
+
+    def _note_confirmed(self) -> None:
         confirmed, self._confirmed = self._confirmed, []
         for partition, ranges, token, old in confirmed:
             partition.contents.delete(ranges, old)

@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from intermodal.server.services.dict_table import UNKNOWN, Known, Memory, Table, Unknown
@@ -163,18 +164,17 @@ class Dicts:
             rows, more = await self._store.after(
                 table.number, message.after, self._cutoff(), message.values, limit, MAX_BODY
             )
+        keys = [row[0] for row in rows]  # also where they are not asked for: the next page begins behind the last one
+        if not message.values:
+            return DictPage(keys, more=more)
         now = self._now()
-        if message.values:
-            for key, entry in rows:
-                if entry.used_at < now - TOUCH_STEP:
-                    table.touched(key, entry, now)
-                    self._touch((table.number, key))
-        return DictPage(
-            [row[0] for row in rows],  # also where keys are not asked for: the next page begins behind the last one
-            [row[1].value for row in rows] if message.values else [],
-            [row[1].blob for row in rows] if message.values else [],
-            more,
-        )
+        old = now - TOUCH_STEP
+        for key, entry in rows:
+            if entry.used_at < old:
+                table.touched(key, entry, now)
+                self._touch((table.number, key))
+        blobs = [row[1].blob for row in rows]
+        return DictPage(keys, [row[1].value for row in rows], blobs if any(blobs) else [], more)
 
     def _page(self, table: Table, after: bytes, values: bool, limit: int) -> tuple[list[tuple[bytes, Entry]], bool]:
         """As DictStore.after, of a dict that is wholly in memory."""
@@ -184,13 +184,15 @@ class Dicts:
             for key, entry in table.known.items()
             if entry is not None and key > after and entry.used_at >= cutoff
         ]
-        found.sort()
-        size = 0
-        for index, (key, entry) in enumerate(found[:limit]):
-            size += len(key) + (len(entry.value) if values else 0)
-            if size > MAX_BODY and index:
-                return found[:index], True
-        return found[:limit], len(found) > limit
+        found.sort(key=_key_of)
+        page = found[:limit]
+        if sum([len(key) + len(entry.value) for key, entry in page]) > MAX_BODY:
+            size = 0
+            for index, (key, entry) in enumerate(page):
+                size += len(key) + (len(entry.value) if values else 0)
+                if size > MAX_BODY and index:
+                    return page[:index], True
+        return page, len(found) > limit
 
     async def length(self, object_id: str) -> int:
         """At most MAX_LEN. Fault: not-found."""
@@ -476,6 +478,9 @@ class Dicts:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+_key_of = itemgetter(0)
 
 
 def _check(message: DictPut) -> None:
