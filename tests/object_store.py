@@ -13,14 +13,16 @@ from typing import Any
 
 BUCKET = "test-bucket"
 _POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+_PATHS = {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}  # a host's name is no bucket's
 _SETUP_ACTIONS = 4  # that make the user, before credentials are asked for
 
 
 class ObjectStore:
     """`start` before anything else; what it holds is lost with it."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, host: str = "127.0.0.1") -> None:
+        """`host`: "0.0.0.0" for one that containers ask."""
+        self._log, self._host = log, host
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -32,8 +34,8 @@ class ObjectStore:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("object_store_server.py")), str(self.port)],
-                env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS)},
+                [sys.executable, str(Path(__file__).with_name("object_store_server.py")), str(self.port), self._host],
+                env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS), **_PATHS},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + 60

@@ -1,6 +1,6 @@
 """The process behind `object_store.ObjectStore`: moto's server, with one answer set right.
 
-    python object_store_server.py PORT
+    python object_store_server.py PORT HOST
 
 Where versions are off, S3 says no version; moto says "null", and clients then ask for a version of that name.
 """
@@ -29,4 +29,4 @@ def without_null_version(app: Any) -> Callable[..., Iterable[bytes]]:
 
 if __name__ == "__main__":
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple("127.0.0.1", int(sys.argv[1]), without_null_version(application), threaded=True)
+    run_simple(sys.argv[2], int(sys.argv[1]), without_null_version(application), threaded=True)

@@ -129,6 +129,8 @@ def _sources(text: str, whole: bool) -> list[str]:
             value = _expanded(source, known, dockerfile.escape)
             if value is None:
                 value = "."  # decided by a variable of the image: anything may be meant
+            if "**" in value:  # only COPY --parents gives it a meaning; the worker has it
+                value = value[: value.index("**")].rpartition("/")[0] or "."
             if not value.startswith(URLS):
                 found.append(_inside(value, source, one.line))
     return list(dict.fromkeys(found))

@@ -2,7 +2,8 @@
 
 How much is under way is bounded: `MAP_IN_FLIGHT` inputs and `BYTES_IN_FLIGHT` bytes of arguments. Inputs
 travel in batches that begin with one and double while the iterator keeps up, so the first ones wait for
-nobody, and what an iterator slower than `LINGER` gave is sent while it is still at the next item.
+nobody, and what an iterator slower than `LINGER` gave is sent while it is still at the next item. Results that
+wait for an earlier one are kept, `BYTES_EARLY` of them at most: then no more inputs are sent until that one comes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import (
 )
 
 from modal._call_stream import CallStream, Packed, Target
-from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, MAP_IN_FLIGHT, Outputs, Status
+from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, INLINE_LIMIT, MAP_IN_FLIGHT, Outputs, Status
 from modal._results import failure, pack, shown
 from modal._sync import blocking, sleep
 from modal._sync import run as run_blocking
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from modal._client import Client
 
 BYTES_IN_FLIGHT = 64 << 20  # bytes of arguments; one input may pass it
+BYTES_EARLY = 64 << 20  # bytes of results that wait for an earlier one
+EARLY_COST = 256  # bytes that such a result takes besides its value, about
 LINGER = 0.001  # seconds after which a message is not filled any further
 WATCH_SECONDS = 0.005  # that an iterator may take for an item before what it gave earlier is sent
 QUEUE = 2 * BATCH_INPUTS  # items that are taken ahead from async iterators
@@ -236,6 +239,7 @@ class _Map:
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         self._early: Dict[int, Tuple[int, bytes, str]] = {}  # outputs whose predecessors are missing
+        self._early_bytes = 0  # of these
         self._next = 0  # index of the output to be yielded next (ordered)
         self._count = 0  # inputs taken from the source
         self._done = 0  # inputs with an output
@@ -273,7 +277,11 @@ class _Map:
 
     @property
     def _has_room(self) -> bool:
-        return len(self.call.unanswered) < MAP_IN_FLIGHT and self._bytes < BYTES_IN_FLIGHT
+        return (
+            len(self.call.unanswered) < MAP_IN_FLIGHT
+            and self._bytes < BYTES_IN_FLIGHT
+            and self._early_bytes < BYTES_EARLY
+        )
 
     async def feed(self) -> None:
         """Pull and send inputs until the source waits or ends, the window is full, or outputs have come."""
@@ -283,6 +291,8 @@ class _Map:
         unanswered = len(self.call.unanswered)
         if unanswered > MAP_IN_FLIGHT - BATCH_INPUTS or (self._bytes >= BYTES_IN_FLIGHT and unanswered):
             return  # wait until there is room for a whole batch
+        if self._early_bytes >= BYTES_EARLY:
+            return  # until the output that the others wait for has come: it is under way
         if self._event is not None:
             self._event.clear()
         more = True
@@ -365,10 +375,13 @@ class _Map:
                 self.arrived.append((status, value, blob))
                 self._next += 1
                 while self._early and self._next in self._early:
-                    self.arrived.append(self._early.pop(self._next))
+                    early = self._early.pop(self._next)
+                    self._early_bytes -= _cost(early)
+                    self.arrived.append(early)
                     self._next += 1
             else:
-                self._early[index] = (status, value, blob)
+                early = self._early[index] = (status, value, blob)
+                self._early_bytes += _cost(early)
 
     def _tell_progress(self) -> None:
         from modal import _events
@@ -378,6 +391,12 @@ class _Map:
     def _wake(self) -> None:
         if self._event is not None:
             self._event.set()
+
+
+def _cost(output: Tuple[int, bytes, str]) -> int:
+    """Bytes that keeping an output takes. A large value lies on a disk that has its bounds too."""
+    _status, value, blob = output
+    return EARLY_COST + len(value) + (INLINE_LIMIT if blob else 0)
 
 
 class _Flusher:

@@ -33,7 +33,7 @@ _PAIR = struct.Struct("!QQ")
 _ALPHABET = bytes(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[i % 62] for i in range(256))
 _SMALL = frozenset((int, float, bool, type(None)))
 _SMALL_TEXT = 32 * 1024  # characters or bytes
-_HUGE_FROM = 8 << 20  # bytes; as `_huge_pages.HUGE_FROM`
+_LARGE = 8 << 20  # bytes; as `_fresh_memory.LARGE`
 
 Part = Union[bytes, memoryview]
 
@@ -200,6 +200,11 @@ class _Sink:
 
 
 def _write_all(fd: int, data: Part) -> None:
+    if len(data) >= _LARGE:
+        from modal._fresh_memory import write
+
+        write(fd, memoryview(data).cast("B"))
+        return
     written = os.write(fd, data)
     size = data.nbytes if isinstance(data, memoryview) else len(data)
     if written < size:
@@ -275,8 +280,8 @@ def load_file(path: str, what: str = "a value") -> Any:
                 import mmap
 
                 return _load_with_buffers(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
-            if size >= _HUGE_FROM:
-                from modal._huge_pages import Reader
+            if size >= _LARGE:
+                from modal._fresh_memory import Reader
 
                 return pickle.load(Reader(file))
             return pickle.load(file)

@@ -73,16 +73,18 @@ class Platform:
         """A command that goes on while the test looks. It is ended with the platform at the latest."""
         return self._start(self.command(module, *args), cwd, env)
 
-    def start_python(self, program: Path, *args: str) -> subprocess.Popen[str]:
-        """As `start`: a program of the user's that is run with `python`."""
-        return self._start([sys.executable, str(program), *args], None, None)
+    def start_python(self, program: Path, *args: str, listens: bool = False) -> subprocess.Popen[str]:
+        """As `start`: a program of the user's that is run with `python`. `listens`: it reads lines from `stdin`."""
+        return self._start([sys.executable, str(program), *args], None, None, subprocess.PIPE if listens else None)
 
-    def _start(self, command: list[str], cwd: Path | None, env: dict[str, str] | None) -> subprocess.Popen[str]:
+    def _start(
+        self, command: list[str], cwd: Path | None, env: dict[str, str] | None, stdin: int | None = None
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command,
             cwd=cwd,
             env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -57,14 +57,14 @@ def work(i):
     time.sleep(random.uniform(0, 0.05))
     return i * i
 
-@app.function(max_containers=2, scaledown_window=2)
+@app.function(max_containers=2, timeout=20, scaledown_window=2)
 def count(n):
     for i in range(n):
         if i % 50 == 0:
             time.sleep(0.02)
         yield i
 
-@app.function(max_containers=1, scaledown_window=2)
+@app.function(max_containers=1, timeout=20, scaledown_window=2)
 def fill(n):
     for i in range(n):
         yield i, bytes(20_000)
@@ -83,8 +83,10 @@ async def concurrent(i):
 """
 
 CLIENT = """
-import json, os, random, sys, time
+import faulthandler, json, os, random, signal, sys, time
 import modal
+
+faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
 
 seed, until, journal = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 chance = random.Random(seed)
@@ -364,11 +366,15 @@ class Walk:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                pytest.fail(f"a client hangs: {self._where_it_hangs()}")
+                pytest.fail(f"a client hangs: {self._where_it_hangs(process)}")
 
-    def _where_it_hangs(self) -> str:
-        last = [path.read_text().splitlines()[-1:] for path in sorted(self._folder.glob("client-*.out"))]
-        return f"{last}\n{self.platform.intermodal('status').text}"
+    def _where_it_hangs(self, process: subprocess.Popen[str]) -> str:
+        number = self._clients.index(process)
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(1.0)
+        said = [(self._folder / f"client-{number}.{what}").read_text()[-4000:] for what in ("out", "err")]
+        logs = [(self.platform.home / name).read_text()[-4000:] for name in ("server.log", "worker.log")]
+        return "\n".join([f"client {number}", *said, self.platform.intermodal("status").text, *logs])
 
 
 def _kill(pid: int, number: signal.Signals) -> bool:
@@ -464,5 +470,6 @@ def _comes_to_rest(platform: Platform) -> None:
         if not json.loads(listed.out):
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"containers are left running: {listed.out}\n{platform.modal('app', 'list').text}")
+            log = (platform.home / "server.log").read_text()[-4000:]
+            pytest.fail(f"containers are left running: {listed.out}\n{platform.modal('app', 'list').text}\n{log}")
         time.sleep(1.0)

@@ -99,7 +99,7 @@ class Faults:
 
     def check(self) -> int:
         """Every version that is kept is whole; the newest generation in the newest one."""
-        store = sqlite3.connect(f"file:{self.platform.home / 'store.sqlite'}?mode=ro", uri=True)
+        store = sqlite3.connect(f"file:{self.platform.home / 'volumes.sqlite'}?mode=ro", uri=True)
         try:
             store.execute("BEGIN")
             rows = store.execute("SELECT parent, name, kind, content FROM volume_files").fetchall()

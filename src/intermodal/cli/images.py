@@ -108,6 +108,7 @@ def images_verify() -> None:
             damaged += 1
             store.discard(layer)
             click.echo(f"{layer.id} is damaged and out of use now: {layer.step}")
+    store.close()
     click.echo(f"{len(layers)} layers, {damaged} damaged.")
     if damaged:
         sys.exit(1)

@@ -52,6 +52,8 @@ class LoopExecutor:
         for hook in self._service.enter_hooks:
             self._run_hook(hook)
         if self._web is not None:
+            self._web.call()
+            asyncio.set_event_loop(self._loop)  # `asyncio.run` has unset it
             self._loop.run_until_complete(self._web.open(_input_id.set, self._fill))
 
     def exit(self) -> None:

@@ -20,18 +20,28 @@ def web_specs(spec: FunctionSpec) -> dict[str, WebSpec]:
 
 
 class WebApps:
-    """All web functions of a container. `open` and `close` run in the container's event loop."""
+    """All web functions of a container. `call` first; `open` and `close` run in the container's event loop."""
 
     def __init__(self, service: Service) -> None:
         self.apps: dict[str, Any] = {}
         self.states: dict[str, dict[str, Any]] = {}
         self._service = service
         self._specs = web_specs(service.spec)
+        self._returned: dict[str, Any] = {}  # by the functions that give an app
         self._lifespans: list[Lifespan] = []
         self._closers: list[Callable[[], None]] = []
 
+    def call(self) -> None:
+        """Call the functions that give an app. No event loop may run: they use `asyncio.run`, as any function may.
+
+        Raises whatever the user's code raises, and LoadError.
+        """
+        for name, web in self._specs.items():
+            if web.kind in ("asgi", "wsgi"):
+                self._returned[name] = self._service.find(name)()
+
     async def open(self) -> None:
-        """Make every app and start its lifespan. Raises whatever the user's code raises, and LoadError."""
+        """After `call`: make every app and start its lifespan. Raises what the user's code raises, and LoadError."""
         for name, web in self._specs.items():
             function = self._service.find(name)
             shown = f"{self._service.spec.name}.{name}" if name else self._service.spec.name
@@ -40,7 +50,7 @@ class WebApps:
 
                 await start_server(function, shown, web.port, web.startup_timeout)
                 continue
-            app = await self._make(web, function, shown)
+            app = await self._make(web, name, function, shown)
             self.states[name] = {}
             self.apps[name] = app
             if web.kind == "wsgi":
@@ -49,12 +59,12 @@ class WebApps:
             self._lifespans.append(lifespan)
             await lifespan.start()
 
-    async def _make(self, web: WebSpec, function: Callable[..., Any], shown: str) -> Any:
+    async def _make(self, web: WebSpec, name: str, function: Callable[..., Any], shown: str) -> Any:
         if web.kind == "endpoint":
             from intermodal.runner.web_endpoint import endpoint_app
 
             return endpoint_app(function, web, shown)
-        made = function()
+        made = self._returned.pop(name)
         if inspect.isawaitable(made):
             made = await made
         if not callable(made):

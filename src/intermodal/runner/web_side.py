@@ -23,6 +23,10 @@ class WebSide:
         """Whether requests are under way."""
         return self._server is not None and self._server.busy
 
+    def call(self) -> None:
+        """Before `open`, while no event loop runs. Raises whatever user code raises, and LoadError."""
+        self._apps.call()
+
     async def open(self, set_input: Callable[[str], object], on_idle: Callable[[], None]) -> None:
         """Make the apps, start them, and be there for the gateway. Raises whatever user code raises, and LoadError.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intermodal.server.delivery import Delivery
-from intermodal.server.dispatch import Dispatch
+from intermodal.server.dispatch import Dispatch, Function
 from intermodal.server.inputs import Call, Held
 from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers, Stream
@@ -116,8 +116,12 @@ class Calls:
     async def _open(self, connection: Connection, message: CallOpen, stream: Stream) -> None:
         if message.kind not in ("map", "generator"):
             raise Fault(Code.INVALID, f"a call of kind {message.kind!r} cannot be opened")
-        function = self._admit(connection, message.function_id, 0)
         call = self.calls.get(message.call_id)
+        if call is None and not message.resume:
+            function = self._admit(connection, message.function_id, 1)
+        else:  # it was taken before
+            self._may_call(connection, message.function_id)
+            function = self.dispatch.function(message.function_id)
         if call is None:
             call = Call(message.call_id, function.function_id, function.app_id, message.kind, message.parent_input_id)
             call.yielded = message.yields_seen if message.resume else 0
@@ -184,6 +188,7 @@ class Calls:
             call.inputs[index] = held
             new.append(held)
         if new:
+            self._check_total(function, len(new))
             self.dispatch.accept(function, new)
 
     # -- outputs
@@ -299,22 +304,36 @@ class Calls:
         self.settle()
 
     # -- limits
-    def _admit(self, connection: Connection, function_id: str, count: int) -> Any:
-        """The function, if this connection may call it and there is room for its inputs. Raises Fault."""
+    def _admit(self, connection: Connection, function_id: str, count: int) -> Function:
+        """The function, if this connection may call it and there is room for its inputs. Raises Fault.
+
+        A map is taken while there is room for one input, and may have MAP_IN_FLIGHT of them from then on.
+        """
         self._may_call(connection, function_id)
         function = self.dispatch.function(function_id)
-        pool = function.pool
-        if len(pool.queue) + count > PENDING_LIMIT or len(pool.queue) + pool.assigned + count > TOTAL_LIMIT:
-            raise Fault(
-                Code.EXHAUSTED,
-                f"{function.name} has {len(pool.queue)} pending and {pool.assigned} running inputs, and no more than "
-                f"{PENDING_LIMIT} and {TOTAL_LIMIT} are taken: try again later, or use .spawn",
-            )
+        if len(function.pool.queue) + count > PENDING_LIMIT:
+            raise _exhausted(function)
+        self._check_total(function, count)
         return function
+
+    def _check_total(self, function: Function, count: int) -> None:
+        """Raises Fault where there is no room for so many inputs more."""
+        pool = function.pool
+        if len(pool.queue) + pool.assigned + count > TOTAL_LIMIT:
+            raise _exhausted(function)
 
     def waiting(self, function_id: str) -> int:
         """Inputs of a function that somebody waits for."""
         return sum(len(call.inputs) for call in self.calls.values() if call.function_id == function_id)
+
+
+def _exhausted(function: Function) -> Fault:
+    pool = function.pool
+    return Fault(
+        Code.EXHAUSTED,
+        f"{function.name} has {len(pool.queue)} pending and {pool.assigned} running inputs, and no more than "
+        f"{PENDING_LIMIT} pending ones and {TOTAL_LIMIT} in all are taken: try again later, or use .spawn",
+    )
 
 
 class _Followed:

@@ -227,7 +227,6 @@ class Dispatch:
             self._cancel(container, token)  # it may not have heard
         if container.cancelled:
             self._wake(now + UNANSWERED_SECONDS)
-        self.run()
         return [held for held in missing if not held.over]
 
     # -- decisions
@@ -366,6 +365,9 @@ class Dispatch:
             container.state = "running"
             self.scheduler.container_ready(container.id, time.monotonic())
             self.run()
+            pool = container.function.pool
+            if pool.backlog and not pool.queue:  # it has started for what is on disk alone
+                self.refill(pool.function_id)
             self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 

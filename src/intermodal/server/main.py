@@ -59,6 +59,7 @@ from intermodal.server.services.status import Status, software
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyPlace, place_for
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
@@ -116,7 +117,7 @@ class Server:
                 undo.callback(self.local_worker.abandon)
             self.store = await Store.open(self.home.store)
             undo.push_async_callback(self.store.close)
-            self.handlers = self._assemble()
+            self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
             await self.environments.load()
             await self.tokens.load()
@@ -128,6 +129,7 @@ class Server:
             await self.proxy_tokens.load()
             await self.invocation.open(claim.worker_lives)
             await self.apps.recover()
+            await self.invocation.spawns.settle_stopped(self._is_live)
             await self.schedules.open()
             undo.callback(self.apps.sessions.close)
             undo.push_async_callback(self._end_tasks)
@@ -195,13 +197,13 @@ class Server:
             await asyncio.wait(self._tasks)
 
     # -- putting it together
-    def _assemble(self) -> Handlers:
+    def _assemble(self, keys: KeyPlace) -> Handlers:
         home, store = self.home, self.store
         self.logs = Logs(home.logs)
         self.environments = Environments(store.environments)
         self.tokens = Tokens(store.tokens)
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
-        self.secrets = Secrets(store.secrets, Vault(home.path / "secrets.key"))
+        self.secrets = Secrets(store.secrets, Vault(keys))
         network_files = NetworkFiles(home.network_files)
         self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
         self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
@@ -291,6 +293,10 @@ class Server:
         spec = await self.specs.prepare(container)
         self.store.fleet.container_started(container.id, spec.app_id, spec.function_id, container.worker_id)
         return spec
+
+    async def _is_live(self, function_id: str) -> bool:
+        row = await self.store.functions.get(function_id)
+        return row is not None and row.app_id in self.apps.live
 
     def _is_running(self, container_id: str) -> bool:
         return container_id in self.invocation.dispatch.containers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
@@ -27,6 +27,7 @@ from modal._protocol.messages.wire import Done
 WINDOW = 2000  # inputs of a function in memory, about
 REFILL = 1000  # inputs read from disk at once
 RETRY_SECONDS = 1.0  # until results that could not be stored are stored again
+CANCELLED_KEPT = 10_000  # cancelled calls that are remembered
 SPAWN_LIMIT = 1_000_000  # spawned inputs of a function without an output
 
 Key = tuple[str, int]
@@ -36,11 +37,12 @@ log = logging.getLogger(__name__)
 class _Function:
     """Where a function's spawned inputs stand. What lies on disk beyond `cursor` is the backlog."""
 
-    __slots__ = ("cursor", "loading", "pending")
+    __slots__ = ("cursor", "late", "loading", "pending")
 
     def __init__(self) -> None:
         self.cursor = 0
         self.loading = False
+        self.late = 0  # inputs that came while it was loading, which may have read before they were there
         self.pending = 0  # inputs without an output, in memory and on disk
 
 
@@ -69,6 +71,8 @@ class Spawns:
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
         self._retried: list[Held] = []
+        self._unstored: set[Key] = set()  # inputs whose outputs are on their way to the disk
+        self._cancelled: dict[str, None] = {}  # calls, the oldest first
         self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
         dispatch.refill = self.refill
         dispatch.retried = self.retried
@@ -172,6 +176,10 @@ class Spawns:
         pool = function.pool
         if pool.backlog or state.loading or len(pool.queue) >= WINDOW:
             self._dispatch.scheduler.set_backlog(message.function_id, pool.backlog + len(added.indexes), _now())
+            if state.loading:
+                state.late += len(added.indexes)
+            elif len(pool.queue) < REFILL // 2:  # no container asks for more: what had waited was cancelled
+                self.refill(message.function_id)
             self._dispatch.run()
             return
         state.cursor = added.cursor
@@ -206,7 +214,12 @@ class Spawns:
             self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._fetch(held)))
 
     async def _fetch(self, held: Held) -> None:
-        row = await self._store.input(held.call.id, held.index)
+        try:
+            row = await self._store.input(held.call.id, held.index)
+        except Exception as error:
+            log.warning("%s could not be read, it will be tried again: %s", held.input_id, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.hollow, held)
+            return
         if row is not None and held.fill(row.args, row.blob, row.method):
             self._dispatch.requeue([held])
 
@@ -214,6 +227,15 @@ class Spawns:
         """After a start of the server: what waits on disk."""
         for function_id, count in (await self._store.count_pending()).items():
             self._state(function_id).pending = count
+
+    async def settle_stopped(self, is_live: Callable[[str], Awaitable[bool]]) -> None:
+        """After a start: what the server left half done when it died. `is_live`: is a function's app there?"""
+        for call_id in await self._store.half_cancelled():
+            await self.cancel(call_id, False)
+        waiting = [function_id for function_id, state in self._functions.items() if state.pending]
+        stopped = [function_id for function_id in waiting if not await is_live(function_id)]
+        if stopped:
+            await self.fail_functions(stopped, "the app was stopped")
 
     def function_added(self, function_id: str) -> None:
         """The function exists (again): its inputs on disk want containers."""
@@ -233,14 +255,19 @@ class Spawns:
     async def _load(self, function_id: str, state: _Function) -> None:
         try:
             rows = await self._store.pending(function_id, state.cursor, REFILL)
-        finally:
-            state.loading = False
+        except Exception as error:  # a full disk is one for readers too
+            log.warning("spawned inputs of %s could not be read, it will be tried again: %s", function_id, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._load_again, function_id, state)
+            return
+        state.loading = False
         function = self._dispatch.functions.get(function_id)
         if function is None:
             return
         inputs = []
         for row in rows:
             state.cursor = row.cursor
+            if row.call_id in self._cancelled or (row.call_id, row.index) in self._unstored:
+                continue  # it was ended after it had been read
             if (row.call_id, row.index) in self.live:
                 known = self.live[row.call_id, row.index]  # adopted from before a restart
                 if known.fill(row.args, row.blob, row.method):
@@ -250,13 +277,19 @@ class Spawns:
             held = self._hold(call, row.index, row.args, row.blob, row.method)
             held.attempts = row.attempts
             inputs.append(held)
-        backlog = 0 if len(rows) < REFILL else max(0, function.pool.backlog - len(rows))
+        late, state.late = state.late, 0
+        backlog = late if len(rows) < REFILL else max(0, function.pool.backlog - len(rows))
         self._dispatch.scheduler.set_backlog(function_id, backlog, _now())
         if inputs:
             self._dispatch.accept(function, inputs)
         else:
             self._dispatch.run()
-        if rows and backlog == 0 and len(rows) == REFILL:
+        if late or (len(rows) == REFILL and (backlog == 0 or not inputs)):
+            self.refill(function_id)
+
+    def _load_again(self, function_id: str, state: _Function) -> None:
+        state.loading = False
+        if function_id in self._dispatch.functions:
             self.refill(function_id)
 
     def _state(self, function_id: str) -> _Function:
@@ -282,6 +315,7 @@ class Spawns:
                 self.report(held, unpack_failure(value))
         container: Container | None = held.container
         container_id = container.id if container is not None else ""
+        self._unstored.add((call.id, held.index))
         self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))
         self._state(call.function_id).pending -= 1
         if container is not None:
@@ -307,6 +341,7 @@ class Spawns:
                 container.undurable.remove(frame)
                 self._dispatch.durable(container)
             for row in rows:
+                self._unstored.discard((row.call_id, row.index))
                 for waiter in self._waiting.pop((row.call_id, row.index), ()):
                     if not waiter.done():
                         waiter.set_result(row)
@@ -396,11 +431,30 @@ class Spawns:
 
     async def cancel(self, call_id: str, terminate_containers: bool) -> None:
         """Inputs without a result become TERMINATED, on disk first."""
-        await self._store.cancel(call_id, _CANCELLED)
-        call = self._calls.get(call_id)
-        if call is not None:
-            for held in list(call.inputs.values()):
-                self._dispatch.finish(held, Status.TERMINATED, _CANCELLED, interrupt=True, kill=terminate_containers)
+        self._cancelled[call_id] = None
+        if len(self._cancelled) > CANCELLED_KEPT:
+            del self._cancelled[next(iter(self._cancelled))]
+        stored = await self._store.call(call_id)
+        if stored is None:
+            return
+
+        def told(indexes: list[int]) -> None:
+            call = self._calls.get(call_id)
+            state = self._state(stored.function_id)
+            for index in indexes:
+                held = call.inputs.get(index) if call is not None else None
+                if held is not None:
+                    self._dispatch.finish(
+                        held, Status.TERMINATED, _CANCELLED, interrupt=True, kill=terminate_containers
+                    )
+                elif (call_id, index) not in self._unstored:
+                    state.pending -= 1
+            self._dispatch.settled()
+
+        await self._store.cancel(call_id, _CANCELLED, told)
+        function = self._dispatch.functions.get(stored.function_id)
+        if function is not None and function.pool.backlog:
+            self.refill(stored.function_id)  # counts anew what is left
         for key in [key for key in self._waiting if key[0] == call_id]:
             for waiter in self._waiting.pop(key):
                 if not waiter.done():

@@ -345,6 +345,7 @@ class Workers:
         missing, container.lost_inputs = container.lost_inputs, []
         for held in self._dispatch.reattached(container, missing):
             container_link.send(_again(held))
+        self._dispatch.run()  # after these: a runner takes inputs to come in the order of their tokens
         if container.function.spec.is_generator or container.function.spec.methods:
             # What an earlier life of the server has held up goes on; whoever is behind is held up anew.
             container_link.resume([token for token, held in container.tokens.items() if held.paused_in is None])

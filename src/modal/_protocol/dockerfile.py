@@ -17,15 +17,15 @@ KEYWORDS = (
     *("ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
 )
 FLAGS = {  # flags that are carried out, or change nothing here
-    "ADD": ("chown", "chmod", "link", "checksum"),
-    "COPY": ("from", "chown", "chmod", "link"),
+    "ADD": ("chown", "chmod", "link", "checksum", "exclude", "unpack"),
+    "COPY": ("from", "chown", "chmod", "link", "parents", "exclude"),
     "FROM": ("platform",),
     "HEALTHCHECK": ("interval", "timeout", "start-period", "start-interval", "retries"),
     "RUN": ("mount", "network"),
 }
 JSON_FORM = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")  # may be lists in JSON
 HEREDOCS = ("ADD", "COPY", "RUN")
-SWITCHES = ("link",)  # flags without a value
+SWITCHES = ("link", "parents", "unpack")  # flags without a value
 TRIGGERS_FORBIDDEN = ("ONBUILD", "FROM", "MAINTAINER")
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*\Z")

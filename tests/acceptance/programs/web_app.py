@@ -25,6 +25,7 @@ def web():
     from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
     from fastapi.responses import StreamingResponse
 
+    asyncio.run(asyncio.sleep(0))  # as documented programs start what they serve
     gate = asyncio.Event()
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modal import exception
+from modal import _map, exception
 from modal._client import Client
 
 from .calls import Fn
@@ -171,6 +171,35 @@ def test_bytes_under_way_are_bounded(square: Fn, stand_in: StandIn) -> None:
     assert next(results) == 200_000
     assert 320 <= stand_in.largest_backlog <= (64 << 20) // 200_000 + 7
     results.close()  # type: ignore[attr-defined]
+
+
+def test_results_that_wait_for_an_earlier_one_are_bounded(
+    square: Fn, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first input is answered only when the client asks for nothing else any more: it must have stopped by then."""
+    stand_in.functions["fill"] = lambda number: bytes([number % 251]) * 20_000
+    monkeypatch.setattr(_map, "BYTES_EARLY", 2 << 20)
+    opened: list[Any] = []
+    taken: list[int] = []  # inputs that were taken when the client had nothing but the first to wait for
+    run_batch, receive = stand_in._run_batch, _map._Map.receive
+
+    def remember(*args: Any) -> None:
+        opened[:] = args
+        run_batch(*args)
+
+    async def look(run: Any) -> None:
+        full = run._early_bytes >= _map.BYTES_EARLY or run._exhausted
+        if full and list(run.call.unanswered) == [0] and not taken:
+            taken.append(run._count)
+            stand_in._loop.call_soon_threadsafe(run_batch, *opened)
+        await receive(run)
+
+    monkeypatch.setattr(stand_in, "_run_batch", remember)
+    monkeypatch.setattr(_map._Map, "receive", look)
+    monkeypatch.setattr(stand_in, "order", lambda indexes: indexes if taken else [one for one in indexes if one])
+    results = list(Fn(square.client, "fill").map(range(3000)))
+    assert [found[0] for found in results] == [number % 251 for number in range(3000)]
+    assert (2 << 20) // 21_000 < taken[0] <= (2 << 20) // 20_000 + 1000
 
 
 def test_batches_grow_while_the_iterator_keeps_up(square: Fn, stand_in: StandIn) -> None:

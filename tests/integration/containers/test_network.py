@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 from intermodal.home import Home
 from intermodal.worker.containers import Containers
 from intermodal.worker.network.resolver import Resolver
+from tests import outside as beyond
 from tests.integration.containers.conftest import PYTHON, finish
 from tests.integration.containers.traces import traces_of
 
@@ -46,33 +44,9 @@ except OSError as error:
 
 @pytest.fixture
 def outside() -> Iterator[str]:
-    """A machine beyond this one: a network namespace with a server, routed and not bridged. Its address."""
-    name = f"t{os.getpid() % 100000}"
-    process = subprocess.Popen(
-        ["unshare", "--net", sys.executable, "-c", "input()\n" + SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    inside = ["nsenter", "-t", str(process.pid), "-n", "ip"]
-    try:
-        while os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-            pass
-        for command in (
-            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid)],
-            ["ip", "addr", "add", "198.51.100.1/30", "dev", name],
-            ["ip", "link", "set", name, "up"],
-            [*inside, "addr", "add", "198.51.100.2/30", "dev", "eth0"],
-            [*inside, "link", "set", "eth0", "up"],
-        ):
-            subprocess.run(command, check=True)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == b"ready\n"
-        yield "198.51.100.2"
-    finally:
-        process.kill()
-        process.communicate()
-        subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
+    """A machine beyond this one, with a server. Its address."""
+    with beyond.machine(SERVER, "198.51.100") as address:
+        yield address
 
 
 @pytest.fixture
@@ -105,7 +79,8 @@ async def ask(run, address: str, port: int, **fields: object) -> str:
 
 
 async def test_the_outside_is_reached_and_sees_the_machine(run, outside):
-    assert await ask(run, outside, 8000) == "hello 198.51.100.1"
+    here = str(ipaddress.IPv4Address(outside) - 1)
+    assert await ask(run, outside, 8000) == f"hello {here}"
 
 
 async def test_none_has_only_loopback(run, outside):

@@ -306,7 +306,7 @@ LATER = "FROM BASE\nCOPY --from=later /a /b\nFROM BASE AS later\nRUN true\nFROM 
         ("FROM $NOTHING\n", r"line 1 .*is empty"),
         ("FROM --platform=linux/s390x BASE\n", "not for linux/s390x"),
         ("FROM BASE\nRUN --mount=type=ssh true\n", r"line 2 .*type=ssh is not supported"),
-        ("FROM BASE\nCOPY --chmod=u+x Dockerfile /x\n", r"line 2 .*must be octal"),
+        ("FROM BASE\nCOPY --chmod=rwx Dockerfile /x\n", r"line 2 .*must be octal"),
         ("FROM scratch\nCOPY Dockerfile /x\n", r"no `python` on its PATH"),
         ("FROM BASE\nADD git@host:x.git /x\n", r"line 2 .*git repository"),
     ],

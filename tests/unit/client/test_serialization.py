@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modal import _huge_pages
+from modal import _fresh_memory
 from modal import _serialization as s
 from modal.exception import DeserializationError, SerializationError
 
@@ -127,21 +127,41 @@ def test_large_pieces(tmp_path: Path, kind: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_very_large_pieces_are_read_into_huge_pages(tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    advised: list[int] = []
-    advise = _huge_pages.advise
-    monkeypatch.setattr(
-        _huge_pages, "advise", lambda buffer: (advised.append(memoryview(buffer).nbytes), advise(buffer))
-    )
+def test_very_large_pieces_are_read_into_fresh_memory(
+    tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised: list[tuple[int, bool]] = []
+    advise = _fresh_memory.advise
+
+    def note(view: memoryview, *, huge: bool) -> None:
+        advised.append((view.nbytes, huge))
+        advise(view, huge=huge)
+
+    monkeypatch.setattr(_fresh_memory, "advise", note)
+    monkeypatch.setattr(_fresh_memory, "DEAR", 1.0)
     data = kind(b"0123456789abcdef" * (600 << 10) + b"tail")
     value = ["before", data, b"small", data + b"other"]
     dumped = s.dump(value, str(tmp_path))
     assert s.load_value(b"", dumped.blob, str(tmp_path)) == value
-    assert advised == [len(data), len(data) + 5]
+    assert advised == [(len(data), True), (len(data) + 5, True)]
+
+
+def test_where_huge_pages_are_dear_the_rest_gets_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[tuple[int, bool]] = []
+    monkeypatch.setattr(_fresh_memory, "advise", lambda view, *, huge: advised.append((view.nbytes, huge)))
+    monkeypatch.setattr(_fresh_memory, "DEAR", -1.0)
+    written: list[int] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: (written.append(len(data)), write(fd, data))[1])
+    data = b"0123456789abcdef" * (600 << 10) + b"tail"
+    dumped = s.dump(data, str(tmp_path))
+    assert s.load_value(b"", dumped.blob, str(tmp_path)) == data
+    assert advised == [(len(data), True), (len(data) - (4 << 20), False)]
+    assert max(written) == 4 << 20 and written.count(16 << 10) == (len(data) - (4 << 20)) // (16 << 10)
 
 
 def test_without_ctypes_large_pieces_are_read_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_huge_pages, "_madvise", None)
+    monkeypatch.setattr(_fresh_memory, "_madvise", None)
     monkeypatch.setitem(sys.modules, "ctypes", None)
     data = b"0123456789abcdef" * (600 << 10)
     assert s.load_value(b"", s.dump(data, str(tmp_path)).blob, str(tmp_path)) == data

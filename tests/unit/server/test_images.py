@@ -17,6 +17,7 @@ from intermodal.server.services.images import Images, image_id_of
 from intermodal.server.services.pruning import Sizes, choose
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyFile
 from intermodal.server.store.images import ImageRow
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
@@ -69,7 +70,7 @@ def builder() -> Builder:
 
 @pytest.fixture
 async def images(store: Store, builder: Builder, tmp_path: Path) -> Images:
-    secrets = Secrets(store.secrets, Vault(tmp_path / "secrets.key"))
+    secrets = Secrets(store.secrets, Vault(KeyFile(tmp_path / "secrets.key")))
     logs, version = BuildLogs(tmp_path / "images"), WorkspaceBuilderVersion(store)
     return Images(store.images, secrets, builder, tmp_path / "layers", logs, version.get)  # type: ignore[arg-type]
 
@@ -152,7 +153,7 @@ async def test_secrets_and_force_reach_the_worker(
     images: Images, builder: Builder, store: Store, tmp_path: Path
 ) -> None:
     builder.go.set()
-    secrets = Secrets(store.secrets, Vault(tmp_path / "secrets.key"))
+    secrets = Secrets(store.secrets, Vault(KeyFile(tmp_path / "secrets.key")))
     (environment,) = await store.environments.all()
     secret_id = await secrets.create_inline(environment, {"TOKEN": "t"})
     recipe = [*RECIPE, {"kind": "run", "commands": ["true"], "secrets": [secret_id]}]

@@ -26,6 +26,7 @@ from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.tokens import Tokens
 from intermodal.server.services.values import Values
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyFile
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.app import AppCreate, AppPublish, AppState
@@ -85,7 +86,7 @@ class Parts:
         self.calls = RecordingCalls()
         self.logs = Logs(directory / "logs")
         self.environments = Environments(store.environments)
-        self.secrets = Secrets(store.secrets, Vault(directory / "secrets.key"))
+        self.secrets = Secrets(store.secrets, Vault(KeyFile(directory / "secrets.key")))
         self.routes = Routes(WebSettings(), "ECorp", self.environments.web_suffix_of)
         self.apps = Apps(store, self.environments, self.secrets, self.calls, self.logs, self.routes, grace=0.05)
         self.functions = Functions(store.functions, self.apps, self.secrets, self.calls)
@@ -277,7 +278,7 @@ async def test_secrets_are_unreadable_on_disk(parts: Parts, tmp_path: Path) -> N
     assert (tmp_path / "secrets.key").stat().st_mode & 0o777 == 0o600
     for path in tmp_path.glob("store.sqlite*"):
         assert b"hunter2" not in path.read_bytes()
-    stranger = Secrets(parts.store.secrets, Vault(tmp_path / "other.key"))
+    stranger = Secrets(parts.store.secrets, Vault(KeyFile(tmp_path / "other.key")))
     assert "other.key" in await fault(Code.INTERNAL, stranger.merged([secret_id]))
 
 

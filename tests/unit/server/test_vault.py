@@ -9,6 +9,7 @@ import pytest
 
 from intermodal.server.services.secrets import Secrets
 from intermodal.server.services.vault import Vault
+from intermodal.server.services.vault_keys import KeyFile
 from intermodal.server.store.environments import Environment
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Fault
@@ -17,7 +18,7 @@ MAIN = Environment("en-1", "main", "", True)
 
 
 def secrets_of(store: Store, folder: Path) -> Secrets:
-    return Secrets(store.secrets, Vault(folder / "secrets.key"))
+    return Secrets(store.secrets, Vault(KeyFile(folder / "secrets.key")))
 
 
 async def test_rotation(store: Store, tmp_path: Path) -> None:
@@ -74,4 +75,4 @@ async def test_a_secret_that_cannot_be_opened_stops_no_rotation(store: Store, tm
 def test_a_damaged_key_file_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "secrets.key").write_bytes(b"short")
     with pytest.raises(Fault, match="5 bytes and is no key"):
-        Vault(tmp_path / "secrets.key").seal("st-1", {})
+        Vault(KeyFile(tmp_path / "secrets.key")).seal("st-1", {})

@@ -21,6 +21,7 @@ from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.image import CacheInfo, ImageInfo
 
 DOOMED = ".gone-"  # names of layers that are being deleted
+PACKED = (".tar", ".erofs")  # beside the directory of a layer that is mounted and not unpacked
 
 
 class Sizes(NamedTuple):
@@ -117,11 +118,14 @@ class Pruning:
             if path.name.startswith(DOOMED):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.is_dir() and not path.name.startswith(".") and path.name not in kept:
-                freed += directory_size(path)
+                packed = [path.with_name(path.name + suffix) for suffix in PACKED]
+                freed += directory_size(path) + sum(one.stat().st_blocks * 512 for one in packed if one.exists())
                 gone = path.with_name(DOOMED + path.name)
                 path.rename(gone)  # a layer is there wholly or not at all
                 (self._home.layers / f"{path.name}.json").unlink(missing_ok=True)
                 shutil.rmtree(gone, ignore_errors=True)
+                for one in packed:
+                    one.unlink(missing_ok=True)
         return freed
 
 

@@ -1,10 +1,10 @@
-"""Encrypts what secrets hold. The key lies in the state directory, readable by its owner alone.
+"""Encrypts what secrets hold. `vault_keys` says where the key lies.
 
-The key file has 32 bytes: the key of the cipher and, at first, of the ids of inline secrets; after a rotation 64
+The key has 32 bytes: the key of the cipher and, at first, of the ids of inline secrets; after a rotation 64
 bytes: the cipher's new key, then that of the ids, which stays (so that images stay cached).
 
-A rotation writes the new key beside the old one (`secrets.key.new`), encrypts everything anew in one transaction, and
-then puts the new file in the place of the old. Whatever the moment at which the server dies, each content opens with
+A rotation writes the new key beside the old one, encrypts everything anew in one transaction, and then puts the new
+key in the place of the old. Whatever the moment at which the server dies, each content opens with
 one of the two, and the next start ends the rotation.
 """
 
@@ -15,16 +15,15 @@ import hmac
 import json
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intermodal.server.ids import canonical, digest_id
+from intermodal.server.services.vault_keys import KEY_BYTES, KeyPlace
 from modal._protocol.errors import Code, Fault
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES = 32
 NONCE_BYTES = 12
 _log = logging.getLogger(__name__)
 
@@ -32,9 +31,8 @@ _log = logging.getLogger(__name__)
 class Vault:
     """AES-256-GCM; the secret's id is bound in, so that contents cannot be swapped."""
 
-    def __init__(self, key_file: Path) -> None:
-        self._key_file = key_file
-        self._next_file = key_file.with_name(key_file.name + ".new")
+    def __init__(self, place: KeyPlace) -> None:
+        self._place = place
         self._keys: list[bytes] = []  # of the cipher: the one to seal with, then those that open what is older
         self._id_key = b""
         self._ciphers: dict[bytes, AESGCM] = {}
@@ -42,7 +40,7 @@ class Vault:
     @property
     def rotating(self) -> bool:
         """Whether a rotation has begun and not ended."""
-        return self._next_file.exists()
+        return self._place.read_next() is not None
 
     def seal(self, secret_id: str, values: dict[str, str]) -> bytes:
         self._load()
@@ -63,8 +61,8 @@ class Vault:
             return values
         raise Fault(
             Code.INTERNAL,
-            f"secret {secret_id} cannot be decrypted: {self._key_file} is not the key that it was made with. "
-            "Restore that file, or create the secret again",
+            f"secret {secret_id} cannot be decrypted: {self._place.name} is not the key that it was made with. "
+            "Restore that key, or create the secret again",
         )
 
     def content_id(self, values: dict[str, str]) -> str:
@@ -78,8 +76,9 @@ class Vault:
         """Seal with a new key from now on; it is on the disk. What was sealed before still opens."""
         self._load()
         if not self.rotating:
-            _write(self._next_file, os.urandom(KEY_BYTES) + self._id_key)
-            self._keys.insert(0, _read(self._next_file)[:KEY_BYTES])
+            key = os.urandom(KEY_BYTES)
+            self._place.write_next(key + self._id_key)
+            self._keys.insert(0, key)
 
     def reseal(self, secret_id: str, content: bytes) -> bytes:
         """The same content, sealed with the new key; what cannot be opened stays what it is."""
@@ -91,8 +90,7 @@ class Vault:
 
     def finish_rotation(self) -> None:
         """Everything is sealed with the new key: the old one is not needed any more."""
-        self._next_file.replace(self._key_file)
-        _sync_folder(self._key_file.parent)
+        self._place.take_next()
         del self._keys[1:]
         self._ciphers.clear()
 
@@ -108,40 +106,21 @@ class Vault:
     def _load(self) -> None:
         if self._keys:
             return
-        if not self._key_file.exists():
-            _write(self._key_file, os.urandom(KEY_BYTES))
-        content = _read(self._key_file)
-        keys = [content[:KEY_BYTES]]
-        if self.rotating:
-            keys.insert(0, _read(self._next_file)[:KEY_BYTES])
+        content = self._place.read()
+        if content is None:
+            content = os.urandom(KEY_BYTES)
+            self._place.write(content)
+        keys = [self._checked(content)[:KEY_BYTES]]
+        following = self._place.read_next()
+        if following is not None:
+            keys.insert(0, self._checked(following)[:KEY_BYTES])
         self._id_key = content[-KEY_BYTES:]
         self._keys = keys
 
-
-def _read(path: Path) -> bytes:
-    """A key file's content. Fault where it is none."""
-    content = path.read_bytes()
-    if len(content) not in (KEY_BYTES, 2 * KEY_BYTES):
-        raise Fault(Code.INTERNAL, f"{path} has {len(content)} bytes and is no key: restore it from a backup")
-    return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Appears whole or not at all, and is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _checked(self, content: bytes) -> bytes:
+        """Fault where it is no key."""
+        if len(content) not in (KEY_BYTES, 2 * KEY_BYTES):
+            raise Fault(
+                Code.INTERNAL, f"{self._place.name} has {len(content)} bytes and is no key: restore it from a backup"
+            )
+        return content

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from intermodal.contents import SPARED, Contents
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volume_paths import clean, join
+from intermodal.server.store import volume_bulk
 from intermodal.server.store.volume_edit import VolumeEdit
 from intermodal.server.store.volumes import VolumeStore
 from modal._protocol.errors import Code, Fault
@@ -118,7 +119,8 @@ class Volumes:
         ordered = sorted(by_path.values())
 
         def work(edit: VolumeEdit) -> None:
-            for entry in ordered:
+            many = len(ordered) >= volume_bulk.WORTH_IT
+            for entry in volume_bulk.put_all(edit, ordered, force) if many else ordered:
                 if not _merges(edit, entry, force):
                     edit.put(entry)
 

@@ -20,6 +20,7 @@ OUTPUTS_KEPT = 7 * 86400.0  # seconds
 CALLS_KEPT = 30 * 86400.0  # seconds that an expired call is still known as such
 OPEN, CANCELLED, EXPIRED = 0, 1, 2  # calls.state
 _GROUP = 64  # rows in one statement
+_STEP = 5000  # inputs that are ended in one transaction
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _INPUT = "(?, ?, ?, ?, ?, ?)"
@@ -233,42 +234,71 @@ class CallStore:
         )
         return None if row is None else Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
 
-    async def cancel(self, call_id: str, value: bytes = b"") -> int:
-        """All inputs without an output become TERMINATED with this value (a packed CallFailure); how many."""
+    async def cancel(
+        self, call_id: str, value: bytes = b"", told: Callable[[list[int]], None] = lambda _indexes: None
+    ) -> int:
+        """All inputs without an output become TERMINATED with this value (a packed CallFailure); how many.
 
-        def work(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+        From the first step on the call takes nothing new. `told` hears of the inputs of each step that ended by it.
+        """
+
+        def mark(connection: sqlite3.Connection) -> int | None:
             number = _numbers(connection, {call_id}).get(call_id)
-            if number is None:
-                return 0, []
-            span = _span(number)
-            blobs = _blobs(connection, "inputs", "key BETWEEN ? AND ?", span)
-            connection.execute("UPDATE calls SET state = 1, changed_at = ? WHERE number = ?", (self._clock(), number))
-            connection.execute(
-                "INSERT OR IGNORE INTO outputs (key, status, value, finished_at) "
-                "SELECT key, ?, ?, ? FROM inputs WHERE key BETWEEN ? AND ?",
-                (Status.TERMINATED, value, self._clock(), *span),
-            )
-            return connection.execute("DELETE FROM inputs WHERE key BETWEEN ? AND ?", span).rowcount, blobs
+            if number is not None:
+                connection.execute(
+                    "UPDATE calls SET state = 1, changed_at = ? WHERE number = ?", (self._clock(), number)
+                )
+            return number
 
-        count, blobs = await self._database.write(work)
-        self.forget_values(blobs)
-        return count
+        number = await self._database.write(mark)
+        if number is None:
+            return 0
+        return await self._end("key BETWEEN ? AND ?", _span(number), Status.TERMINATED, value, told)
+
+    async def half_cancelled(self) -> list[str]:
+        """The calls whose cancellation did not get to its end: the server died."""
+        rows = await self._database.rows(
+            "SELECT call_id FROM calls c WHERE state = 1 AND EXISTS "
+            "(SELECT 1 FROM inputs WHERE key BETWEEN c.number << 32 AND (c.number << 32) + 4294967295)"
+        )
+        return [row[0] for row in rows]
 
     async def fail_function(self, function_ids: Sequence[str], status: int, value: bytes) -> int:
         """Every input of these functions without an output gets this one (its app was stopped); how many."""
+        count = 0
+        for function_id in function_ids:
+            row = await self._database.row("SELECT number FROM called_functions WHERE function_id = ?", (function_id,))
+            if row is not None:
+                count += await self._end("function = ?", row, status, value)
+        return count
 
-        def work(connection: sqlite3.Connection) -> tuple[int, list[str]]:
-            count, blobs = 0, []
-            for function_id in function_ids:
-                row = connection.execute("SELECT number FROM called_functions WHERE function_id = ?", (function_id,))
-                number = row.fetchone()
-                if number is not None:
-                    blobs += _blobs(connection, "inputs", "function = ?", number)
-                    count += self._fail_function(connection, number[0], status, value)
-            return count, blobs
+    async def _end(
+        self,
+        where: str,
+        parameters: tuple[int, ...],
+        status: int,
+        value: bytes,
+        told: Callable[[list[int]], None] = lambda _indexes: None,
+    ) -> int:
+        """Give these inputs an output, in steps, so that a million of them do not hold up other writers for long."""
 
-        count, blobs = await self._database.write(work)
-        self.forget_values(blobs)
+        def work(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+            some = f"(SELECT key FROM inputs WHERE {where} LIMIT {_STEP})"  # noqa: S608 - from above
+            connection.execute(
+                "INSERT OR IGNORE INTO outputs (key, status, value, finished_at) "  # noqa: S608
+                f"SELECT key, ?, ?, ? FROM inputs WHERE key IN {some}",
+                (status, value, self._clock(), *parameters),
+            )
+            return connection.execute(
+                f"DELETE FROM inputs WHERE key IN {some} RETURNING key, blob",  # noqa: S608
+                parameters,
+            ).fetchall()
+
+        count = 0
+        while ended := await self._database.write(work):
+            count += len(ended)
+            self.forget_values([blob for _key, blob in ended if blob])
+            told([key & _INDEX_MASK for key, _blob in ended])
         return count
 
     async def expire(self, older_than: float) -> list[str]:
@@ -395,14 +425,6 @@ class CallStore:
         )
         return blobs
 
-    def _fail_function(self, connection: sqlite3.Connection, number: int, status: int, value: bytes) -> int:
-        connection.execute(
-            "INSERT OR IGNORE INTO outputs (key, status, value, finished_at) "
-            "SELECT key, ?, ?, ? FROM inputs WHERE function = ?",
-            (status, value, self._clock(), number),
-        )
-        return connection.execute("DELETE FROM inputs WHERE function = ?", (number,)).rowcount
-
 
 _GRAPH = """
 WITH RECURSIVE
@@ -494,13 +516,6 @@ def _delete_inputs(connection: sqlite3.Connection, keys: list[int]) -> None:
         at += _GROUP
     for key in keys[at:]:
         connection.execute("DELETE FROM inputs WHERE key = ?", (key,))
-
-
-def _blobs(connection: sqlite3.Connection, table: str, where: str, parameters: tuple[int, ...]) -> list[str]:
-    """The large values that these rows name."""
-    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE blob != '')").fetchone()[0]:  # noqa: S608
-        return []
-    return [row[0] for row in connection.execute(f"SELECT blob FROM {table} WHERE blob != '' AND {where}", parameters)]  # noqa: S608
 
 
 def _blobs_of(connection: sqlite3.Connection, keys: list[int]) -> list[str]:

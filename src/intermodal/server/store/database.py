@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from intermodal.server.store.migrations import Refused, migrate
+from intermodal.server.store.migrations import FOLDER, Refused, known, migrate
 from modal._protocol.errors import Code, Fault
 
 T = TypeVar("T")
@@ -48,14 +48,16 @@ class Job:
 class Database:
     """Open it with `Database.open` on the event loop that will use it."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: Path, writer: sqlite3.Connection, loop: asyncio.AbstractEventLoop, prepares: bool = True
+    ) -> None:
         self.path = path
         self.commits = 0  # transactions so far
         self._loop = loop
         self._writer = writer
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._closing = False
-        self._lengthened = False
+        self._lengthened = not prepares
         self._reading = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
@@ -63,9 +65,12 @@ class Database:
         self._thread.start()
 
     @classmethod
-    async def open(cls, path: Path) -> Database:
-        """Open and migrate. Raises Refused with what to do when the file is not ours, newer or damaged."""
-        return cls(path, connect_writer(path), asyncio.get_running_loop())
+    async def open(cls, path: Path, schema: Path = FOLDER, prepares: bool = True) -> Database:
+        """Open and migrate. Raises Refused with what to do when the file is not ours, newer or damaged.
+
+        `schema`: the folder of its migrations; `prepares`: its log's file is made long in advance.
+        """
+        return cls(path, connect_writer(path, schema), asyncio.get_running_loop(), prepares)
 
     # -- writing
     async def write(self, work: Work[T]) -> T:
@@ -222,7 +227,7 @@ def _deliver(jobs: list[Job]) -> None:
             _log.exception("a listener of the store failed")
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
+def connect_writer(path: Path, schema: Path = FOLDER) -> sqlite3.Connection:
     """The connection that writes; makes and migrates the database. Raises Refused."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -235,7 +240,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        migrate(connection, path)
+        migrate(connection, path, known(schema))
     except sqlite3.DatabaseError as error:
         connection.close()
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

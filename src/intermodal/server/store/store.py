@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.server.ids import new_id
-from intermodal.server.store import dicts, queues
+from intermodal.server.store import dicts, queues, volumes_apart
 from intermodal.server.store.apps import AppStore
 from intermodal.server.store.calls import CallStore
 from intermodal.server.store.database import Database
@@ -18,6 +18,7 @@ from intermodal.server.store.environments import EnvironmentStore
 from intermodal.server.store.fleet import FleetStore
 from intermodal.server.store.functions import FunctionStore
 from intermodal.server.store.images import ImageStore
+from intermodal.server.store.migrations import VOLUMES
 from intermodal.server.store.objects import ObjectStore
 from intermodal.server.store.proxy_tokens import ProxyTokenStore
 from intermodal.server.store.queues import QueueStore
@@ -30,12 +31,15 @@ from intermodal.server.store.write_behind import WriteBehind
 
 T = TypeVar("T")
 
+VOLUMES_FILE = "volumes.sqlite"
+
 
 class Store:
-    """`await Store.open(path)`; `await store.close()`."""
+    """`await Store.open(path)`; `await store.close()`. Volumes are in a file of their own, beside the other one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, volumes: Database) -> None:
         self.database = database
+        self._volumes = volumes
         self.environments = EnvironmentStore(database)
         self.apps = AppStore(database)
         self.functions = FunctionStore(database)
@@ -47,7 +51,7 @@ class Store:
         self.schedules = ScheduleStore(database)
         self.calls = CallStore(database)
         self.fleet = FleetStore(database)
-        self.volumes = VolumeStore(database)
+        self.volumes = VolumeStore(volumes)
         self.objects = ObjectStore(database)
         self.dicts = DictStore(database)
         self.queues = QueueStore(database)
@@ -57,15 +61,23 @@ class Store:
     @classmethod
     async def open(cls, path: Path) -> Store:
         """Raises migrations.Refused where the file cannot be used."""
-        store = cls(await Database.open(path))
+        database = await Database.open(path)
         try:
+            volumes = await Database.open(path.with_name(VOLUMES_FILE), VOLUMES, prepares=False)
+        except BaseException:
+            await database.close()
+            raise
+        store = cls(database, volumes)
+        try:
+            await volumes_apart.move(database, volumes)
             await store.environments.ensure_default()
             store.server_id = await store.setting("server_id", lambda: new_id("sv"))
             store.behind = await WriteBehind.open(
                 store.database, path.parent, store.server_id, {**queues.REDO, **dicts.REDO}
             )
         except BaseException:
-            await store.database.close()
+            await volumes.close()
+            await database.close()
             raise
         return store
 
@@ -91,5 +103,6 @@ class Store:
         await self.database.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
     async def close(self) -> None:
+        await self._volumes.close()
         await self.behind.close()
         await self.database.close()

@@ -5,6 +5,7 @@ All of it happens inside one transaction of the store, so a version is there who
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
@@ -43,7 +44,7 @@ class VolumeEdit:
             raise Fault(Code.NOT_FOUND, f"the volume {volume_id} does not exist any more: it was deleted")
         self.number, self.base, self._inodes, self._bytes, self.name = found
         self.version = self.base + 1
-        self._connection = connection
+        self.connection = connection
         self._changes = 0
         self._superseded = 0
         self._known_parents: set[bytes] = {b""}
@@ -54,15 +55,16 @@ class VolumeEdit:
         if not path:
             return Entry("", DIRECTORY, 0o755)
         parent, name = split(path)
-        row = self._row(parent, name)
+        row = self.row(parent, name)
         return None if row is None else entry_of(parent, name, row)
 
     def below(self, path: str) -> list[Entry]:
         """All that is below a directory."""
         return [entry_of(parent, name, row) for parent, name, row in self._below(os.fsencode(path))]
 
-    def _row(self, parent: bytes, name: bytes) -> Row | None:
-        row: Row | None = self._connection.execute(
+    def row(self, parent: bytes, name: bytes) -> Row | None:
+        """What is there now."""
+        row: Row | None = self.connection.execute(
             f"SELECT {COLUMNS} FROM volume_files WHERE volume = ? AND parent = ? AND name = ?",  # noqa: S608
             (self.number, parent, name),
         ).fetchone()
@@ -71,33 +73,51 @@ class VolumeEdit:
     def _below(self, path: bytes) -> list[tuple[bytes, bytes, Row]]:
         select = f"SELECT parent, name, {COLUMNS} FROM volume_files WHERE volume = ?"  # noqa: S608
         if path:  # "/" + 1 is "0": the range holds whatever begins with the path and a slash
-            rows = self._connection.execute(
+            rows = self.connection.execute(
                 f"{select} AND (parent = ? OR parent > ? AND parent < ?)",
                 (self.number, path, path + b"/", path + b"0"),
             ).fetchall()
         else:
-            rows = self._connection.execute(select, (self.number,)).fetchall()
+            rows = self.connection.execute(select, (self.number,)).fetchall()
         return [(row[0], row[1], row[2:]) for row in rows]
 
     # -- changing
     def apply(self, changes: Iterable[Entry]) -> None:
-        """What a container or an upload has changed, in this order. Whoever comes last wins, path by path."""
-        for entry in changes:
-            if entry.kind == REMOVED:
-                self.remove(entry.path)
-            elif entry.kind == CLEARED:
-                self.clear(entry.path)
-            else:
-                self.put(entry)
+        """What a container has changed, in this order. Whoever comes last wins, path by path."""
+        for puts, group in itertools.groupby(changes, lambda entry: entry.kind not in (REMOVED, CLEARED)):
+            if puts:
+                self.put_all(list(group))
+                continue
+            for entry in group:
+                if entry.kind == REMOVED:
+                    self.remove(entry.path)
+                else:
+                    self.clear(entry.path)
+
+    def put_all(self, entries: list[Entry]) -> None:
+        """Each at its path."""
+        from intermodal.server.store import volume_bulk  # it is made of edits
+
+        if len(entries) >= volume_bulk.WORTH_IT:
+            entries = volume_bulk.put_all(self, entries)
+        for entry in entries:
+            self.put(entry)
+
+    def count(self, changes: int, inodes: int, size: int, superseded: int) -> None:
+        """What was changed by other means."""
+        self._changes += changes
+        self._inodes += inodes
+        self._bytes += size
+        self._superseded += superseded
 
     def put(self, entry: Entry) -> None:
         """This entry at its path, whatever was there; missing parents are made."""
         if not entry.path:
             return
         parent, name = split(entry.path)
-        self._make_parents(parent, entry.mtime)
+        self.make_parents(parent, entry.mtime)
         row: Row = (*entry[1:7], os.fsencode(entry.content))
-        old = self._row(parent, name)
+        old = self.row(parent, name)
         if old == row:
             return
         if old is not None and old[0] == DIRECTORY and entry.kind != DIRECTORY:
@@ -107,7 +127,7 @@ class VolumeEdit:
     def remove(self, path: str) -> bool:
         """Nothing at the path, nor below it; whether there was something."""
         parent, name = split(path)
-        old = self._row(parent, name)
+        old = self.row(parent, name)
         if old is None:
             return False
         if old[0] == DIRECTORY:
@@ -121,12 +141,13 @@ class VolumeEdit:
             self._known_parents.discard(parent)
             self._write(parent, name, None, row)
 
-    def _make_parents(self, path: bytes, mtime: int) -> None:
+    def make_parents(self, path: bytes, mtime: int) -> None:
+        """The directory, and those above it."""
         if path in self._known_parents:
             return
         parent, _, name = path.rpartition(b"/")
-        self._make_parents(parent, mtime)
-        old = self._row(parent, name)
+        self.make_parents(parent, mtime)
+        old = self.row(parent, name)
         if old is None or old[0] != DIRECTORY:
             self._write(parent, name, (DIRECTORY, 0o755, 0, 0, mtime, 0, b""), old)
         self._known_parents.add(path)
@@ -134,16 +155,16 @@ class VolumeEdit:
     def _write(self, parent: bytes, name: bytes, row: Row | None, old: Row | None) -> None:
         key = (self.number, parent, name)
         if row is None:
-            self._connection.execute("DELETE FROM volume_files WHERE volume = ? AND parent = ? AND name = ?", key)
+            self.connection.execute("DELETE FROM volume_files WHERE volume = ? AND parent = ? AND name = ?", key)
             self._known_parents.discard(parent + b"/" + name if parent else name)
         else:
-            self._connection.execute(
+            self.connection.execute(
                 f"INSERT OR REPLACE INTO volume_files (volume, parent, name, {COLUMNS}) "  # noqa: S608
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*key, *row),
             )
         # The first change of a path within a version is the one that knows what was there before.
-        kept = self._connection.execute(
+        kept = self.connection.execute(
             f"INSERT OR IGNORE INTO volume_changes (volume, version, parent, name, {COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (self.number, self.version, parent, name, *(old or NOTHING)),
@@ -157,7 +178,7 @@ class VolumeEdit:
     # -- the end
     def made_by(self, token: str) -> int:
         """The version that this upload has made before, 0 for none."""
-        found = self._connection.execute(
+        found = self.connection.execute(
             "SELECT version FROM volume_versions WHERE volume = ? AND token = ?", (self.number, token)
         ).fetchone()
         return int(found[0]) if found is not None else 0
@@ -173,12 +194,12 @@ class VolumeEdit:
                 f"directories and links; a volume holds {MAX_INODES:,}. Remove some, or pack them into archives",
             )
         now = time.time()
-        self._connection.execute(
+        self.connection.execute(
             "INSERT INTO volume_versions (volume, version, created_at, reason, token, changes, inodes, bytes, "
             "superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (self.number, self.version, now, reason, token, self._changes, self._inodes, self._bytes, self._superseded),
         )
-        self._connection.execute(
+        self.connection.execute(
             "UPDATE volumes SET version = ?, inodes = ?, bytes = ?, used_at = ? WHERE number = ?",
             (self.version, self._inodes, self._bytes, now, self.number),
         )

@@ -208,7 +208,8 @@ class VolumeStore:
     async def contents(self) -> set[str]:
         """The hashes of all contents that any version refers to."""
         rows = await self._database.rows(
-            "SELECT content FROM volume_files WHERE kind = 1 UNION SELECT content FROM volume_changes WHERE kind = 1"
+            "SELECT content FROM volume_files WHERE kind = 1 "
+            "UNION ALL SELECT content FROM volume_changes WHERE kind = 1"
         )
         return {row[0].decode() for row in rows}
 

@@ -7,6 +7,7 @@ The language is read by `modal._protocol.dockerfile`; what an instruction does t
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass, field
 
 from intermodal.worker.images.composing import Composing, become, copied
@@ -26,6 +27,8 @@ from modal._protocol.messages.image import ImageConfig
 
 CONTEXT = "context"  # where a context's files lie in the set that came up
 PLATFORM_ARGUMENTS = ("TARGETPLATFORM", "TARGETOS", "TARGETARCH", "BUILDPLATFORM", "BUILDOS", "BUILDARCH")
+VARIANTS = ("TARGETVARIANT", "BUILDVARIANT")  # which amd64 and arm64 do not have
+_GIT = re.compile(r"git@|git://|ssh://|https?://[^#?]+\.git(#.*)?\Z")
 NO_EFFECT = ("EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "STOPSIGNAL")
 
 
@@ -262,7 +265,7 @@ class Execution:
         if texts:
             sources = [source for source, word in zip(sources, words, strict=False) if "<<" not in word]
         urls = [source for source in sources if source.startswith(("http://", "https://"))]
-        if one.keyword == "ADD" and any(source.startswith(("git@", "git://")) for source in sources):
+        if one.keyword == "ADD" and any(_GIT.match(source) for source in sources):
             raise StepError("ADD of a git repository is not supported here: use RUN git clone")
         ending = "/" if destination.endswith(("/", "/.")) or destination == "." else ""
         full = posixpath.normpath(posixpath.join(standing.config.workdir or "/", destination)) + ending
@@ -271,6 +274,11 @@ class Execution:
             value = self._expand(one.flag(name), standing)
             if value:
                 fields[name] = value
+        exclude = [self._expand(value, standing) for key, value in one.flags if key == "exclude"]
+        if exclude:
+            fields["exclude"] = exclude
+        if _is_on(one, "parents"):
+            fields["parents"] = True
         local = [source for source in sources if source not in urls] if one.keyword == "ADD" else sources
         supplies: Fields = {"layers": self._context_paths, "root": CONTEXT}
         name = self._expand(one.flag("from"), standing)
@@ -285,10 +293,11 @@ class Execution:
         if texts:
             fields["texts"] = texts
         if one.keyword == "ADD":
-            fields["extract"] = True
+            fields["extract"] = _is_on(one, "unpack", True)
             if urls:
                 fields["urls"] = urls
-                fields["checksum"] = one.flag("checksum")
+                fields["checksum"] = self._expand(one.flag("checksum"), standing)
+                fields["unpack_urls"] = _is_on(one, "unpack")
                 downloads = ImageConfig(layers=[])
                 await self._composing.put("debian_slim", {"python_version": "3.11"}, config=downloads)
                 supplies["downloader"] = downloads
@@ -350,6 +359,16 @@ class Execution:
         await composing.builder.put(one, standing.config, values, composing.emit, composing.rebuild)
 
 
+def _is_on(one: language.Instruction, name: str, default: bool = False) -> bool:
+    """Whether a flag without a value, or with true or false, is set. Raises StepError."""
+    for key, value in one.flags:
+        if key == name:
+            if value.lower() not in ("", "true", "1", "false", "0"):
+                raise StepError(f"--{name}={value} must be true or false")
+            return value.lower() in ("", "true", "1")
+    return default
+
+
 def execution(composing: Composing, name: str) -> Execution:
     """The execution of a step that has a Dockerfile's `text`. Raises StepError."""
     try:
@@ -376,4 +395,5 @@ def take(composing: Composing, standing: Standing) -> None:
 def _platform() -> dict[str, str]:
     arch = architecture()
     whole = f"linux/{arch}"
-    return dict(zip(PLATFORM_ARGUMENTS, (whole, "linux", arch, whole, "linux", arch), strict=True))
+    known = dict(zip(PLATFORM_ARGUMENTS, (whole, "linux", arch, whole, "linux", arch), strict=True))
+    return {**known, **dict.fromkeys(VARIANTS, "")}

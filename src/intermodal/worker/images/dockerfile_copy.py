@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import posixpath
@@ -12,7 +11,9 @@ import stat
 import tarfile
 from pathlib import Path
 
+from intermodal.worker.images.dockerfile_patterns import Excluded, ModeChange, expression
 from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.merge import link_or_copy
 from intermodal.worker.images.registry_unpack import Refused, Unpacking
 from intermodal.worker.images.view import Node, View
 
@@ -33,9 +34,21 @@ class Tree:
         if ".." in parts:
             raise StepError(f"{pattern!r} leads out of where files may come from")
         for part in parts:
+            if part == "**":
+                found = [below for path, node in found if node is not None for below in self._all(path, node)]
+                continue
             found = [child for path, node in found if node is not None for child in self._step(path, node, part)]
-        followed = [(path, self._followed(path, node)) for path, node in found if node is not None]
-        return [(path, node) for path, node in followed if node is not None]
+        followed = {path: self._followed(path, node) for path, node in found if node is not None}
+        return [(path, node) for path, node in followed.items() if node is not None]
+
+    def _all(self, path: str, node: Node) -> list[tuple[str, Node | None]]:
+        """A directory and all directories below it."""
+        found: list[tuple[str, Node | None]] = [(path, node)]
+        if node.is_directory:
+            for name, child in self.children(node).items():
+                if child.is_directory:
+                    found += self._all(f"{path}/{name}" if path else name, child)
+        return found
 
     def _step(self, path: str, node: Node, part: str) -> list[tuple[str, Node | None]]:
         assert self.view is not None
@@ -46,8 +59,8 @@ class Tree:
         if not re.search(r"[*?\[\\]", part):
             child = self.view.children(at).get(part)
             return [(below + part, child)] if child is not None else []
-        expression = re.compile(fnmatch.translate(part.replace("[^", "[!")))
-        return [(below + name, one) for name, one in self.view.children(at).items() if expression.match(name)]
+        wanted = expression(part)
+        return [(below + name, one) for name, one in self.view.children(at).items() if wanted.match(name)]
 
     def _followed(self, path: str, node: Node) -> Node | None:
         if self.view is None or not stat.S_ISLNK(node.found.st_mode):
@@ -88,32 +101,58 @@ class Copying:
     """One COPY or ADD on its way into a layer."""
 
     def __init__(
-        self, upper: Path, below: list[Path], owner: tuple[int, int] | None, mode: int | None, scratch: Path
+        self,
+        upper: Path,
+        below: list[Path],
+        owner: tuple[int, int] | None,
+        mode: ModeChange | None,
+        scratch: Path,
+        exclude: list[str] | None = None,
     ) -> None:
         self._upper = upper
         self._view = View(below)
         self._owner = owner
         self._mode = mode
+        self._excluded = Excluded(exclude or [])
         self._scratch = scratch
 
-    def copy(self, tree: Tree, sources: list[str], destination: str, extract: bool = False) -> None:
-        """Put what `sources` name to `destination`, an absolute path. Raises StepError."""
+    def copy(
+        self, tree: Tree, sources: list[str], destination: str, extract: bool = False, parents: bool = False
+    ) -> None:
+        """Put what `sources` name to `destination`, an absolute path; with `parents` below the directories that the
+        sources name, or those behind their `/./`. Raises StepError."""
         found: list[tuple[str, Node]] = []
         for source in sources:
             here = tree.find(source)
             if not here:
                 raise StepError(f"there is no {source!r} where files are copied from (or .dockerignore leaves it out)")
-            found += here
+            if parents:
+                self._with_parents(tree, source, here, destination)
+            else:
+                found += here
         several = len(found) > 1 or any(re.search(r"[*?\[]", source) for source in sources)
         if several and len(found) > 1 and not destination.endswith("/"):
             raise StepError(f"several files are copied: the destination {destination!r} must end with /")
         for path, node in found:
             if node.is_directory:
                 self._contents(tree, node, destination)
+            elif self._excluded(posixpath.basename(path)):
+                continue
             elif extract and _is_archive(node):
                 self._extract(node.places[0], destination)
             else:
                 self._file(node, self._target(destination, posixpath.basename(path)))
+
+    def _with_parents(self, tree: Tree, source: str, found: list[tuple[str, Node]], destination: str) -> None:
+        pivot = len([part for part in source.partition("/./")[0].split("/") if part not in ("", ".")])
+        pivot = pivot if "/./" in source else 0
+        for path, node in found:
+            relative = "/".join(path.split("/")[pivot:])
+            if node.is_directory:
+                if "**" not in source:  # else it only leads to what is meant
+                    self._contents(tree, node, f"{destination.rstrip('/')}/{relative}", node)
+            elif not self._excluded(relative):
+                self._file(node, f"{destination.rstrip('/')}/{relative}")
 
     def write(self, name: str, data: bytes, destination: str, several: bool) -> None:
         """Put a text that stands in the Dockerfile itself."""
@@ -129,12 +168,14 @@ class Copying:
             return f"{destination.rstrip('/')}/{name}"
         return destination
 
-    def _contents(self, tree: Tree, node: Node, destination: str, like: Node | None = None) -> None:
-        """What is in a directory, into another."""
+    def _contents(self, tree: Tree, node: Node, destination: str, like: Node | None = None, place: str = "") -> None:
+        """What is in a directory, into another. `place` is where it is below the source."""
         relative = self._directory(destination, like)
         for name, child in tree.children(node).items():
+            if self._excluded(place + name):
+                continue
             if child.is_directory:
-                self._contents(tree, child, f"/{relative}/{name}", child)
+                self._contents(tree, child, f"/{relative}/{name}", child, f"{place}{name}/")
             else:
                 self._file(child, f"/{relative}/{name}")
 
@@ -142,7 +183,7 @@ class Copying:
         path = self._free(target)
         source, found = node.places[0], node.found
         owner = self._owner or (found.st_uid, found.st_gid)
-        mode = stat.S_IMODE(found.st_mode) if self._mode is None else self._mode
+        mode = self._changed(stat.S_IMODE(found.st_mode))
         if stat.S_ISLNK(found.st_mode):
             path.symlink_to(os.readlink(source))
             _own(path, owner)
@@ -150,15 +191,19 @@ class Copying:
         if not stat.S_ISREG(found.st_mode):
             return  # devices and sockets do not travel
         if owner == (found.st_uid, found.st_gid) and mode == stat.S_IMODE(found.st_mode):
-            os.link(source, path, follow_symlinks=False)
+            link_or_copy(source, path)
             return
         shutil.copyfile(source, path, follow_symlinks=False)
         shutil.copystat(source, path, follow_symlinks=False)
-        self._finish(path, mode, owner)
+        _own(path, owner)
+        path.chmod(mode)
+
+    def _changed(self, mode: int, is_directory: bool = False) -> int:
+        return mode if self._mode is None else self._mode(mode, is_directory)
 
     def _finish(self, path: Path, mode: int, owner: tuple[int, int]) -> None:
         _own(path, self._owner or owner)
-        path.chmod(mode if self._mode is None else self._mode)
+        path.chmod(self._changed(mode))
 
     def _extract(self, archive: Path, destination: str) -> None:
         place = self._scratch / f"archive-{archive.name}"
@@ -207,7 +252,7 @@ class Copying:
                 path.chmod(stat.S_IMODE(node.found.st_mode))
             elif like is not None and done == relative:
                 _own(path, self._owner or (like.found.st_uid, like.found.st_gid))
-                path.chmod(stat.S_IMODE(like.found.st_mode) if self._mode is None else self._mode | 0o111)
+                path.chmod(self._changed(stat.S_IMODE(like.found.st_mode), True))
             else:
                 _own(path, self._owner or (0, 0))
                 path.chmod(0o755)

@@ -32,6 +32,14 @@ class StepError(Exception):
         self.last_lines = last_lines or []
 
 
+class DiskFull(StepError):
+    """There was no space for what a step makes."""
+
+    def __init__(self, where: str = "", last_lines: list[str] | None = None) -> None:
+        disk = f"the disk that holds {where}" if where else "the disk"
+        super().__init__(f"no space is left on {disk}: free some and build again", last_lines)
+
+
 def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 

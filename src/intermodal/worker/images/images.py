@@ -23,7 +23,7 @@ from intermodal.worker.devices.edits import Edits
 from intermodal.worker.images import recipe as recipes
 from intermodal.worker.images.commands import ContainerStarter
 from intermodal.worker.images.composing import Composing, copied
-from intermodal.worker.images.failures import BuildFailed, StepError, is_disk_full
+from intermodal.worker.images.failures import BuildFailed, DiskFull, StepError, is_disk_full
 from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
 from intermodal.worker.images.kinds import KINDS, Context, Instruction, Made, Making
@@ -86,6 +86,7 @@ class Images:
         await self._jobs.close()
         if self._syncing:
             await asyncio.wait(self._syncing)
+        self._layers.close()
 
     def host(self) -> HostSettings:
         """The settings of this machine that builds and containers share."""
@@ -328,8 +329,7 @@ class Images:
         disk = os.statvfs(self._home.path)
         full = disk.f_bavail * disk.f_frsize < LITTLE_SPACE
         if full or (isinstance(error, OSError) and is_disk_full(error)):
-            reason = f"no space is left on the disk that holds {self._home.path}: free some and build again"
-            return StepError(reason, error.last_lines if isinstance(error, StepError) else [])
+            return DiskFull(str(self._home.path), error.last_lines if isinstance(error, StepError) else [])
         return error if isinstance(error, StepError) else StepError(f"{error.strerror}: {error.filename}")
 
     def _sync_later(self, layer: Layer) -> None:

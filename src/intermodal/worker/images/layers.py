@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 
 from intermodal.files import process_lives
 from intermodal.home import Home
+from intermodal.worker.images.layer_mounts import SUFFIXES, LayerMounts
 
 LOCK_POLL = 0.1  # seconds between tries for a layer that another process builds
 STAGE = ".new-"  # names of layers in the making: .new-<pid>-<number>
@@ -73,9 +75,12 @@ class LayerStore:
     def __init__(self, home: Home) -> None:
         self._root = home.layers
         self._boot = boot_id()
+        self._mounts = LayerMounts(home.layers)
         self._known: dict[str, Layer] = {}
 
     def path(self, layer_id: str) -> Path:
+        """The layer's directory, with its content."""
+        self._mounts.ready(layer_id)
         return self._root / layer_id
 
     def find(self, key: str) -> Layer | None:
@@ -93,7 +98,12 @@ class LayerStore:
         return layer
 
     def exists(self, layer_id: str) -> bool:
-        return os.path.isdir(self._root / layer_id)
+        """Whether the layer is there; if it is, its directory has its content from now on."""
+        return os.path.isdir(self._root / layer_id) and self._mounts.ready(layer_id)
+
+    def close(self) -> None:
+        """Unmount what was mounted."""
+        self._mounts.close()
 
     def _read(self, key: str) -> Layer | None:
         path = self._root / f"{key}.json"
@@ -133,6 +143,15 @@ class LayerStore:
         layer_id = layer.key
         if os.path.lexists(self._root / layer_id):
             layer_id = f"{layer.key}-{secrets.token_hex(4)}"
+        packed = [upper.with_name(f"layer{suffix}") for suffix in SUFFIXES]
+        if all(path.exists() for path in packed):
+            self._mounts.forget(layer_id)
+            for path, final in zip(packed, self._mounts.files(layer_id), strict=True):
+                os.rename(path, final)
+            os.rename(upper, self._root / layer_id)
+            if not self._mounts.ready(layer_id):
+                raise OSError(errno.ENOTSUP, "the layer cannot be mounted", str(self._root / layer_id))
+            upper = self._root / layer_id
         found = survey(upper)
         layer = replace(
             layer,
@@ -143,7 +162,8 @@ class LayerStore:
             created=time.time(),
             boot=self._boot,
         )
-        os.rename(upper, self._root / layer_id)
+        if upper != self._root / layer_id:
+            os.rename(upper, self._root / layer_id)
         self._write(layer)
         return layer
 
@@ -191,6 +211,7 @@ class LayerStore:
         """Take a damaged layer out of use; containers that run on it keep it until they end. Blocking."""
         self._known.pop(layer.key, None)
         (self._root / f"{layer.key}.json").unlink(missing_ok=True)
+        self._mounts.remove(layer.id)
         gone = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
         try:
             os.rename(self.path(layer.id), gone)

@@ -6,6 +6,7 @@ Files are hard links to those of the layers merged, so it costs names and no con
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -21,6 +22,26 @@ def merge(layers: list[Path], target: Path) -> None:
     """
     for layer in layers:
         _merge_directory(layer, target, made=False)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link; a copy with all properties where the source lies on another file system (a mounted layer)."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    found = source.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        target.symlink_to(os.readlink(source))
+    elif stat.S_ISREG(found.st_mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+    else:
+        os.mknod(target, found.st_mode, found.st_rdev)
+    if os.geteuid() == 0:
+        os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
+    shutil.copystat(source, target, follow_symlinks=False)
 
 
 def is_whiteout(found: os.stat_result) -> bool:
@@ -45,7 +66,7 @@ def _merge_entry(source: Path, target: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         if below is not None:
             _remove(target)
-        os.link(source, target, follow_symlinks=False)
+        link_or_copy(source, target)
         return
     if below is not None and stat.S_ISDIR(below.st_mode):
         _merge_directory(source, target, made=False)

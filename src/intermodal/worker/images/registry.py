@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from intermodal.worker.images import registry_unpack
-from intermodal.worker.images.failures import StepError
+from intermodal.worker.images import layer_mounts, registry_index, registry_unpack
+from intermodal.worker.images.failures import DiskFull, StepError
 from intermodal.worker.images.layers import Layer, remove_tree
 from intermodal.worker.images.registry_manifest import Blob, Description, architecture, choose, describe, parse_json
 from intermodal.worker.images.registry_reference import Reference
@@ -29,6 +29,7 @@ from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.image import ImageConfig
 
 REVISION = 1  # change it when layers are unpacked in another way
+WORTH_MOUNTING = 1 << 20  # bytes; a smaller layer is unpacked sooner than it is mounted at every start
 LOOK_SECONDS = 0.03  # between looks at what has arrived
 STALL_SECONDS = 180.0  # without a byte: the registry is gone
 LOCK_SECONDS = 0.1  # between tries for an image that another process fetches
@@ -107,6 +108,9 @@ class Registry:
             except Corrupted as error:
                 log("output", f"{error.reason}: fetching it again\n")
                 layers = await self._layers_of(description, transport, digest, directory, log)
+            except DiskFull:
+                await asyncio.to_thread(remove_tree, directory)  # else what has arrived would keep the disk full
+                raise
             await asyncio.to_thread(remove_tree, directory)
         config_here = description.config
         config_here.layers = [layer.id for layer in await self._settled(layers)]
@@ -148,14 +152,24 @@ class Registry:
         """Make the layer of a blob that has arrived at `path`, which goes in the end."""
 
         async def fill(stage: Path) -> Layer:
-            answer = await _unpacked(path, stage / "upper")
+            answer: dict[str, Any] = {"reason": "unsuited"}
+            if blob.size >= WORTH_MOUNTING and layer_mounts.are_wanted() and not layer_mounts.why_not():
+                archive, index = [stage / f"layer{suffix}" for suffix in layer_mounts.SUFFIXES]
+                answer = await _carried_out(registry_index.__file__, path, archive, index)
+                if "error" not in answer and not layer_mounts.can_mount(archive, index):
+                    answer = {"reason": "unsuited"}
+                if "reason" in answer:
+                    archive.unlink(missing_ok=True)
+                    index.unlink(missing_ok=True)
+            if answer.get("reason") == "unsuited":
+                answer = await _carried_out(registry_unpack.__file__, path, stage / "upper")
             if "error" in answer:
                 reason, text = answer.get("reason"), str(answer["error"])
                 if reason == "corrupt":
                     path.unlink(missing_ok=True)
                     raise Corrupted(blob, text)
                 if reason == "disk":
-                    raise StepError("no space is left on the disk: free some and build again")
+                    raise DiskFull
                 raise StepError(f"layer {blob.digest[:19]} cannot be unpacked: {text}")
             if answer["digest"] != blob.diff_id:
                 path.unlink(missing_ok=True)
@@ -340,10 +354,10 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-async def _unpacked(blob: Path, root: Path) -> dict[str, Any]:
-    """Run the unpacking in a process that ends with us."""
+async def _carried_out(*program_and_paths: str | Path) -> dict[str, Any]:
+    """Run the unpacking, or what takes its place, in a process that ends with us."""
     guard = shutil.which("setpriv")
-    program = [sys.executable, "-I", "-S", registry_unpack.__file__, str(blob), str(root)]
+    program = [sys.executable, "-I", "-S", *map(str, program_and_paths)]
     process = await asyncio.create_subprocess_exec(
         *([guard, "--pdeathsig", "KILL"] if guard else []),
         *program,

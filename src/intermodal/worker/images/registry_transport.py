@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.failures import DiskFull, StepError
 from intermodal.worker.images.registry_reference import (
     INSECURE_SETTING,
     MIRRORS_SETTING,
@@ -153,7 +153,7 @@ def explained(said: str, reference: Reference, logged_in: bool) -> StepError:
 
     host = reference.host
     if has(r"no space left on device|disk quota exceeded"):
-        return StepError("no space is left on the disk: free some and build again")
+        return DiskFull()
     if has(r"toomanyrequests|too many requests"):
         return StepError(f"{host} refuses more downloads for now (too many requests): log in with secret=, or wait")
     if has(r"unauthorized|authentication required|access to the resource is denied|\bdenied\b|403 \(?Forbidden"):

@@ -188,8 +188,8 @@ class Unpacking:
             if not key.startswith(XATTR) or member.islnk():
                 continue
             name = key[len(XATTR) :]
-            if not name.startswith(KEPT_XATTRS) or name.startswith("user.overlay."):
-                continue  # trusted.* and user.overlay.* would change how layers are stacked
+            if not is_kept(name):
+                continue
             with contextlib.suppress(OSError):  # the file system may have none
                 os.setxattr(self.path(relative), name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
 
@@ -306,6 +306,11 @@ def inside(name: str) -> str:
     return "" if clean == "." else clean
 
 
+def is_kept(attribute: str) -> bool:
+    """Whether a layer may have this extended attribute: trusted.* and user.overlay.* change how layers are stacked."""
+    return attribute.startswith(KEPT_XATTRS) and not attribute.startswith("user.overlay.")
+
+
 def own(target: str | int, member: tarfile.TarInfo) -> None:
     try:
         if isinstance(target, int):
@@ -390,11 +395,17 @@ def opened(blob: str) -> Iterator[Any]:
             process.stderr.close()
 
 
+def is_compressed(magic: bytes) -> bool:
+    """Whether a blob that begins so is gzip or zstd."""
+    skippable = magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F
+    return magic[:2] == b"\x1f\x8b" or magic == b"\x28\xb5\x2f\xfd" or skippable
+
+
 def _tool(magic: bytes) -> list[str]:
     if magic[:2] == b"\x1f\x8b":
         name = next((one for one in GZIP_TOOLS if shutil.which(one)), "")
         return [name, "-dc"] if name else []
-    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
+    if is_compressed(magic):
         if shutil.which("zstd") is None:
             raise FileNotFoundError("zstd, which reads this image's layers, is not installed: apt-get install zstd")
         return ["zstd", "-dcq", "--long=31"]
@@ -434,18 +445,23 @@ def unpack(blob: str, root: str) -> dict[str, Any]:
     }
 
 
+def explained(error: Refused | Corrupt | OSError) -> dict[str, Any]:
+    """The answer for what went wrong."""
+    if isinstance(error, Refused):
+        return {"error": str(error), "reason": "refused"}
+    if isinstance(error, Corrupt):
+        return {"error": str(error), "reason": "corrupt"}
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error) if error.errno is None else f"{error.strerror}: {error.filename or 'a file of the layer'}"
+    return {"error": text, "reason": "disk" if full else "tool"}
+
+
 def main(arguments: list[str]) -> int:
     os.umask(0)
     try:
         answer = unpack(*arguments)
-    except Refused as error:
-        answer = {"error": str(error), "reason": "refused"}
-    except Corrupt as error:
-        answer = {"error": str(error), "reason": "corrupt"}
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        text = str(error) if error.errno is None else f"{error.strerror}: {error.filename or 'a file of the layer'}"
-        answer = {"error": text, "reason": "disk" if full else "tool"}
+    except (Refused, Corrupt, OSError) as error:
+        answer = explained(error)
     sys.stdout.write(json.dumps(answer) + "\n")
     return 1 if "error" in answer else 0
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 APPLICATION_ID = 0x494D4F44  # "IMOD": tells our databases from others
 FOLDER = Path(__file__).parent
+VOLUMES = FOLDER / "volumes"  # of the database of volumes
 
 
 class Refused(Exception):
     """The state directory cannot be used; the text says why and what to do next."""
 
 
-def known() -> list[tuple[int, Path]]:
-    """(number, file) of all migrations, in order."""
-    return sorted((int(path.name[:4]), path) for path in FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+def known(folder: Path = FOLDER) -> list[tuple[int, Path]]:
+    """(number, file) of all migrations of one database, in order."""
+    return sorted((int(path.name[:4]), path) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def migrate(connection: sqlite3.Connection, where: Path, migrations: list[tuple[int, Path]] | None = None) -> int:

@@ -21,6 +21,15 @@ _CHECK_PYTHON = (
     "import ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, sysconfig, platform; print(platform.python_version())"
 )
 
+# From Python 3.12 on, `ensurepip` no longer brings setuptools, which packages of the time import (`pkg_resources`)
+# without asking for it. Debian's own wheel of it is at hand; pip's variables of the machine have no say in it.
+_TOOLS_REVISION = "2"
+_TOOLS = f"""ldconfig
+{PYTHON} -m ensurepip --upgrade --default-pip
+set -- /usr/share/python-wheels/setuptools-*.whl
+if [ -e "$1" ]; then {PYTHON} -m pip --isolated install -q --no-deps --no-index --root-user-action ignore "$1"; fi
+"""
+
 
 class DebianSlim(Kind):
     name = "debian_slim"
@@ -73,6 +82,9 @@ class InterpreterOfHost(Kind):
     internal = True
     required = {"version": str}
 
+    def inputs(self, instruction: Instruction, host: HostSettings) -> str:
+        return _TOOLS_REVISION
+
     async def make(self, workshop: Workshop, making: Making) -> Made | None:
         version = str(making.fields["version"])
         interpreter = find(version.rpartition(".")[0])
@@ -80,9 +92,8 @@ class InterpreterOfHost(Kind):
             raise StepError(f"Python {version} is no longer on this machine")
         making.log("output", f"using Python {version} of {interpreter.prefix}\n")
         await asyncio.to_thread(copy_into, interpreter, making.upper)
-        script = f"ldconfig && exec {PYTHON} -m ensurepip --upgrade --default-pip"
         try:
-            await workshop.run(making, ["/bin/sh", "-ec", script], [], {"PIP_CONFIG_FILE": os.devnull})
+            await workshop.run(making, ["/bin/sh", "-ec", _TOOLS], [], {"PIP_CONFIG_FILE": os.devnull})
             await workshop.run(making, [PYTHON, "-Wignore", "-c", _CHECK_PYTHON], [])
         except StepError as error:
             raise StepError(

@@ -6,14 +6,15 @@ import asyncio
 import hashlib
 import os
 import posixpath
-import re
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images.dockerfile_copy import Copying, Tree, make_directory
+from intermodal.worker.images.dockerfile_patterns import mode_change
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.image_python import find_python
 from intermodal.worker.images.image_users import account
@@ -23,17 +24,20 @@ from intermodal.worker.images.workshop import TOOLS, Workshop
 if TYPE_CHECKING:
     from intermodal.worker.images.composing import Composing
 
-_MODE = re.compile(r"0?[0-7]{3,4}\Z")
 _DOWNLOAD = """
 import os, sys, urllib.request
 for url, path in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
+            told, have = answer.headers.get("Content-Length"), 0
             while True:
                 data = answer.read(1 << 20)
                 if not data:
                     break
+                have += len(data)
                 file.write(data)
+            if told and have != int(told):
+                raise OSError(f"the answer broke off after {have} of {told} bytes")
     except OSError as error:
         sys.exit(f"{url} could not be fetched: {error}")
 """
@@ -122,15 +126,14 @@ class DockerfileCopy(Kind):
             owner = (user.uid, user.gid if ":" in fields["chown"] or user.uid else 0)
         mode = None
         if fields.get("chmod"):
-            if not _MODE.match(fields["chmod"]):
-                raise StepError(f"--chmod={fields['chmod']} must be octal, such as 755")
-            mode = int(fields["chmod"], 8)
-        copying = Copying(making.upper, making.layers, owner, mode, making.stage)
+            mode = mode_change(fields["chmod"])
+        copying = Copying(making.upper, making.layers, owner, mode, making.stage, fields.get("exclude"))
         tree = Tree(supplies["layers"], supplies["root"])
         extract = bool(fields.get("extract"))
         destination, texts = fields["destination"], fields.get("texts") or []
         if fields.get("sources"):
-            await asyncio.to_thread(copying.copy, tree, fields["sources"], destination, extract)
+            parents = bool(fields.get("parents"))
+            await asyncio.to_thread(copying.copy, tree, fields["sources"], destination, extract, parents)
         for text in texts:
             several = len(texts) > 1 or bool(fields.get("sources"))
             copying.write(text["name"], text["data"].encode(), destination, several)
@@ -144,7 +147,7 @@ class DockerfileCopy(Kind):
         place = making.stage / "downloads"
         place.mkdir()
         inside = f"{TOOLS}/downloads"
-        names = [posixpath.basename(url.partition("?")[0].rstrip("/")) for url in urls]
+        names = [posixpath.basename(urlsplit(url).path.rstrip("/")) for url in urls]
         if not all(names):
             raise StepError(f"{urls[names.index('')]} has no name of a file: use RUN to fetch it")
         words = [word for url, name in zip(urls, names, strict=True) for word in (url, f"{inside}/{name}")]
@@ -162,7 +165,8 @@ class DockerfileCopy(Kind):
                 found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
                 if found != wanted:
                     raise StepError(f"{name} has the checksum {found}, not {wanted}")
-        await asyncio.to_thread(copying.copy, Tree([place]), names, making.fields["destination"], False)
+        unpack = bool(making.fields.get("unpack_urls"))
+        await asyncio.to_thread(copying.copy, Tree([place]), names, making.fields["destination"], unpack)
 
 
 class DockerfileRun(Kind):
