@@ -42,6 +42,16 @@ def test_entries_of_any_type(d: modal.Dict) -> None:
     assert bool(d)  # it is an object, not a container of this process
 
 
+def test_a_value_that_was_read_is_a_copy(d: modal.Dict) -> None:
+    d["outer_key"] = {"inner_key": 1}
+    d["outer_key"]["inner_key"] = 2
+    assert d["outer_key"] == {"inner_key": 1}
+    changed = d["outer_key"]
+    changed["inner_key"] = 2
+    d["outer_key"] = changed
+    assert d["outer_key"] == {"inner_key": 2}
+
+
 def test_keys_are_equal_when_their_parts_are(d: modal.Dict) -> None:
     text = "KEY".lower()  # an object of its own
     d[("key", "key")] = 1

@@ -133,6 +133,26 @@ async def test_entries_expire_when_nobody_uses_them(parts: Parts) -> None:
     assert await other.length(dict_id) == 1
 
 
+async def test_what_is_counted_is_limited(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal.server.services.dicts.MAX_LEN", 3)
+    dict_id = await parts.new("dict")
+    for number in range(5):
+        await parts.put(dict_id, b"%d" % number)
+    assert await parts.dicts.length(dict_id) == 3  # wholly in memory
+    parts.dicts._tables[dict_id].complete = False
+    assert await parts.dicts.length(dict_id) == 3
+
+
+async def test_nobody_hears_of_a_change_before_it_is_durable(parts: Parts) -> None:
+    dict_id = await parts.new("dict")
+    await parts.put(dict_id, b"k", b"old")
+    parts.dicts._take_put(parts.peer, 1, DictPut(dict_id, b"u" * 12, [b"k"], [b"new"]))  # type: ignore[arg-type]
+    parts.dicts._take_get(parts.peer, 2, DictGet(dict_id, b"k"))  # type: ignore[arg-type]
+    assert parts.peer.answers == {}
+    assert (await parts.peer.answer(2)).value == b"new"  # type: ignore[attr-defined]
+    assert await parts.peer.answer(1) == Stored(True)
+
+
 async def test_an_expired_key_may_be_taken_anew(parts: Parts) -> None:
     dict_id = await parts.new("dict")
     await parts.put(dict_id, b"lock")

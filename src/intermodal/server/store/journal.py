@@ -21,6 +21,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -99,25 +100,30 @@ def read(folder: Path, store: str, applied: int) -> list[Record]:
 def read_segment(path: Path, store: str) -> Segment | None:
     """None: there is no journal of this store in it."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < BLOCK:
+                return None
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data, memoryview(data) as view:
+                return _segment(view, store)
     except FileNotFoundError:
         return None
-    if len(data) < BLOCK:
-        return None
+
+
+def _segment(data: memoryview, store: str) -> Segment | None:
     magic, owner, salt, before = _HEAD.unpack_from(data)
     if magic != MAGIC or owner != _owner(store) or _CRC.unpack_from(data, _HEAD.size)[0] != crc32(data[: _HEAD.size]):
         return None
     records: list[Record] = []
-    view, at, last = memoryview(data), BLOCK, before
+    at, last = BLOCK, before
     while at + _RECORD.size <= len(data):
         length, crc, number, previous = _RECORD.unpack_from(data, at)
         end = at + _RECORD.size + length
         if not length or end > len(data) or previous != last:
             break
-        content = view[at + _RECORD.size : end]
+        content = bytes(data[at + _RECORD.size : end])
         if crc != _crc(salt, number, previous, content):
             break
-        records.append(Record(number, previous, bytes(content)))
+        records.append(Record(number, previous, content))
         at, last = end, number
     return Segment(before, records)
 
@@ -126,7 +132,7 @@ def _owner(store: str) -> bytes:
     return store.encode()[:24].ljust(24, b"\0")
 
 
-def _crc(salt: int, number: int, before: int, content: bytes | memoryview) -> int:
+def _crc(salt: int, number: int, before: int, content: bytes) -> int:
     return crc32(content, crc32(_SALTED.pack(salt, number, before)))
 
 
