@@ -87,7 +87,7 @@ class WriteBehind:
         return number
 
     async def settle(self) -> None:
-        """Return when the database knows all that was changed until now."""
+        """Return when the database knows all that was changed until now. Raises Fault where it cannot be written."""
         number = self._journal.last
         if self._applied >= number:
             return
@@ -102,8 +102,8 @@ class WriteBehind:
         """Bring everything into the database, if it takes it; end."""
         settling = asyncio.ensure_future(self.settle())
         done, _ = await asyncio.wait([settling], timeout=2 * RETRY)
-        if not done:
-            settling.cancel()  # it stays in the journal
+        if not done or settling.exception() is not None:  # it stays in the journal
+            settling.cancel()
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.close()
@@ -133,6 +133,10 @@ class WriteBehind:
                 _log.warning("changes of dicts and queues stay in the journal: %s", error)
                 self._journal.stuck(error or Fault(Code.INTERNAL, "the store does not answer"))
                 self._loop.call_later(RETRY, self._write, number, jobs)
+                waiters, self._waiters = self._waiters, []
+                for _wanted, waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(error or Fault(Code.INTERNAL, "the store does not answer"))
                 return
             self._applied = number
             self._journal.release(number)
