@@ -60,12 +60,6 @@ class ObjectStore:
         """boto3's client."""
         return self._client("s3", self.key_id, self.key)
 
-    def pause(self) -> None:
-        """It answers nothing."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()

@@ -16,6 +16,7 @@ class Home:
         self.address = server_address(str(self.path))
         self.handover = self.socket.with_name(f"{self.socket.stem}.handover")  # the worker gives connections there
         self.gateway = self.path / "gateway.json"  # where the gateway listens
+        self.web_results = self.path / "web-results"  # slow responses, until they are fetched
         self.lock = self.path / "server.lock"  # held by the server as long as it lives
         self.worker_lock = self.path / "worker.lock"
         self.server_log = self.path / "server.log"

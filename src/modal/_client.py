@@ -26,7 +26,7 @@ from typing import (
     Union,
 )
 
-from modal import _context
+from modal import _context, _events
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
@@ -450,6 +450,7 @@ class Client:
         self._loops = weakref.WeakKeyDictionary()
         self.attachments = {}
         self.taken = Taken(self)
+        self._endpoint.forked()
 
 
 class Taken:
@@ -602,7 +603,9 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    """In a child process: a lock may have been held by a thread that is not here, and the terminal is the parent's."""
     Client._current_lock = threading.Lock()
+    _events.install(_events.Sink())
     for client in list(_clients):
         client._forked()
 

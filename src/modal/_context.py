@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CONTAINER_API = "unix:/.intermodal/run/api.sock"  # where a container's own client connects
 
+APP_VARIABLE = "INTERMODAL_APP_ID"  # set by the runner for processes that user code starts
+
 building = False  # set by the runner: this process runs a function of `Image.run_function`
 spec: Optional[RunnerSpec] = None  # set by the runner: this process is a container's main process
 
@@ -68,6 +70,15 @@ def is_local() -> bool:
     import os
 
     return spec is None and os.environ.get("MODAL_IS_REMOTE") != "1"
+
+
+def own_app_id() -> str:
+    """The app of the container that this process is in (a child of its main process knows it too); "" outside."""
+    import os
+
+    if spec is not None:
+        return spec.app_id
+    return os.environ.get(APP_VARIABLE, "") if not is_local() else ""
 
 
 def extra(name: str) -> Any:

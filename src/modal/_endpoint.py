@@ -128,6 +128,10 @@ class Endpoint:
             if noticed:
                 _notice("The server answers again.")
 
+    def forked(self) -> None:
+        """In a child process: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def lost(self) -> float:
         """Seconds since the server was last known to answer, counted from the first call."""
         with self._lock:

@@ -17,13 +17,14 @@ _lock = threading.Lock()
 
 async def own_handle(client: Client, name: str) -> Optional[FunctionHandle]:
     """The function or class of that name in the container's own app; None where there is none, or no container."""
-    if _context.spec is None:
+    app_id = _context.own_app_id()
+    if not app_id:
         return None
     found = _handles.get(name)
     if found is None:
         from modal._protocol.messages.app import AppLayoutGet, AppPublished
 
-        layout = await client.request(AppLayoutGet(_context.spec.app_id), AppPublished)
+        layout = await client.request(AppLayoutGet(app_id), AppPublished)
         with _lock:
             _handles.update({handle.name: handle for handle in layout.functions})
         found = _handles.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -64,6 +65,7 @@ class Run:
         self._url = ""
         self._attachment: Optional[Attachment] = None
         self._listener: Optional[_Listener] = None
+        self._process = os.getpid()
 
     async def start(self, environment_name: Optional[str]) -> None:
         """Afterwards the app's functions can be called. Whatever fails stops what there is of the app."""
@@ -86,7 +88,12 @@ class Run:
             raise
 
     async def end(self, error: Optional[BaseException] = None) -> None:
-        """Stop the app; with `detach`, let it go on, also when the program was interrupted by Ctrl-C."""
+        """Stop the app; with `detach`, let it go on, also when the program was interrupted by Ctrl-C.
+
+        A forked child that leaves the app's context stops nothing: the app is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
         try:
             if self._detach and (error is None or isinstance(error, KeyboardInterrupt)):
                 await self._client.request(AppDetach(self._app_id), Done)

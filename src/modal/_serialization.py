@@ -248,7 +248,15 @@ def _is_importable(obj: Any) -> bool:
 
 
 def _cloud_pickler() -> Type[pickle.Pickler]:
-    import cloudpickle
+    try:
+        import cloudpickle
+    except ImportError:
+        # A process that user code has started in a container: the platform's copy lies beside this package.
+        carried = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "carried")
+        if carried in sys.path or not os.path.isdir(carried):
+            raise
+        sys.path.append(carried)
+        import cloudpickle
 
     pickler: Type[pickle.Pickler] = cloudpickle.CloudPickler
     return pickler

@@ -87,19 +87,19 @@ class _Stored(_Named):
                 entry = Entry(*values)
                 yield FileEntry(entry.path, FileEntryType(entry.kind), entry.mtime // 1_000_000_000, entry.size)
 
-    async def _chunks(self, path: str) -> AsyncIterator[bytes]:
+    async def _chunks(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
         from modal._protocol.messages.call import BlobChunk
         from modal._protocol.messages.volume import VolumeRead
 
         check_path(path)
-        async for item in self._items(lambda volume_id: VolumeRead(volume_id, path)):
+        async for item in self._items(lambda volume_id: VolumeRead(volume_id, path, offset)):
             if isinstance(item, BlobChunk):
                 yield item.data
 
-    def _chunks_blocking(self, path: str) -> Iterator[bytes]:
+    def _chunks_blocking(self, path: str, offset: int = 0) -> Iterator[bytes]:
         from modal import _sync
 
-        return _sync.iterate(self._chunks(path))
+        return _sync.iterate(self._chunks(path, offset))
 
     async def _remove(self, path: str, recursive: bool) -> None:
         from modal._protocol.messages.volume import VolumeEdit

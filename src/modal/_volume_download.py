@@ -1,7 +1,7 @@
 """Downloads of directories and files: several at a time, and on the server's own machine straight from its store.
 
-A file appears under its name when it is whole. What is there already with the right size and time is not fetched
-again by `resume`, so that a download which was interrupted goes on where it ended.
+A file appears under its name when it is whole. What is there already with the right size and time is not fetched again,
+and of a large file only what is missing, so that a download which was interrupted goes on where it ended.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from modal._protocol.messages.volume import (
     VolumeEntries,
     VolumeLs,
 )
-from modal._protocol.objects import copy_file, has_object, object_path
+from modal._protocol.objects import CHUNK, copy_file, has_object, object_path
 from modal._volume import Volume, _Stored
 from modal._volume_upload import Progress, _in_threads
 from modal.exception import InvalidError
 
 PARTIAL = ".modal-partial"  # ends the names of files that are still being written
+LARGE = 16 << 20  # bytes: what has come of such a file is kept
 
 
 def list_entries(source: _Stored, path: str, recursive: bool) -> List[Entry]:
@@ -88,14 +89,16 @@ class Download:
         if not _is_same(local, entry):
             if os.path.isdir(local) and not os.path.islink(local):
                 raise InvalidError(f"{local} is a directory: a file cannot take its place.")
-            temporary = f"{local}{PARTIAL}"
+            keep = entry.size >= LARGE and bool(entry.content)
+            temporary = f"{local}.{entry.content[:16]}{PARTIAL}" if keep else f"{local}{PARTIAL}"
             try:
                 self._write(entry, remote, temporary)
                 os.chmod(temporary, entry.mode & 0o777)
                 os.utime(temporary, ns=(entry.mtime, entry.mtime))
                 os.replace(temporary, local)
             except BaseException:
-                _unlink(temporary)
+                if not keep:
+                    _unlink(temporary)
                 raise
         with self._lock:
             self._files += 1
@@ -110,8 +113,15 @@ class Download:
                 return
             except FileNotFoundError:
                 pass  # collected at this very moment: the server says what is the matter
-        with open(target, "wb") as file:
-            for chunk in self._source._chunks_blocking(remote):
+        begun = _size_of(target) if entry.size >= LARGE and entry.content else 0
+        self._append(remote, target, begun if begun < entry.size else 0)
+        if begun and _digest_of(target) != entry.content:  # it was damaged, or the server knows no offsets
+            self._append(remote, target, 0)
+
+    def _append(self, remote: str, target: str, offset: int) -> None:
+        with open(target, "r+b" if offset else "wb") as file:
+            file.seek(offset)
+            for chunk in self._source._chunks_blocking(remote, offset):
                 file.write(chunk)
 
     def stream(self, remote: str, write: Callable[[bytes], Any]) -> None:
@@ -131,6 +141,23 @@ def _is_same(local: str, entry: Entry) -> bool:
         and status.st_mtime_ns == entry.mtime
         and (status.st_mode & 0o170777) == (0o100000 | entry.mode & 0o777)
     )
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _digest_of(path: str) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _unlink(path: str) -> None:

@@ -27,19 +27,12 @@ def deep_spawned(n: int) -> int:
     return 0 if n == 0 else 1 + deep_spawned.spawn(n - 1).get()
 
 @app.function(cpu=1)
-async def deep_items(n: int):
-    yield n
-    if n:
-        async for item in deep_items.remote_gen.aio(n - 1):
-            yield item
-
-@app.function(cpu=1)
 def wide(n: int) -> int:
     return 1 if n == 0 else sum(wide.map([n - 1] * 3))
 
 @app.local_entrypoint()
 def main():
-    print(deep.remote({depth}), deep_spawned.remote({depth}), len(list(deep_items.remote_gen({depth}))), wide.remote(2))
+    print(deep.remote({depth}), deep_spawned.remote({depth}), wide.remote(2))
 """
 
 
@@ -47,9 +40,48 @@ def test_a_recursion_that_needs_more_containers_than_there_is_room_for(platform:
     slots = 4 * (os.cpu_count() or 1)
     if slots > 40:
         pytest.skip("it would need more than eighty containers here")
-    depth = slots + 4
+    depth = slots + 1
     path = tmp_path / "nested.py"
     path.write_text(textwrap.dedent(PROGRAM).replace("{depth}", str(depth)))
     ran = platform.modal("run", path)
     assert ran.code == 0, ran.text
-    assert ran.lines() == [f"{depth} {depth} {depth + 1} 9"]
+    assert ran.lines() == [f"{depth} {depth} 9"]
+
+
+GRAPH = """
+import modal
+
+app = modal.App()
+
+@app.function()
+def leaf(x):
+    return x
+
+@app.function()
+def middle(x):
+    return leaf.remote(x) + leaf.spawn(x).get()
+
+@app.function()
+def root():
+    return sum(middle.map(range(3)))
+
+def show(node):
+    below = sorted(show(child) for child in node.children)
+    return f"{node.function_name} {node.status.name}" + (f" [{', '.join(below)}]" if below else "")
+
+@app.local_entrypoint()
+def main():
+    call = root.spawn()
+    print(call.get())
+    print(*map(show, call.get_call_graph()))
+"""
+
+
+def test_the_graph_of_nested_calls(platform: Platform, tmp_path: Path) -> None:
+    """Maps and plain calls are in it, also when they are over."""
+    path = tmp_path / "graph.py"
+    path.write_text(textwrap.dedent(GRAPH))
+    ran = platform.modal("run", path)
+    assert ran.code == 0, ran.text
+    middle = "middle SUCCESS [leaf SUCCESS, leaf SUCCESS]"
+    assert ran.lines() == ["6", f"root SUCCESS [{middle}, {middle}, {middle}]"]

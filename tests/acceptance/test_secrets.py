@@ -135,6 +135,7 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
     for command in (["secret", "list", "--json"], ["app", "list", "--json"], ["app", "logs", "leak.py"]):
         assert MARKER not in platform.modal(*command).text
     assert MARKER not in json.dumps(platform.status())
+    assert MARKER not in platform.intermodal("doctor").text
     deadline = 100
     while holding(platform) and deadline:  # the container's directory is being removed
         deadline -= 1
@@ -169,6 +170,12 @@ def test_environments(platform: Platform, tmp_path: Path) -> None:
     assert modal("environment", "update", "dev", "--set-name", "staging", "--set-web-suffix", "stg").code == 0
     rows = json.loads(modal("environment", "list", "--json").out)
     assert {"name": "staging", "web suffix": "stg", "active": False} in rows
+    same = modal("environment", "update", "staging", "--set-web-suffix", "")
+    assert (same.code, "'main' has the web suffix ''" in same.text) == (1, True)
+    assert modal("environment", "create", "Stg").code == 0  # its suffix is another one
+    suffixes = [row["web suffix"] for row in json.loads(modal("environment", "list", "--json").out)]
+    assert sorted(suffixes) == ["", "stg", "stg-2"]
+    assert modal("environment", "delete", "Stg", "--confirm").code == 0
     assert modal("secret", "create", "where-secret", "W=main").code == 0
     assert modal("secret", "create", "where-secret", "W=staging", "--env", "staging").code == 0
     assert modal("run", path).lines() == ["main main here here"]

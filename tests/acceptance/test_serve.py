@@ -355,6 +355,50 @@ def test_a_web_function_is_updated_without_a_failed_request(platform: Platform, 
     assert httpx.get(base, timeout=60).status_code == 404
 
 
+SHARED = """
+import modal
+
+app = modal.App("{app}")
+
+@app.function()
+@modal.asgi_app(label="shared-name")
+def page():
+    async def serve(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        if scope["path"].endswith("/raise"):
+            raise LookupError("the drawer is empty")
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": b"{app}"}})
+    return serve
+"""
+
+
+def test_the_newest_has_the_name_and_tracebacks_are_shown(platform: Platform, tmp_path: Path) -> None:
+    """Two that want one name: the newer one answers until it ends, then the older one again."""
+    addresses, running = set(), []
+    for app in ("older", "newer"):
+        save(tmp_path / f"{app}.py", SHARED.format(app=app))
+        running.append(Served(platform, tmp_path / f"{app}.py", cwd=tmp_path))
+        addresses.add(running[-1].wait_for("=> http").split("=> ")[1])
+        running[-1].wait_for(SERVING)
+    (url,) = addresses
+    assert "--shared-name-dev." in url
+    base = f"http://127.0.0.1:{url.rpartition(':')[2]}/_web/{url.split('//')[1].split('.')[0]}"
+    assert httpx.get(base, timeout=60).text == "newer"
+    failed = httpx.get(f"{base}/raise", timeout=60)
+    assert failed.status_code == 500
+    for shown in (failed.text, "\n".join(iter(lambda: running[1].wait_for(""), "LookupError: the drawer is empty"))):
+        assert "Traceback (most recent call last)" in shown
+    assert "LookupError: the drawer is empty" in failed.text
+    for served, answer in zip(reversed(running), ("older", ""), strict=True):
+        served.interrupt()
+        served.rest()
+        assert served.code() == 0
+        after = httpx.get(base, timeout=60)
+        assert (after.text == answer) if answer else (after.status_code == 404)
+
+
 def test_documented_program(platform: Platform, program: ProgramFinder) -> None:
     """The page's program: its web function and its schedule follow an edit."""
     path = program("guide/developing-and-debugging__1")

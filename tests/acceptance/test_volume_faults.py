@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.acceptance
 
 ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
 FILES = 5  # in each generation
+PARTS = ("worker", "server")
 PATIENCE = 60.0  # seconds
 
 WRITER = f"""
@@ -86,8 +88,18 @@ class Faults:
         until = time.monotonic() + PATIENCE
         for one in what:
             while self.acknowledged(one) < number:
-                assert time.monotonic() < until, f"{one} stays at {self.acknowledged(one)}, {number} is awaited"
+                if time.monotonic() > until:
+                    pytest.fail(f"{one} stays at {self.acknowledged(one)}, {number} is awaited\n{self.said()}")
                 time.sleep(0.02)
+
+    def said(self) -> str:
+        """The last of what the containers, the worker and the server have said."""
+        process = self.platform.start("modal", "app", "logs", "writer")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it follows
+            process.wait(5)
+        process.kill()
+        logs = [process.communicate()[0], *(self.platform.home.joinpath(f"{n}.log").read_text() for n in PARTS)]
+        return "\n---\n".join(text[-3000:] for text in logs)
 
     def kill(self, victim: str) -> None:
         if victim == "container":
@@ -160,7 +172,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 FULL = """
-import os, pathlib
+import os, pathlib, time
 import modal
 
 app = modal.App("full")
@@ -179,6 +191,12 @@ def fill():
     os.unlink("/data/large")
     pathlib.Path("/data/x").write_text("new")
     vol.commit()
+
+@app.function(volumes={"/data": vol}, max_containers=1, timeout=60)
+def fill_and_wait():
+    with open("/data/large", "wb") as file:
+        file.write(os.urandom(40 << 20))
+    time.sleep(60)
 
 @app.local_entrypoint()
 def main():
@@ -200,6 +218,21 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         assert listed == "['x'] b'new'"
         left = [path.name for path in (small_disk / "objects/.incoming").iterdir()]
         assert left == []
+        # Whoever leaves commits to the background is told in the logs, while there is time to make room.
+        process = subprocess.Popen(
+            platform.command("modal", "run", f"{program}::fill_and_wait"),
+            env=platform.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "is not committed" in line:
+                break
+        assert "what was written to the volume at /data is not committed: " in said, said
+        assert "no space is left" in said.lower()
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
 
 
 def test_two_commits_of_one_file_at_once(platform: Platform, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,8 @@ PROGRAM = Path(__file__).with_name("programs") / "web_app.py"
 
 class Site:
     """A deployed program's addresses, reached by way of 127.0.0.1: not every machine resolves *.localhost."""
+
+    blocked: Future[httpx.Response]
 
     def __init__(self, urls: dict[str, str]) -> None:
         self.urls = urls
@@ -45,7 +48,10 @@ def urls_of(text: str) -> dict[str, str]:
 def site(platform: Platform) -> Iterator[Site]:
     ran = platform.modal("deploy", PROGRAM)
     assert ran.code == 0, ran.text
-    yield Site(urls_of(ran.text))
+    with ThreadPoolExecutor(1) as pool:
+        found = Site(urls_of(ran.text))
+        found.blocked = pool.submit(found.get, "hangs", "/block")  # while the other tests run
+        yield found
     assert platform.modal("app", "stop", "web-app").code == 0
 
 
@@ -145,6 +151,14 @@ def test_a_redeployment_fails_no_request(platform: Platform, site: Site) -> None
     assert again.code == 0, again.text
     assert set(statuses) == {200}
     assert versions == {'"one"', '"two"'}
+
+
+def test_an_app_that_blocks_its_event_loop(site: Site) -> None:
+    """504 after the function's time limit, and it serves again."""
+    answer = site.blocked.result(60)
+    assert answer.status_code == 504
+    assert "did not finish in time" in answer.text
+    assert site.get("hangs", "/").text == "ok"
 
 
 def test_a_container_that_dies_in_the_middle(platform: Platform, site: Site) -> None:

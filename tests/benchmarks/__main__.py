@@ -12,10 +12,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import execution, measurements, million, stored, systems
+from tests.benchmarks import execution, measurements, million, stored, systems, web
 from tests.benchmarks.figures import OURS, Section, as_json, table
 
-ALL = {**measurements.ALL, **execution.ALL, **million.ALL, "queue": stored.queue, "dict": stored.dictionary}
+ALL = {
+    **measurements.ALL,
+    **execution.ALL,
+    **million.ALL,
+    "queue": stored.queue,
+    "dict": stored.dictionary,
+    **web.ALL,
+}
 
 
 def main() -> int:

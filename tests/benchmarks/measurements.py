@@ -9,14 +9,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import images, processes, volumes
 from tests.benchmarks.figures import OURS, Section, percentile
-from tests.benchmarks.systems import HERE, PEERS_PYTHON, ROOT, Celery, Dask, DriverError, Intermodal, Pool, Ray, System
+from tests.benchmarks.systems import (
+    HERE,
+    PEERS_PYTHON,
+    ROOT,
+    Celery,
+    Dask,
+    DriverError,
+    Intermodal,
+    NotThereError,
+    Pool,
+    Ray,
+    System,
+)
 
 MB = 1_000_000
 
@@ -51,6 +63,21 @@ def failures_noted(section: Section, system: System) -> Iterator[None]:
         yield
     except DriverError as error:
         section.notes.append(f"{system.name} failed: {error}")
+
+
+def started(bench: Bench, section: Section, kinds: Iterable[type[System]]) -> dict[str, System]:
+    """Systems that take part in one section alone, started; who uses them stops them."""
+    running: dict[str, System] = {}
+    for kind in kinds:
+        system = bench.fresh(kind)
+        try:
+            system.check()
+            system.start()
+        except NotThereError as error:
+            section.notes.append(f"{kind.name} does not take part: {error}")
+            continue
+        running[system.name] = system
+    return running
 
 
 def call(bench: Bench, section: Section) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.benchmarks.figures import OURS, Section, percentile
-from tests.benchmarks.measurements import Bench, failures_noted
+from tests.benchmarks.measurements import Bench, failures_noted, started
 from tests.benchmarks.systems import Driver, Intermodal, NotThereError, System
 
 CLIENTS = 8  # at once, in processes of their own
@@ -53,8 +52,9 @@ def dictionary(bench: Bench, section: Section) -> None:
 
 
 def _compare(bench: Bench, section: Section, kind: str, operations: dict[str, int]) -> None:
-    with _peer(bench, section) as peers:
-        systems: list[System] = [bench.systems[OURS], *peers]
+    peers = started(bench, section, (Redis,))
+    systems: list[System] = [bench.systems[OURS], *peers.values()]
+    try:
         for count in (1, CLIENTS):
             with contextlib.ExitStack() as stack:
                 clients = {system: [_client(system, stack) for _ in range(count)] for system in systems}
@@ -68,6 +68,9 @@ def _compare(bench: Bench, section: Section, kind: str, operations: dict[str, in
                                     who = "1 client" if count == 1 else f"{count} clients"
                                     measure = section.measure(f"{phase}, {who}, p50", "ms")
                                     measure.add(system.name, percentile(times, 50) * 1e3)
+    finally:
+        for peer in peers.values():
+            peer.stop()
 
 
 def _all(clients: list[Driver], kind: str, phase: str, count: int) -> list[float]:
@@ -84,19 +87,3 @@ def _client(system: System, stack: contextlib.ExitStack) -> Driver:
     made = Driver(system.python, peer, options, system.env, system.log)
     stack.callback(made.close)
     return made
-
-
-@contextlib.contextmanager
-def _peer(bench: Bench, section: Section) -> Iterator[list[System]]:
-    system = bench.fresh(Redis)
-    try:
-        system.check()
-        system.start()
-    except NotThereError as error:
-        section.notes.append(f"{Redis.name} does not take part: {error}")
-        yield []
-        return
-    try:
-        yield [system]
-    finally:
-        system.stop()

@@ -73,6 +73,10 @@ def large(bench: Bench, section: Section) -> None:
             rate = section.measure(f"sequential read in a container, {what}", "MB/s", more_is_better=True)
             rate.add(OURS, size / 1e6 / from_volume)
             rate.add(DISK, size / 1e6 / from_disk)
+    for read, copied in found["first"]:
+        first = section.measure(f"first read of {size >> 20} MiB in a new container", "s")
+        first.add(OURS, read)
+        first.add(COPY, copied)
     for leftover in bench.folder.glob("large*"):
         leftover.unlink()
     _modal(ours, "volume", "delete", "-y", name)

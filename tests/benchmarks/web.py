@@ -1,170 +1,115 @@
-"""The gateway beside uvicorn, with the same app: `python -m tests.benchmarks.web [--quick]`. Needs root, crun and wrk.
-
-Requests a second and latency with wrk, CPU per request of all processes on the path, large bodies, and memory for
-each open WebSocket. Ratios are taken in the same run; on a busy machine CPU per request says more than the rest.
-"""
+"""The gateway beside uvicorn alone and beside Ray Serve, with the same FastAPI app. Needs wrk."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 from websockets.asyncio.client import connect
 
-from intermodal.home import Home
-from tests.images_cache import lend_base
+from tests.benchmarks import processes
+from tests.benchmarks.figures import OURS, Section
+from tests.benchmarks.measurements import Bench, started
+from tests.benchmarks.systems import HERE, DriverError, Intermodal, System, free_port
 
-APP = """
-from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import PlainTextResponse, StreamingResponse
+DRIVERS = HERE / "drivers"
 
-web_app = FastAPI()
 
-@web_app.get("/", response_class=PlainTextResponse)
-async def noop():
-    return "ok"
+class Uvicorn(System):
+    name = "uvicorn"
+    python = sys.executable
+    modules = ("uvicorn", "fastapi", "uvloop", "httptools")
 
-@web_app.get("/download")
-async def download(size: int):
-    async def parts():
-        for _ in range(size >> 18):
-            yield b"x" * (1 << 18)
-    return StreamingResponse(parts())
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
 
-@web_app.post("/upload")
-async def upload(request: Request):
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-    return size
+    def _up(self) -> None:
+        env = {**self.env, "PYTHONPATH": str(DRIVERS)}
+        options = ("--port", str(self.port), "--log-level", "warning")
+        self._spawn(str(self.python), "-m", "uvicorn", "web_app:web_app", *options, env=env)
+        self._wait(lambda: _answers(self.url), "uvicorn")
 
-@web_app.websocket("/ws")
-async def ws(socket: WebSocket):
-    await socket.accept()
+
+class RayServe(System):
+    name = "Ray Serve"
+    modules = ("ray", "ray.serve", "fastapi")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env.update(RAY_DISABLE_IMPORT_WARNING="1", RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+
+    def _up(self) -> None:
+        self._spawn(str(self.python), str(DRIVERS / "serve_web.py"), str(self.port), str(self.folder))
+        self._wait(lambda: _answers(self.url), "Ray Serve")
+
+
+def _answers(url: str) -> bool:
     try:
-        while True:
-            await socket.send_text(await socket.receive_text())
-    except WebSocketDisconnect:
-        pass
-"""
-PROGRAM = """
-import modal
-app = modal.App("bench-web", image=modal.Image.debian_slim().pip_install("fastapi", "uvloop"))
-
-@app.function(min_containers=1, max_containers=1, cpu=1.0, timeout=3600)
-@modal.concurrent(max_inputs=4000)
-@modal.asgi_app()
-def web():
-    from direct import web_app
-    return web_app
-"""
-TICK = os.sysconf("SC_CLK_TCK")
+        return httpx.get(f"{url}/", timeout=5).text == "ok"
+    except httpx.HTTPError:
+        return False
 
 
-def cpu_of(pids: list[int]) -> float:
-    """Seconds that these processes have used."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(field[11]) + int(field[12]) for field in fields) / TICK
-
-
-def memory_of(pids: list[int]) -> int:
-    """Bytes that belong to these processes alone or in shares (PSS)."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.M).group(1)) for text in texts) << 10  # type: ignore[union-attr]
-
-
-def wrk(url: str, connections: int, seconds: int) -> tuple[float, float, int]:
-    """Requests a second, p50 in ms, requests."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", url]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in text:
-        raise SystemExit(f"not every answer was one:\n{text}")
-    value, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))  # type: ignore[union-attr]
-    count = int(re.search(r"(\d+) requests in", text).group(1))  # type: ignore[union-attr]
-    return rate, float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit], count
-
-
-def large_bodies(url: str, size: int) -> tuple[float, float]:
-    """Seconds for a download and for an upload."""
-    with httpx.Client(timeout=600) as client:
-        began = time.perf_counter()
-        with client.stream("GET", f"{url}/download?size={size}") as response:
-            got = sum(len(part) for part in response.iter_raw(1 << 20))
-        down, began = time.perf_counter() - began, time.perf_counter()
-        said = client.post(f"{url}/upload", content=(b"x" * (1 << 18) for _ in range(size >> 18))).json()
-        up = time.perf_counter() - began
-    if got != size or said != size:
-        raise SystemExit(f"bodies are not whole: {got}, {said} of {size}")
-    return down, up
-
-
-async def many_sockets(url: str, count: int, pids: list[int]) -> float:
-    """Bytes of memory on the server's side for each open WebSocket; all of them must answer."""
-    before = memory_of(pids)
-    sockets = []
+@contextmanager
+def _serving(
+    bench: Bench, section: Section, *kinds: type[Uvicorn | RayServe]
+) -> Iterator[dict[str, tuple[str, list[int]]]]:
+    """Who takes part: where it answers, and the processes that are on a request's way."""
+    if shutil.which("wrk") is None:
+        raise DriverError("wrk is not installed (Debian, Ubuntu: apt-get install wrk)")
+    url = deploy(bench.ours, "web")
+    found = {OURS: (url, _on_the_way(bench.ours))}
+    beside = started(bench, section, kinds)
+    for system in beside.values():
+        assert isinstance(system, (Uvicorn, RayServe))
+        found[system.name] = (system.url, system.pids())
     try:
-        while len(sockets) < count:
-            sockets.append(await connect(url.replace("http", "ws") + "/ws", compression=None, ping_interval=None))
-        for number, socket in enumerate(sockets):
-            await socket.send(str(number))
-        for number, socket in enumerate(sockets):
-            if await socket.recv() != str(number):
-                raise SystemExit("a WebSocket answered for another")
-        return (memory_of(pids) - before) / count
+        yield found
     finally:
-        await asyncio.gather(*(socket.close() for socket in sockets), return_exceptions=True)
+        for system in beside.values():
+            system.stop()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    folder = Path(tempfile.mkdtemp(prefix="im-web-", dir="/tmp"))
-    env = {**os.environ, "INTERMODAL_HOME": str(folder / "home"), "INTERMODAL_WEB_LISTEN": "127.0.0.1:0"}
-    (folder / "direct.py").write_text(APP)
-    (folder / "program.py").write_text(PROGRAM.replace('"uvloop")', '"uvloop").add_local_python_source("direct")'))
-    asyncio.run(lend_base(Home(folder / "home")))
-    uvicorn = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "direct:web_app", "--port", "8898", "--log-level", "warning"], cwd=folder
-    )
-    try:
-        command = [sys.executable, "-m", "modal", "deploy", "program.py"]
-        said = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
-        name, port = re.search(r"=> http://([^.]+)\.localhost:(\d+)", said).groups()  # type: ignore[union-attr]
-        ours, direct = f"http://127.0.0.1:{port}/_web/{name}", "http://127.0.0.1:8898"
-        for url in (ours, direct):
-            httpx.get(f"{url}/", timeout=60).raise_for_status()
-        measure(ours, direct, _pids(env), uvicorn.pid, quick)
-    finally:
-        uvicorn.terminate()
-        uvicorn.wait()
-        subprocess.run([sys.executable, "-m", "intermodal", "down"], env=env, check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
+def deploy(ours: Intermodal, function: str) -> str:
+    """The address of a function of the program."""
+    command = [str(ours.python), "-m", "modal", "deploy", "web_program.py"]
+    done = subprocess.run(command, cwd=DRIVERS, env=ours.env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DriverError(f"modal deploy: {done.stderr.strip() or done.stdout.strip()}")
+    found = re.search(rf"=> http://([^.]+-{function})\.localhost:(\d+)", done.stdout)
+    if found is None:
+        raise DriverError(f"modal deploy says no address: {done.stdout}")
+    url = f"http://127.0.0.1:{found.group(2)}/_web/{found.group(1)}"
+    if function == "web":
+        httpx.get(f"{url}/", timeout=120).raise_for_status()
+    return url
 
 
-def _pids(env: dict[str, str]) -> list[int]:
-    """The server, and the one runner: the processes on a request's path."""
-    home = env["INTERMODAL_HOME"]
-    lock = (Path(home) / "server.lock").read_text().split()
-    runners = [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit()
-        and env["INTERMODAL_HOME"] in _read(path / "mountinfo")
-        and "start.py" in _read(path / "cmdline")
-    ]
-    return [int(lock[0]), *runners]
+def _on_the_way(ours: Intermodal) -> list[int]:
+    """The server, and the runners; the worker is not on it."""
+    server = int((ours.home.path / "server.lock").read_text().split()[0])
+    home = str(ours.home.path)
+    return [server, *(pid for pid in ours.pids() if "start.py" in _command(pid) and home in _mounts(pid))]
+
+
+def _command(pid: int) -> str:
+    return _read(Path(f"/proc/{pid}/cmdline"))
+
+
+def _mounts(pid: int) -> str:
+    return _read(Path(f"/proc/{pid}/mountinfo"))
 
 
 def _read(path: Path) -> str:
@@ -174,34 +119,144 @@ def _read(path: Path) -> str:
         return ""
 
 
-def measure(ours: str, direct: str, pids: list[int], uvicorn: int, quick: bool) -> None:
-    rounds, seconds = (1, 2) if quick else (3, 3)
-    for _ in range(rounds):
-        row = []
-        for url, processes in ((direct, [uvicorn]), (ours, pids)):
-            before = cpu_of(processes)
-            rate, p50, count = wrk(f"{url}/", 32, seconds)
-            cost = (cpu_of(processes) - before) / count * 1e6
-            _rate, alone, _count = wrk(f"{url}/", 1, seconds)
-            row.append((rate, p50, cost, alone))
-        (rate_d, p50_d, cost_d, alone_d), (rate, p50, cost, alone) = row
-        print(
-            f"requests/s {rate:,.0f} (uvicorn {rate_d:,.0f}, ratio {rate / rate_d:.2f}) · CPU {cost:.0f} µs "
-            f"(uvicorn {cost_d:.0f}) · p50 of 32 {p50:.2f} ms ({p50_d:.2f}) · alone {alone:.2f} ms ({alone_d:.2f})",
-            flush=True,
+def _wrk(url: str, connections: int, seconds: int) -> tuple[float, float, int]:
+    """Requests a second, p50 in ms, requests."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", f"{url}/"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in text or "Socket errors" in text:
+        raise DriverError(f"not every answer was one:\n{text}")
+    value, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))  # type: ignore[union-attr]
+    count = int(re.search(r"(\d+) requests in", text).group(1))  # type: ignore[union-attr]
+    return rate, float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit], count
+
+
+def web(bench: Bench, section: Section) -> None:
+    """Requests to a warm no-op FastAPI app: 32 connections, and one alone"""
+    rate = section.measure("requests a second", "/s", more_is_better=True)
+    many = section.measure("p50, 32 connections", "ms")
+    one = section.measure("p50, one connection", "ms")
+    cost = section.measure("processor, a request", "µs")
+    seconds = 1 if bench.quick else 4
+    with _serving(bench, section, Uvicorn, RayServe) as systems:
+        for url, _pids in systems.values():
+            _wrk(url, 32, 1)
+        for _ in range(bench.rounds):
+            for name, (url, pids) in systems.items():
+                before = processes.cpu_seconds(pids).own
+                found, p50, count = _wrk(url, 32, seconds)
+                rate.add(name, found)
+                many.add(name, p50)
+                cost.add(name, (processes.cpu_seconds(pids).own - before) / count * 1e6)
+                one.add(name, _wrk(url, 1, seconds)[1])
+    for peer in (peer for peer in systems if peer == Uvicorn.name):
+        added = sorted(ours - theirs for ours, theirs in zip(one.samples[OURS], one.samples[peer], strict=True))
+        section.notes.append(
+            f"Added to {peer}'s p50 of one connection: {added[len(added) // 2]:.2f} ms (median of rounds)."
         )
-    size = 1 << (26 if quick else 30)
-    before = memory_of(pids)
-    for name, direct_s, ours_s in zip(
-        ("download", "upload"), large_bodies(direct, size), large_bodies(ours, size), strict=True
-    ):
-        print(f"{name} of {size >> 20} MiB: {ours_s:.2f} s (uvicorn {direct_s:.2f} s, ratio {direct_s / ours_s:.2f})")
-    print(f"memory after large bodies: {(memory_of(pids) - before) / (1 << 20):+.1f} MiB")
-    count = 200 if quick else 2000
-    each = asyncio.run(many_sockets(ours, count, pids))
-    each_direct = asyncio.run(many_sockets(direct, count, [uvicorn]))
-    print(f"{count} open WebSockets: {each / 1024:.1f} KiB each (uvicorn {each_direct / 1024:.1f} KiB)")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def web_bodies(bench: Bench, section: Section) -> None:
+    """Large bodies through an ASGI app"""
+    size = 1 << (26 if bench.quick else 30)
+    growth = section.measure("memory afterwards, growth", "MB")
+    with _serving(bench, section, Uvicorn) as systems:
+        for _ in range(bench.rounds):
+            for name, (url, pids) in systems.items():
+                before = processes.pss_mb(pids)
+                for what, took in zip(("download", "upload"), _bodies(url, size), strict=True):
+                    measure = section.measure(f"{what} of {size >> 20} MiB", "MB/s", more_is_better=True)
+                    measure.add(name, size / took / 1e6)
+                growth.add(name, processes.pss_mb(pids) - before)
+
+
+def _bodies(url: str, size: int) -> tuple[float, float]:
+    """Seconds for a download and for an upload."""
+    with httpx.Client(timeout=600) as client:
+        began = time.perf_counter()
+        with client.stream("GET", f"{url}/download?size={size}") as response:
+            got = sum(len(part) for part in response.iter_raw(1 << 20))
+        down, began = time.perf_counter() - began, time.perf_counter()
+        said = client.post(f"{url}/upload", content=(b"x" * (1 << 18) for _ in range(size >> 18))).json()
+        up = time.perf_counter() - began
+    if got != size or said != size:
+        raise DriverError(f"bodies are not whole: {got}, {said} of {size}")
+    return down, up
+
+
+def web_open(bench: Bench, section: Section) -> None:
+    """Open event streams and WebSockets through one container: memory of each on the server's side"""
+    count = 200 if bench.quick else 2000
+    with _serving(bench, section, Uvicorn) as systems:
+        for name, (url, pids) in systems.items():
+            stream, websocket = asyncio.run(_open(url, count, pids))
+            section.measure("memory of one event stream", "KB").add(name, stream * 1e3)
+            section.measure("memory of one WebSocket", "KB").add(name, websocket * 1e3)
+    section.notes.append(f"{count:,} streams, and then as many WebSockets beside them; all of them must answer.")
+
+
+async def _open(url: str, count: int, pids: list[int]) -> tuple[float, float]:
+    """MB of each stream, and of each WebSocket."""
+    async with AsyncExitStack() as stack:
+        at_first = processes.pss_mb(pids)
+        await _open_streams(url, count, stack)
+        with_streams = processes.pss_mb(pids)
+        await _open_sockets(url, count, stack)
+        return (with_streams - at_first) / count, (processes.pss_mb(pids) - with_streams) / count
+
+
+async def _open_streams(url: str, count: int, stack: AsyncExitStack) -> None:
+    parts = httpx.URL(url)
+    head = f"GET {parts.path.rstrip('/')}/events HTTP/1.1\r\nHost: {parts.host}\r\n\r\n".encode()
+    readers = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(parts.host, parts.port)
+        stack.callback(writer.close)
+        writer.write(head)
+        readers.append(reader)
+    for reader in readers:
+        await asyncio.wait_for(reader.readuntil(b"data: 0\n\n"), 60)
+
+
+async def _open_sockets(url: str, count: int, stack: AsyncExitStack) -> None:
+    address = url.replace("http", "ws", 1) + "/ws"
+    sockets = []
+    for _ in range(count):
+        opened = connect(address, compression=None, ping_interval=None, open_timeout=60)
+        sockets.append(await stack.enter_async_context(opened))
+    for number, socket in enumerate(sockets):
+        await socket.send(str(number))
+    for number, socket in enumerate(sockets):
+        if await socket.recv() != str(number):
+            raise DriverError("a WebSocket answered for another")
+
+
+def web_cold(bench: Bench, section: Section) -> None:
+    """Scale from zero: a request whose container has to be started, beside a call of the same class"""
+    first = section.measure("first byte, or result", "ms")
+    url = deploy(bench.ours, "cold-page")
+    asked = DRIVERS / "web_cold_calls.py"
+    rounds = 3 if bench.quick else bench.rounds * 5
+    with subprocess.Popen(
+        [str(bench.ours.python), str(asked)],
+        env=bench.ours.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as caller:
+        assert caller.stdin is not None
+        assert caller.stdout is not None
+        for number in range(rounds + 1):
+            began = time.perf_counter()
+            httpx.get(f"{url}/?number={2 * number}", timeout=60).raise_for_status()
+            took = (time.perf_counter() - began) * 1e3
+            caller.stdin.write(f"{2 * number + 1}\n")
+            caller.stdin.flush()
+            called = float(caller.stdout.readline())
+            if number:  # the first one makes the layers
+                first.add(OURS, took)
+                first.add("a call", called)
+        caller.stdin.close()
+
+
+ALL = {"web": web, "web-bodies": web_bodies, "web-open": web_open, "web-cold": web_cold}

@@ -187,8 +187,10 @@ class LoopExecutor:
                     await self._turn(item.token)
             else:
                 invoker.succeed(run, result, started)
-        except KeyboardInterrupt:
-            raise
+        except KeyboardInterrupt as error:
+            if self.interrupted:
+                raise
+            invoker.fail(run, error, started)
         except NothingToRun:
             pass
         except BaseException as error:

@@ -42,6 +42,7 @@ def run(run_dir: str, marks: dict[str, float]) -> None:
         raise ProtocolError("the worker does not know this container")
     marks["connected"] = time.time()
     _context.enter_container(start.spec)
+    os.environ[_context.APP_VARIABLE] = start.spec.app_id
     code = _serve(start, data, early, path, run_dir, marks, printed)
     _flush_streams()
     # Threads that the user's code left behind must not keep the container: the end is here.
@@ -57,7 +58,7 @@ def _serve(
     marks: dict[str, float],
     printed: PrintedStreams,
 ) -> int:
-    from intermodal.runner import loading
+    from intermodal.runner import forks, loading
     from intermodal.runner.inputs import InputQueue, NoMoreInputs
     from intermodal.runner.invoker import Invoker
     from intermodal.runner.values import Values
@@ -75,9 +76,14 @@ def _serve(
         service = loading.load(start.spec)
         marks["imported"] = time.time()
         invoker = Invoker(service, queue, outbox, values, printed, control)
+        forks.watch(invoker)
         executor = _executor(service, invoker)
         executor.enter()
+        if forks.is_child():
+            forks.end(None)
     except BaseException as error:
+        if forks.is_child():
+            forks.end(error)
         if asked.is_set():
             return EXIT_INTERRUPTED  # asked to end while it started, whatever the user's code has made of that
         _report_failure(outbox, error)
@@ -94,7 +100,9 @@ def _serve(
     except ConnectionLost:
         code = EXIT_LOST
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED if executor.interrupted else 0  # else user code has raised it
+        code = EXIT_INTERRUPTED if executor.interrupted else 0  # else a task of the user's code has raised it
+    if forks.is_child():
+        forks.end(KeyboardInterrupt() if executor.interrupted else None)
     # From here on a second interrupt ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     outbox.flush()

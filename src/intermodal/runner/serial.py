@@ -73,8 +73,10 @@ class SerialExecutor:
             finally:
                 self._token = None
             invoker.succeed(run, result, started)
-        except KeyboardInterrupt:
-            raise  # the container is asked to end: the input goes to another one
+        except KeyboardInterrupt as error:
+            if self.interrupted:
+                raise  # the container is asked to end: the input goes to another one
+            invoker.fail(run, error, started)
         except NothingToRun:
             pass
         except BaseException as error:

@@ -23,6 +23,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
     source = os.environ.get("INTERMODAL_SOURCE_DIR", SOURCE)
     sys.path[0:1] = [source, LIB]
+    # Processes that user code starts find the same, before what the image has set.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, LIB, os.environ.get("PYTHONPATH")]))
     carried = os.path.join(os.path.dirname(LIB), "carried")
     if os.path.isdir(carried):
         sys.path.append(carried)

@@ -8,12 +8,12 @@ way is over for its clients, and the runner asks for a new connection.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, MutableMapping, Optional, cast
+from typing import Any, Awaitable, Callable, MutableMapping, Optional, Union, cast
 
 from intermodal.runner.web_http import HttpExchange
 from intermodal.runner.web_websocket import WebSocketExchange
 from modal._protocol.errors import ProtocolError
-from modal._protocol.frames import PREFIX, VERSION_MAX, VERSION_MIN, FrameBuffer, Kind, pack, pack_head
+from modal._protocol.frames import VERSION_MAX, VERSION_MIN, FrameBuffer, Kind, pack
 from modal._protocol.message import Message
 from modal._protocol.messages.web import (
     WebClose,
@@ -24,26 +24,22 @@ from modal._protocol.messages.web import (
     WebRequest,
 )
 from modal._protocol.messages.wire import Hello
+from modal._protocol.sending import FrameSender
 
 AGAIN_SECONDS = 0.1  # between attempts to have a connection
-JOIN_LIMIT = 1 << 16  # bytes: a larger body is not copied together with its head
 
 AsgiApp = Callable[..., Awaitable[None]]
-Exchange = Any  # HttpExchange or WebSocketExchange
-_pack_prefix = PREFIX.pack
+Exchange = Union[HttpExchange, WebSocketExchange]
 
 
-class WebLink(asyncio.Protocol):
+class WebLink(FrameSender):
     """One connection to the gateway."""
 
     def __init__(self, server: WebServer) -> None:
+        super().__init__()
         self._server = server
         self._buffer = FrameBuffer()
-        self._transport: Optional[asyncio.Transport] = None
-        self._out: list[bytes] = []
-        self._corked = False
         self.exchanges: dict[int, Exchange] = {}
-        self.loop = asyncio.get_running_loop()
         self.lost = self.loop.create_future()
 
     # -- the event loop's calls
@@ -62,7 +58,7 @@ class WebLink(asyncio.Protocol):
                 self._transport.abort()
         finally:
             self._corked = False
-            self._flush()
+            self.flush()
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._transport = None
@@ -93,37 +89,11 @@ class WebLink(asyncio.Protocol):
 
     def send(self, token: int, message: Message) -> None:
         """One message of an exchange. What is sent during one turn of the loop leaves together."""
-        header, body = message.encode()
-        size = len(body)
-        if size > JOIN_LIMIT:
-            self._out.append(pack_head(Kind.ITEM, message.TYPE, token, header, size))
-            self._out.append(body)
-        else:
-            self._out.append(_pack_prefix(Kind.ITEM, 0, message.TYPE, token, len(header), size) + header + body)
-        if not self._corked:
-            self._corked = True
-            self.loop.call_soon(self._uncork)
-
-    def _uncork(self) -> None:
-        self._corked = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if not out or self._transport is None:
-            return
-        self._out = []
-        if len(out) == 1:
-            self._transport.write(out[0])
-        elif max(map(len, out)) > JOIN_LIMIT:
-            for part in out:
-                self._transport.write(part)
-        else:
-            self._transport.write(b"".join(out))
+        self.send_frame(Kind.ITEM, message.TYPE, token, *message.encode())
 
     def close(self) -> None:
         if self._transport is not None:
-            self._flush()
+            self.flush()
             self._transport.close()
 
 
@@ -172,7 +142,7 @@ class WebServer:
         """Give a request to its app."""
         app = self._apps.get(request.method_name)
         state = self._states.get(request.method_name, {})
-        kind = WebSocketExchange if request.websocket else HttpExchange
+        kind: type[Exchange] = WebSocketExchange if request.websocket else HttpExchange
         exchange = kind(link, token, request, state)
         link.exchanges[token] = exchange
         task = self._loop.create_task(self._run(exchange, app, request))

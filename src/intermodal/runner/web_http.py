@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import unquote_to_bytes
 
+from intermodal.runner.web_exchange import WebExchange
 from modal._protocol.messages.web import (
-    GRANT,
     PART,
-    WINDOW,
-    WebClose,
-    WebCredit,
     WebData,
     WebDone,
     WebFailed,
-    WebMessage,
     WebRequest,
     WebResponse,
     split_headers,
@@ -26,7 +21,6 @@ from modal._protocol.messages.web import (
 if TYPE_CHECKING:
     from intermodal.runner.web import WebLink
 
-GONE_SECONDS = 2.0  # that an app has to end by itself when its client has left
 ASGI = {"version": "3.0", "spec_version": "2.4"}
 _NOT_STARTED, _STARTED, _BODY, _COMPLETE = range(4)
 
@@ -61,36 +55,28 @@ def flatten(headers: Any) -> bytes:
     return b"\0".join(flat)
 
 
-class HttpExchange:
+class HttpExchange(WebExchange):
     """`receive` and `send` are the app's; the rest is the link's."""
 
     __slots__ = (
-        "_arrived", "_asked", "_body", "_complete_body", "_consumed", "_credit", "_disconnected", "_flush_due",
-        "_headers", "_link", "_loop", "_phase", "_queue", "_room", "_started", "_status", "_token", "scope", "task",
+        "_asked", "_body", "_complete_body", "_disconnected", "_flush_due", "_headers", "_phase", "_queue", "_started",
+        "_status",
     )  # fmt: skip
 
     def __init__(self, link: WebLink, token: int, request: WebRequest, state: dict[str, Any]) -> None:
-        self._link = link
-        self._loop = link.loop
-        self._token = token
-        self.task: Optional[asyncio.Task[None]] = None
-        self.scope = base_scope(request, "http", state)
+        super().__init__(link, token, base_scope(request, "http", state))
         self.scope["method"] = request.method
         self._queue: deque[bytes] = deque()
         if request.body:
             self._queue.append(request.body)
         self._complete_body = not request.more  # all of the request has arrived
         self._asked = False  # the end of the request's body was given to the app
-        self._consumed = 0
-        self._arrived: Optional[asyncio.Future[None]] = None
         self._disconnected = False
         self._phase = _NOT_STARTED
         self._status = 0
         self._headers = b""
         self._body: Optional[bytes] = None  # a whole response that waits to be sent
         self._flush_due = False
-        self._credit = WINDOW
-        self._room: Optional[asyncio.Future[None]] = None
         self._started = time.perf_counter()
 
     # -- the app's side
@@ -103,15 +89,11 @@ class HttpExchange:
                 more = bool(self._queue) or not self._complete_body
                 self._asked = not more
                 if body and not self._complete_body:
-                    self._consumed += len(body)
-                    if self._consumed >= GRANT:
-                        self._link.send(self._token, WebCredit(self._consumed))
-                        self._consumed = 0
+                    self._consume(len(body))
                 return {"type": "http.request", "body": body, "more_body": more}
             if self._phase == _COMPLETE:
                 return {"type": "http.disconnect"}
-            self._arrived = self._loop.create_future()
-            await self._arrived
+            await self._wait_arrival()
 
     async def send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -158,13 +140,6 @@ class HttpExchange:
                 self._link.send(self._token, WebData(b"", False))
             self._phase = _COMPLETE
             self._wake()
-
-    async def _wait_room(self) -> None:
-        while self._credit <= 0:
-            if self._disconnected:
-                raise OSError("the client has gone away")
-            self._room = self._loop.create_future()
-            await self._room
 
     def _flush(self, done: bool = False) -> bool:
         """Send a whole response that waits; whether there was one."""
@@ -214,34 +189,16 @@ class HttpExchange:
             self._complete_body = True
         self._wake()
 
-    def grant(self, size: int) -> None:
-        self._credit += size
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+    @property
+    def is_gone(self) -> bool:
+        """See WebExchange."""
+        return self._disconnected
 
-    def gone(self, _reason: str, cancel: bool) -> None:
-        """The client has left: the app is told, and cancelled if it does not end."""
+    def leave(self, _reason: str) -> None:
+        """See WebExchange."""
         self._disconnected = True
         self._wake()
         self.grant(0)
-        if self.task is None:
-            return
-        if cancel:
-            self.task.cancel()
-        else:
-            self._loop.call_later(GONE_SECONDS, self.task.cancel)
-
-    def message(self, _message: WebMessage) -> None:
-        """Has no place in HTTP."""
-
-    def closed(self, _message: WebClose) -> None:
-        """Has no place in HTTP."""
-
-    def _wake(self) -> None:
-        arrived, self._arrived = self._arrived, None
-        if arrived is not None and not arrived.done():
-            arrived.set_result(None)
 
 
 def describe(error: BaseException) -> tuple[str, str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Optional
 
-from intermodal.runner.web_http import GONE_SECONDS, base_scope, describe, flatten
+from intermodal.runner.web_exchange import WebExchange
+from intermodal.runner.web_http import base_scope, describe, flatten
 from modal._protocol.messages.web import (
-    GRANT,
-    WINDOW,
     WebAccept,
     WebClose,
-    WebCredit,
     WebData,
     WebDone,
     WebFailed,
@@ -28,26 +25,20 @@ ABNORMAL = 1006  # the connection ended without a close frame
 _CONNECTING, _OPEN, _DENYING, _CLOSED = range(4)
 
 
-class WebSocketExchange:
+class WebSocketExchange(WebExchange):
     """One connection, one input, for as long as it is open."""
 
     def __init__(self, link: WebLink, token: int, request: WebRequest, state: dict[str, Any]) -> None:
-        self._link = link
-        self._loop = link.loop
-        self._token = token
-        self.task: Optional[asyncio.Task[None]] = None
-        self.scope = base_scope(request, "websocket", state)
+        super().__init__(link, token, base_scope(request, "websocket", state))
         self.scope["scheme"] = "wss" if request.scheme == "https" else "ws"
         self.scope["extensions"] = {"websocket.http.response": {}}
         offered = b",".join(value for name, value in self.scope["headers"] if name == b"sec-websocket-protocol")
         self.scope["subprotocols"] = [part.strip() for part in offered.decode("latin-1").split(",") if part.strip()]
-        self._events: deque[dict[str, Any]] = deque([{"type": "websocket.connect"}])
-        self._arrived: Optional[asyncio.Future[None]] = None
+        self._events: deque[tuple[dict[str, Any], int]] = deque(
+            [({"type": "websocket.connect"}, 0)]
+        )  # with their bytes
         self._phase = _CONNECTING
         self._disconnected: Optional[dict[str, Any]] = None
-        self._consumed = 0
-        self._credit = WINDOW
-        self._room: Optional[asyncio.Future[None]] = None
         self._denial: Optional[WebResponse] = None
 
     # -- the app's side
@@ -55,18 +46,16 @@ class WebSocketExchange:
         while not self._events:
             if self._disconnected is not None:
                 return self._disconnected
-            self._arrived = self._loop.create_future()
-            await self._arrived
-        event = self._events.popleft()
-        self._consumed += len(event.get("bytes") or event.get("text") or b"")
-        if self._consumed >= GRANT:
-            self._link.send(self._token, WebCredit(self._consumed))
-            self._consumed = 0
+            await self._wait_arrival()
+        event, size = self._events.popleft()
+        self._consume(size)
         return event
 
     async def send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if self._disconnected is not None:
+            if kind == "websocket.close":
+                return  # many an app closes what its client has closed
             raise OSError("the client has gone away")
         if kind == "websocket.send" and self._phase == _OPEN:
             await self._send_message(message)
@@ -94,11 +83,7 @@ class WebSocketExchange:
         data = text.encode() if text is not None else message.get("bytes")
         if data is None:
             raise RuntimeError("websocket.send needs 'text' or 'bytes'")
-        while self._credit <= 0:
-            self._room = self._loop.create_future()
-            await self._room
-            if self._disconnected is not None:
-                raise OSError("the client has gone away")
+        await self._wait_room()
         self._credit -= len(data)
         self._link.send(self._token, WebMessage(bytes(data), text is not None))
 
@@ -141,10 +126,12 @@ class WebSocketExchange:
     # -- the gateway's side
     def message(self, message: WebMessage) -> None:
         """A whole message of the client; text was checked by the gateway."""
+        event: dict[str, Any] = {"type": "websocket.receive", "text": None, "bytes": None}
         if message.text:
-            self._events.append({"type": "websocket.receive", "text": message.data.decode(), "bytes": None})
+            event["text"] = message.data.decode()
         else:
-            self._events.append({"type": "websocket.receive", "bytes": message.data, "text": None})
+            event["bytes"] = message.data
+        self._events.append((event, len(message.data)))
         self._wake()
 
     def closed(self, message: WebClose) -> None:
@@ -153,27 +140,12 @@ class WebSocketExchange:
         self._wake()
         self.grant(0)
 
-    def data(self, _message: WebData) -> None:
-        """Has no place here."""
+    @property
+    def is_gone(self) -> bool:
+        """See WebExchange."""
+        return self._disconnected is not None
 
-    def grant(self, size: int) -> None:
-        self._credit += size
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
-
-    def gone(self, reason: str, cancel: bool) -> None:
-        """The client has left without a word."""
+    def leave(self, reason: str) -> None:
+        """See WebExchange."""
         if self._disconnected is None:
             self.closed(WebClose(ABNORMAL, reason))
-        if self.task is None:
-            return
-        if cancel:
-            self.task.cancel()
-        else:
-            self._loop.call_later(GONE_SECONDS, self.task.cancel)
-
-    def _wake(self) -> None:
-        arrived, self._arrived = self._arrived, None
-        if arrived is not None and not arrived.done():
-            arrived.set_result(None)

@@ -53,6 +53,7 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.dispatch = dispatch
         self.spawns = spawns
+        self.over: Callable[[Held, int], None] = lambda _held, _status: None  # told of calls that inputs have made
         self.waits = Waits(dispatch, self.calls.get, *([spawns.known_call] if spawns is not None else []))
         if spawns is not None:
             spawns.waits = self.waits
@@ -201,6 +202,8 @@ class Calls:
             assert self.spawns is not None
             self.spawns.deliver(held, status, value, blob)
         else:
+            if held.call.parent_input_id and status != Status.YIELDED:
+                self.over(held, status)
             self.delivery.take(held, status, value, blob, number)
 
     def settle(self) -> None:
@@ -311,29 +314,35 @@ class Calls:
         """
         self._may_call(connection, function_id)
         function = self.dispatch.function(function_id)
-        if len(function.pool.queue) + count > PENDING_LIMIT:
-            raise _exhausted(function)
+        if self.pending(function) + count > PENDING_LIMIT:
+            raise self._exhausted(function)
         self._check_total(function, count)
         return function
 
     def _check_total(self, function: Function, count: int) -> None:
         """Raises Fault where there is no room for so many inputs more."""
         pool = function.pool
-        if len(pool.queue) + pool.assigned + count > TOTAL_LIMIT:
-            raise _exhausted(function)
+        if len(pool.queue) + pool.assigned - self._spawned(function) + count > TOTAL_LIMIT:
+            raise self._exhausted(function)
+
+    def pending(self, function: Function) -> int:
+        """Inputs that wait for a container, spawned ones apart: these have a limit of their own."""
+        return max(0, len(function.pool.queue) - self._spawned(function))
+
+    def _spawned(self, function: Function) -> int:
+        return self.spawns.in_memory(function.function_id) if self.spawns is not None else 0
+
+    def _exhausted(self, function: Function) -> Fault:
+        pending, running = self.pending(function), function.pool.assigned
+        return Fault(
+            Code.EXHAUSTED,
+            f"{function.name} has {pending} pending and {running} running inputs, and no more than "
+            f"{PENDING_LIMIT} pending ones and {TOTAL_LIMIT} in all are taken: try again later, or use .spawn",
+        )
 
     def waiting(self, function_id: str) -> int:
         """Inputs of a function that somebody waits for."""
         return sum(len(call.inputs) for call in self.calls.values() if call.function_id == function_id)
-
-
-def _exhausted(function: Function) -> Fault:
-    pool = function.pool
-    return Fault(
-        Code.EXHAUSTED,
-        f"{function.name} has {len(pool.queue)} pending and {pool.assigned} running inputs, and no more than "
-        f"{PENDING_LIMIT} pending ones and {TOTAL_LIMIT} in all are taken: try again later, or use .spawn",
-    )
 
 
 class _Followed:

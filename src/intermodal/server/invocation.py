@@ -72,6 +72,7 @@ class Invocation:
         self.lending = Lending(self.dispatch)
         self.draining = Draining(fleet, self.dispatch, self.workers)
         self.graphs = CallGraphs(store, self.calls.calls, self.dispatch)
+        self.calls.over = self.graphs.over
         self._ephemeral = ephemeral
         self._append_logs = append_logs
         self._gone: dict[str, list[asyncio.Future[None]]] = {}

@@ -37,11 +37,12 @@ log = logging.getLogger(__name__)
 class _Function:
     """Where a function's spawned inputs stand. What lies on disk beyond `cursor` is the backlog."""
 
-    __slots__ = ("cursor", "late", "loading", "pending")
+    __slots__ = ("cursor", "late", "live", "loading", "pending")
 
     def __init__(self) -> None:
         self.cursor = 0
         self.loading = False
+        self.live = 0  # inputs in memory without an output
         self.late = 0  # inputs that came while it was loading, which may have read before they were there
         self.pending = 0  # inputs without an output, in memory and on disk
 
@@ -191,8 +192,14 @@ class Spawns:
     def _hold(self, call: Call, index: int, args: bytes, blob: str, method: str) -> Held:
         held = Held(call, index, args, blob, method)
         call.inputs[index] = held
-        self.live[call.id, index] = held
+        self._live(held)
         return held
+
+    def _live(self, held: Held) -> None:
+        key = held.call.id, held.index
+        if key not in self.live:
+            self._state(held.call.function_id).live += 1
+        self.live[key] = held
 
     def _call(self, call_id: str, function_id: str, app_id: str, parent_input_id: str = "") -> Call:
         call = self._calls.get(call_id)
@@ -205,7 +212,7 @@ class Spawns:
         known = self._calls.setdefault(held.call.id, held.call)
         held.call = known
         held = known.inputs.setdefault(held.index, held)
-        self.live[known.id, held.index] = held
+        self._live(held)
         return held
 
     def hollow(self, held: Held) -> None:
@@ -317,7 +324,9 @@ class Spawns:
         container_id = container.id if container is not None else ""
         self._unstored.add((call.id, held.index))
         self._finished.append(Finished(call.id, held.index, status, value, blob, container_id))
-        self._state(call.function_id).pending -= 1
+        state = self._state(call.function_id)
+        state.pending -= 1
+        state.live -= 1
         if container is not None:
             self._finished_in[container] = None
         if not self._flush_due:
@@ -474,6 +483,11 @@ class Spawns:
     async def spawned_inputs(self, input_ids: list[str]) -> dict[str, bool]:
         """Those of these inputs that were spawned: are they without an output?"""
         return await self._store.without_output(input_ids)
+
+    def in_memory(self, function_id: str) -> int:
+        """Spawned inputs of a function that wait or run in memory: they have a limit of their own."""
+        state = self._functions.get(function_id)
+        return state.live if state is not None else 0
 
     def pending(self, function_id: str) -> int:
         """Spawned inputs of a function without an output."""

@@ -85,6 +85,7 @@ class Agent:
         self._make_parts()
         self.cells: dict[str, Cell] = {}
         self._connection: aio.Connection | None = None
+        self._registered = False  # the server knows our containers
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._keep = False
@@ -121,7 +122,7 @@ class Agent:
         await self._adopt()
         self._spawn(self._report_stats())
         self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
-        self._spawn(self.volumes.keep_committed(self._activity))
+        self._spawn(self.volumes.keep_committed(self._activity, self._tell))
         alone_since = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -168,9 +169,11 @@ class Agent:
         connection.on_close.append(lambda _error: None if ended.done() else ended.set_result(None))
         try:
             await self._register(connection)
+            self._registered = True
             await ended
         finally:
             self._connection = None
+            self._registered = False
             connection.close()
             for cell in list(self.cells.values()):
                 cell.detach()
@@ -267,7 +270,7 @@ class Agent:
             watching.cancel()
             exit = entrypoint.explained(cell, exit, words)
         for problem in await self.volumes.finish(cell.container_id):
-            cell.say(LogEntry(time.time(), Stream.SYSTEM, problem + "\n"))
+            self._tell(cell.container_id, problem)
         await self.buckets.release(cell.container_id)
         await cell.finish(exit)
         cell.running = None
@@ -277,7 +280,7 @@ class Agent:
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
         cell.directory.mkdir(parents=True, exist_ok=True)
-        await cell.listen(self.server, self._credentials, partial(_restriction, cell))
+        await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
         cell.remember()
         await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
@@ -361,6 +364,12 @@ class Agent:
 
     def _activity(self) -> dict[str, tuple[bool, int]]:
         return {cell.container_id: cell.activity() for cell in self.cells.values()}
+
+    def _tell(self, container_id: str, text: str) -> None:
+        """A line of ours in a container's logs."""
+        cell = self.cells.get(container_id)
+        if cell is not None:
+            cell.say(LogEntry(time.time(), Stream.SYSTEM, f"{text}\n"))
 
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:
@@ -466,7 +475,7 @@ class Agent:
                 self._emit_logs, self.handover.send,
             )  # fmt: skip
             cell.recall(note)
-            await cell.listen(self.server, self._credentials, partial(_restriction, cell))
+            await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
             self.cells[cell.container_id] = cell
             await self.volumes.restore(cell.container_id, running.pid)
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
@@ -551,7 +560,8 @@ def _restriction(cell: Cell) -> Fault | None:
     if not cell.restricted:
         return None
     return Fault(
-        Code.AUTH, "this function is restricted (restrict_modal_access=True): its code may not use Modal's API"
+        Code.AUTH,
+        "this operation is not permitted: the function's access to Modal is restricted (restrict_modal_access=True)",
     )
 
 

@@ -29,7 +29,10 @@ class Inner(asyncio.Protocol):
         credentials: Hello,
         refused: Callable[[], Fault | None],
         environment: str = "",
+        knows: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`refused()` says why the container may not, `knows()` whether the server knows it by now."""
+        self._knows = knows
         self._container_id = container_id
         self._environment = environment
         self._server = server
@@ -86,12 +89,15 @@ class Inner(asyncio.Protocol):
         where: Address = parse(self._server)
         loop = asyncio.get_running_loop()
         try:
+            if not self._knows():
+                raise ConnectionError("the server may not know the container yet")
             if where.scheme == "unix":
                 _, outer = await loop.create_unix_connection(lambda: Outer(self), where.host)
             else:
                 _, outer = await loop.create_connection(lambda: Outer(self), where.host, where.port)
-        except OSError as error:
-            self._fail(Fault(Code.INTERNAL, f"the server cannot be reached: {error}"))
+        except OSError:  # it is being started again, say: whoever loses a connection tries again, as long as is fit
+            if self.transport is not None:
+                self.transport.close()
             return
         outer.transport.write(pack(Kind.HELLO, hello.TYPE, 0, *hello.encode()))
         for data in self._early:

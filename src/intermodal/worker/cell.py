@@ -117,14 +117,16 @@ class Cell:
         self.last_heartbeat = time.monotonic()
 
     # -- sockets
-    async def listen(self, server: str, credentials: Hello, refused: Callable[[], Fault | None]) -> None:
-        """Open the container's two sockets."""
+    async def listen(
+        self, server: str, credentials: Hello, refused: Callable[[], Fault | None], knows: Callable[[], bool]
+    ) -> None:
+        """Open the container's two sockets. For the last two see `api.Inner`."""
         values_dir = self.run_dir / "values"
         values_dir.mkdir(parents=True, exist_ok=True)
         loop = asyncio.get_running_loop()
         for name, factory in (
             ("runner.sock", lambda: RunnerConnection(self)),
-            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused)),
+            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, knows=knows)),
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)

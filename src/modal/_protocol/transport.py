@@ -9,41 +9,36 @@ from typing import Any, Callable, Optional, cast
 from modal._protocol import tcp, upgrade
 from modal._protocol.address import Address
 from modal._protocol.errors import ConnectionLost, ProtocolError, Unreachable
-from modal._protocol.frames import MAX_HEADER, PREFIX, Frame, FrameBuffer, Kind, pack_head
+from modal._protocol.frames import PREFIX, Frame, FrameBuffer, Kind
+from modal._protocol.sending import FrameSender
 
 MAX_UNREAD = 512 << 20  # bytes that may wait for a peer that sends on but does not read
 MAX_ANSWERS = 1000  # of the wire itself, to a peer that asks on but does not read
-JOIN_LIMIT = 1 << 16  # bytes: a larger body is not copied together with its head
 HIGH_WATER = 1 << 20  # bytes in the transport above which `paused` is set
 GREETING_SECONDS = 10.0
 LINGER_SECONDS = 5.0  # how long a closing connection may take to send what it has
 KEEPALIVE_SECONDS = 20.0  # of silence after which a peer on TCP is pinged, and again for its answer
 
-_pack_prefix = PREFIX.pack
 PING = PREFIX.pack(Kind.PING, 0, 0, 0, 0, 0)
 HttpFactory = Callable[[], asyncio.Protocol]
 
 
-class FrameTransport(asyncio.Protocol):
+class FrameTransport(FrameSender):
     """Gives every frame to `_take`; `settle` is called once, when nothing more will come."""
 
     _take: Callable[[Frame], None]  # set by the subclass; what it raises ends the connection
 
     def __init__(self, *, accepting: bool, http: Optional[HttpFactory] = None) -> None:
-        self.loop = asyncio.get_running_loop()
+        super().__init__()
         self.accepting = accepting
-        self.closed = False  # nothing can be sent any more
         self.paused = False  # the transport has more than it should: wait with `drain`
         self.on_close: list[Callable[[Optional[Exception]], None]] = []
         self._http = http
-        self._transport: Optional[asyncio.Transport] = None
         self._buffer = FrameBuffer(greeting=accepting)
         self._opening: Optional[Callable[[bytes], bytes]] = None  # HTTP: takes bytes until frames begin
         self._head = b""
         self._drainers: list[asyncio.Future[None]] = []
         self._unread = 0  # answers of the wire itself since the peer last read
-        self._out: list[bytes] = []
-        self._corked = False  # a flush will follow anyway
         self._error: Optional[Exception] = None
         self._lost = False
         self._settled = False
@@ -131,46 +126,10 @@ class FrameTransport(asyncio.Protocol):
         if self.closed:
             raise self.gone()
 
-    def write(self, data: bytes) -> None:
-        """Send bytes of whole frames. What is written during one turn of the loop leaves in one go."""
-        if self.closed:
-            return
-        self._out.append(data)
-        if not self._corked:
-            self._corked = True
-            self.loop.call_soon(self._uncork)
-
-    def send_frame(self, kind: int, type: int, stream: int, header: bytes, body: bytes) -> None:
-        """Send one frame. Raises ProtocolError where it is too large."""
-        if self.closed:
-            return
-        size = len(body)
-        if size > JOIN_LIMIT or len(header) > MAX_HEADER:
-            self._out.append(pack_head(kind, type, stream, header, size))
-            self._out.append(body)
-        else:
-            self._out.append(_pack_prefix(kind, 0, type, stream, len(header), size) + header + body)
-        if not self._corked:
-            self._corked = True
-            self.loop.call_soon(self._uncork)
-
-    def _uncork(self) -> None:
-        self._corked = False
-        self.flush()
-
     def flush(self) -> None:
-        """Hand over at once what has been written."""
-        out = self._out
-        if not out or self._transport is None or self._lost:
-            return
-        self._out = []
-        if len(out) == 1:
-            self._transport.write(out[0])
-        elif max(map(len, out)) > JOIN_LIMIT:
-            for part in out:
-                self._transport.write(part)
-        else:
-            self._transport.write(b"".join(out))
+        """See FrameSender."""
+        if not self._lost:
+            super().flush()
 
     # -- the end
     def close(self) -> None:

@@ -18,6 +18,7 @@ class Interrupts:
         self.terminated = False  # by SIGTERM, which is treated like a Ctrl-C
         self._before: Any = None
         self._app_id = ""
+        self._process = os.getpid()
         self._before_term = signal.signal(signal.SIGTERM, self._terminate)
 
     def pipe_broken(self) -> None:
@@ -39,6 +40,10 @@ class Interrupts:
             self._before = None
 
     def _terminate(self, _signal: int, _frame: Any) -> None:
+        if os.getpid() != self._process:  # a child that the program has forked: it ends as any other would
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if self._before is None:  # a second one changes nothing
             self.terminated = True
             raise KeyboardInterrupt("terminated.")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional
+from typing import Any, Optional
 
 import click
 
 from modal.cli.command import Group
-from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
+from modal.cli.files import Noun, add_commands, list_files, upload_places
+from modal.cli.options import argument, choose_environment, env_option, json_option
 
-if TYPE_CHECKING:
+
+def _class() -> Any:
     from modal._network_file_system import NetworkFileSystem
 
+    return NetworkFileSystem
+
+
+NOUN = Noun("network file system", "modal.NetworkFileSystem", "NFS_NAME", _class)
 KIND = "network-file-system"
 
 
@@ -56,12 +62,8 @@ def some_func():
 @env_option
 def ls(volume_name: str, path: str, env: Optional[str]) -> None:
     """See `help`."""
-    from modal._volume_download import list_entries
-    from modal.cli.transfer import show_entries
-
     choose_environment(env)
-    entries = list_entries(_found(volume_name), path, False)
-    show_entries(f"Directory listing of '{path}' in '{volume_name}'", entries, False)
+    list_files(NOUN, volume_name, path, False)
 
 
 @nfs.command(
@@ -80,12 +82,8 @@ will be uploaded with its current name under that directory.""",
 def put(volume_name: str, local_path: str, remote_path: str, env: Optional[str]) -> None:
     """See `help`."""
     choose_environment(env)
-    found = _found(volume_name)
-    local = os.path.abspath(os.path.expanduser(local_path))
-    if not os.path.exists(local):
-        raise click.ClickException(f"There is no file or directory {local_path}.")
-    if remote_path.endswith("/"):
-        remote_path += os.path.basename(local)
+    found: Any = NOUN.found(volume_name)
+    local, remote_path = upload_places(local_path, remote_path)
     if os.path.isdir(local):
         found.add_local_dir(local, remote_path)
     else:
@@ -93,9 +91,10 @@ def put(volume_name: str, local_path: str, remote_path: str, env: Optional[str])
     click.echo(f"✓ Uploaded {local_path} to '{remote_path}' in '{volume_name}'", err=True)
 
 
-@nfs.command(
-    "get",
-    help="""Download a file from a network file system.
+add_commands(
+    nfs,
+    NOUN,
+    """Download a file from a network file system.
 
 Specifying a glob pattern (using any `*` or `**` patterns) as the `remote_path` will download
 all matching files, preserving their directory structure.
@@ -107,48 +106,5 @@ modal nfs get <volume-name> "**" dump_volume
 ```
 
 Use "-" as LOCAL_DESTINATION to write file contents to standard output.""",
+    "Delete a file or directory from a network file system.",
 )
-@argument("VOLUME_NAME")
-@argument("REMOTE_PATH")
-@argument("LOCAL_DESTINATION", default=".")
-@click.option("--force/--no-force", default=False, show_default=True)
-@env_option
-def get(volume_name: str, remote_path: str, local_destination: str, force: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal.cli.transfer import download
-
-    choose_environment(env)
-    download(_found(volume_name), remote_path, local_destination, force)
-
-
-@nfs.command("rm", help="Delete a file or directory from a network file system.")
-@argument("VOLUME_NAME")
-@argument("REMOTE_PATH")
-@click.option("-r", "--recursive", is_flag=True, help="Delete directory recursively")
-@env_option
-def rm(volume_name: str, remote_path: str, recursive: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    choose_environment(env)
-    _found(volume_name).remove_file(remote_path, recursive=recursive)
-
-
-@nfs.command("delete", help="Delete a named, persistent modal.NetworkFileSystem.")
-@argument("NFS_NAME", "Name of the modal.NetworkFileSystem to be deleted. Case sensitive")
-@yes_option
-@env_option
-def delete(nfs_name: str, yes: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal._network_file_system import NetworkFileSystem
-
-    choose_environment(env)
-    _found(nfs_name)
-    confirm(f"Delete the network file system {nfs_name!r} and all that is in it?", yes)
-    NetworkFileSystem.delete(nfs_name)
-    click.echo(f"Deleted the network file system {nfs_name!r}.")
-
-
-def _found(name: str) -> NetworkFileSystem:
-    """The one of this name. Raises NotFoundError."""
-    from modal._network_file_system import NetworkFileSystem
-
-    return NetworkFileSystem.from_name(name).hydrate()

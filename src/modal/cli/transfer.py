@@ -98,28 +98,38 @@ def progress_bar(text: str) -> Iterator[Optional[Progress]]:
 
 def download(source: _Stored, remote: str, destination: str, force: bool) -> None:
     """Fetch a file, a directory or (network file systems) what a pattern matches."""
-    from modal._volume_download import Download, list_entries
+    from modal._volume_download import PARTIAL, Download, list_entries
 
     if destination == "-":
         _to_stdout(source, remote)
         return
     pattern = "*" in remote and source._wire_kind() != "volume"
     found = list_entries(source, remote, True)
-    wanted = _places(found, remote, destination, pattern, source._wire_kind() == "volume")
+    note, said = os.path.join(destination, PARTIAL), f"{source.object_id} {remote}"
+    into = (os.path.isdir(destination) or destination.endswith("/")) and _text_of(note) != said
+    wanted = _places(found, remote, destination, pattern, source._wire_kind() == "volume", into)
+    # What makes its own directory leaves a note there until it is whole: the same command then goes on, and does not
+    # take that for a directory to put things into.
+    noted = not into and not pattern and any(local != destination for _entry, _remote, local in wanted)
     with progress_bar("Downloading") as progress:
+        if noted:
+            os.makedirs(destination, exist_ok=True)
+            with open(note, "w") as file:
+                file.write(said)
         Download(source, force, progress).fetch(wanted)
+        if noted:
+            os.unlink(note)
     files = sum(entry.kind == 1 for entry, _remote, _local in wanted)
     size = sum(entry.size for entry, _remote, _local in wanted if entry.kind == 1)
     click.echo(f"✓ Downloaded {files} {'file' if files == 1 else 'files'} ({size_of(size)}) to {destination}", err=True)
 
 
 def _places(
-    found: List[Entry], remote: str, destination: str, pattern: bool, whole_paths: bool
+    found: List[Entry], remote: str, destination: str, pattern: bool, whole_paths: bool, into: bool
 ) -> List[Tuple[Entry, str, str]]:
-    """Which entry goes where: as `cp -r` has it, into a directory that is there, else under the name that is given."""
+    """Which entry goes where: as `cp -r` has it, `into` a directory that is there, else under that name."""
     cleaned = "/".join(part for part in remote.split("/") if part not in ("", "."))
     name = cleaned.rpartition("/")[2]
-    into = os.path.isdir(destination) or destination.endswith("/")
     if pattern:
         fixed = remote.partition("*")[0].strip("/").rpartition("/")[0]
         return [_placed(e, e.path.strip("/"), destination, e.path.strip("/")[len(fixed) :].lstrip("/")) for e in found]
@@ -132,6 +142,14 @@ def _places(
             return [_placed(entry, cleaned, destination, name if into else "")]
     base = f"{name}/" if into and name else ""
     return [_placed(entry, path, destination, base + path[len(cleaned) :].lstrip("/")) for entry, path in whole]
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _placed(entry: Entry, remote: str, destination: str, relative: str) -> Tuple[Entry, str, str]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
 from modal.cli.command import Group
+from modal.cli.files import Noun, add_commands, list_files, upload_places
 from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
 
-if TYPE_CHECKING:
+
+def _class() -> Any:
     from modal._volume import Volume
+
+    return Volume
+
+
+NOUN = Noun("volume", "modal.Volume", "VOLUME_NAME", _class)
 
 
 @click.group(
@@ -46,35 +53,6 @@ def some_func():
     )
 
 
-@volume.command(
-    "get",
-    help="""Download files from a modal.Volume object.
-
-If a folder is passed for REMOTE_PATH, the contents of the folder will be downloaded
-recursively, including all subdirectories.
-
-**Example**
-
-```
-modal volume get <volume_name> logs/april-12-1.txt
-modal volume get <volume_name> / volume_data_dump
-```
-
-Use "-" as LOCAL_DESTINATION to write file contents to standard output.""",
-)
-@argument("VOLUME_NAME")
-@argument("REMOTE_PATH")
-@argument("LOCAL_DESTINATION", default=".")
-@click.option("--force/--no-force", default=False, show_default=True)
-@env_option
-def get(volume_name: str, remote_path: str, local_destination: str, force: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal.cli.transfer import download
-
-    choose_environment(env)
-    download(_found(volume_name), remote_path, local_destination, force)
-
-
 @volume.command("list", help="List the details of all modal.Volume volumes in an Environment.")
 @env_option
 @json_option
@@ -92,12 +70,8 @@ def list_volumes(env: Optional[str], as_json: bool) -> None:
 @env_option
 def ls(volume_name: str, path: str, as_json: bool, env: Optional[str]) -> None:
     """See `help`."""
-    from modal._volume_download import list_entries
-    from modal.cli.transfer import show_entries
-
     choose_environment(env)
-    entries = list_entries(_found(volume_name), path, False)
-    show_entries(f"Directory listing of '{path}' in '{volume_name}'", entries, as_json)
+    list_files(NOUN, volume_name, path, as_json)
 
 
 @volume.command(
@@ -119,12 +93,8 @@ def put(volume_name: str, local_path: str, remote_path: str, force: bool, env: O
     from modal.cli.transfer import progress_bar, size_of
 
     choose_environment(env)
-    found = _found(volume_name)
-    local = os.path.abspath(os.path.expanduser(local_path))
-    if not os.path.exists(local):
-        raise click.ClickException(f"There is no file or directory {local_path}.")
-    if remote_path.endswith("/"):
-        remote_path += os.path.basename(local)
+    found: Any = NOUN.found(volume_name)
+    local, remote_path = upload_places(local_path, remote_path)
     with progress_bar(f"Uploading {local_path}") as progress, found.batch_upload(force) as batch:
         batch._progress = progress
         if os.path.isdir(local):
@@ -137,17 +107,6 @@ def put(volume_name: str, local_path: str, remote_path: str, force: bool, env: O
         f"({count} {'file' if count == 1 else 'files'}, {size_of(size)})",
         err=True,
     )
-
-
-@volume.command("rm", help="Delete a file or directory from a modal.Volume.")
-@argument("VOLUME_NAME")
-@argument("REMOTE_PATH")
-@click.option("-r", "--recursive", is_flag=True, help="Delete directory recursively")
-@env_option
-def rm(volume_name: str, remote_path: str, recursive: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    choose_environment(env)
-    _found(volume_name).remove_file(remote_path, recursive=recursive)
 
 
 @volume.command(
@@ -163,22 +122,8 @@ def cp(volume_name: str, paths: Tuple[str, ...], env: Optional[str]) -> None:
     if len(paths) < 2:
         raise click.UsageError("At least a source and a destination are needed.", click.get_current_context())
     choose_environment(env)
-    _found(volume_name).copy_files(list(paths[:-1]), paths[-1])
-
-
-@volume.command("delete", help="Delete a named, persistent modal.Volume.")
-@argument("VOLUME_NAME", "Name of the modal.Volume to be deleted. Case sensitive")
-@yes_option
-@env_option
-def delete(volume_name: str, yes: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal._volume import Volume
-
-    choose_environment(env)
-    _found(volume_name)
-    confirm(f"Delete the volume {volume_name!r} and all that is in it?", yes)
-    Volume.delete(volume_name)
-    click.echo(f"Deleted the volume {volume_name!r}.")
+    found: Any = NOUN.found(volume_name)
+    found.copy_files(list(paths[:-1]), paths[-1])
 
 
 @volume.command("rename", help="Rename a modal.Volume.")
@@ -196,8 +141,21 @@ def rename(old_name: str, new_name: str, yes: bool, env: Optional[str]) -> None:
     click.echo(f"Renamed the volume {old_name!r} to {new_name!r}.")
 
 
-def _found(name: str) -> Volume:
-    """The volume of this name. Raises NotFoundError."""
-    from modal._volume import Volume
+add_commands(
+    volume,
+    NOUN,
+    """Download files from a modal.Volume object.
 
-    return Volume.from_name(name).hydrate()
+If a folder is passed for REMOTE_PATH, the contents of the folder will be downloaded
+recursively, including all subdirectories.
+
+**Example**
+
+```
+modal volume get <volume_name> logs/april-12-1.txt
+modal volume get <volume_name> / volume_data_dump
+```
+
+Use "-" as LOCAL_DESTINATION to write file contents to standard output.""",
+    "Delete a file or directory from a modal.Volume.",
+)

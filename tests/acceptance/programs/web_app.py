@@ -134,6 +134,22 @@ class Store:
         return {"name": self.name, "number": self.number}
 
 
+@app.function(timeout=10)
+@modal.asgi_app()
+def hangs():
+    import time
+
+    async def application(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        if scope["path"].endswith("/block"):
+            time.sleep(3600)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    return application
+
+
 @app.function()
 @modal.asgi_app()
 def broken():

@@ -38,7 +38,9 @@ HOST = "ecorp--shop-web.localhost"
 class Rig:
     """One function at HOST, served by `app`."""
 
-    def __init__(self, home: Home, app: Any, settings: WebSettings, limit: int, parameters: list[Any]) -> None:
+    def __init__(
+        self, home: Home, app: Any, settings: WebSettings, limit: int, parameters: list[Any], timeout: float = 300
+    ) -> None:
         self.home = home
         self.app = app
         self.server: WebServer
@@ -58,10 +60,11 @@ class Rig:
             Autoscaler(),
             concurrent_max=limit,
             web=WebSpec("asgi"),
-            timeout=300,
+            timeout=int(timeout),
             class_parameters=parameters,
         )
         self.port = 0
+        self._closed = False
         self.may_start = asyncio.Event()  # containers
         self.may_start.set()
         self.may_bind = asyncio.Event()  # class parameters
@@ -74,10 +77,13 @@ class Rig:
         self.gateway.open()
         self._worker = await asyncio.start_unix_server(self._runner_calls, str(self.home.path / "runner.sock"))
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self.gateway.protocol, "127.0.0.1", 0)
+        self._listener = await loop.create_server(self.gateway.protocol, "127.0.0.1", 0, backlog=1024)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._listener.close()
         self.gateway.close()
         if hasattr(self, "server"):
@@ -132,13 +138,22 @@ MakeRig = Callable[..., Any]
 
 @pytest.fixture
 async def make_rig() -> AsyncIterator[MakeRig]:
-    """`await make_rig(app, limit=…, parameters=…, **settings)`."""
+    """`await make_rig(app, limit=…, parameters=…, home=…, timeout=…, **settings)`; `home` of a closed rig."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(app: Any, limit: int = 100, parameters: Any = (), **settings: Any) -> Rig:
-            directory = tempfile.mkdtemp(prefix="im-rig-", dir="/tmp")
-            stack.callback(shutil.rmtree, directory, True)
-            rig = Rig(Home(Path(directory)), app, replace(WebSettings(), **settings), limit, list(parameters))
+        async def make(
+            app: Any,
+            limit: int = 100,
+            parameters: Any = (),
+            home: Home | None = None,
+            timeout: float = 300,
+            **settings: Any,
+        ) -> Rig:
+            if home is None:
+                directory = tempfile.mkdtemp(prefix="im-rig-", dir="/tmp")
+                stack.callback(shutil.rmtree, directory, True)
+                home = Home(Path(directory))
+            rig = Rig(home, app, replace(WebSettings(), **settings), limit, list(parameters), timeout)
             await rig.open()
             stack.push_async_callback(rig.close)
             return rig

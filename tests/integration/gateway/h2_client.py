@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from h2.config import H2Configuration
@@ -52,6 +53,8 @@ class H2Client:
                 normalize_outbound_headers=False,
             )
         )
+        encoder = self.wire.encoder
+        encoder.encode = partial(encoder.encode, huffman=False)  # type: ignore[method-assign]  # seconds for long values
         self.answers: dict[int, Answer] = {}
         self.goodbye: ConnectionTerminated | None = None
         self.wire.initiate_connection()

@@ -216,8 +216,8 @@ async def test_what_apps_do_wrong_is_said(make_rig: MakeRig) -> None:
 
 async def test_limits_of_a_request(make_rig: MakeRig) -> None:
     client = await open_h2(await make_rig(echo, body_limit=100_000))
-    assert (await client.get("/", ("x-long", "a" * 60_000))).status == 200
-    assert (await client.get("/", ("x-long", "a" * 70_000))).status == 431
+    assert (await client.get("/", ("x-long", "\xff" * 30_000))).status == 200
+    assert (await client.get("/", ("x-long", "\xff" * 35_000))).status == 431
     number = client.begin("POST", "/", ("content-length", "200000"), end=False)
     assert (await client.answer(number)).status == 413
     number = client.begin("POST", "/", end=False)

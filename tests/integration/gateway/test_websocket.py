@@ -138,6 +138,16 @@ async def test_two_mebibytes_and_no_more(make_rig: MakeRig) -> None:
     client.end()
 
 
+async def test_text_of_many_bytes_a_character(make_rig: MakeRig) -> None:
+    """Flow control counts bytes on both sides: it must not run dry."""
+    client = await open_client(await make_rig(echo))
+    text = "\u3042" * 100_000
+    for _ in range(12):  # 3.6 MB, more than any window
+        client.send(TextMessage(text))
+        assert await client.next() == text
+    client.end()
+
+
 async def test_fragments_with_a_ping_between(make_rig: MakeRig) -> None:
     client = await open_client(await make_rig(echo))
     client.send_raw(frame(1, "Hé".encode()[:2], fin=False) + frame(9, b"are you there") + frame(0, b"\xa9", fin=False))

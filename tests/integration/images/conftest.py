@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from intermodal.home import Home
+from intermodal.worker.containers import enter_private_mounts
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.devices.edits import Edits
@@ -114,8 +115,14 @@ async def builder(intermodal_home: Path) -> AsyncIterator[Builder]:
         await containers.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_mounts() -> None:
+    """As in a worker, before there are threads: these would stay in the machine's mount namespace."""
+    enter_private_mounts()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def warm_base() -> None:
+def warm_base(own_mounts: None) -> None:
     """Build the base outside of any test's time limit."""
     import os
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from intermodal.worker.containers import enter_private_mounts
 from intermodal.worker.images import Images, layer_mounts, registry_index, registry_unpack
 from intermodal.worker.images import registry as registry_module
 from intermodal.worker.images.failures import StepError
@@ -39,12 +38,6 @@ def why_not() -> str:
 
 pytestmark = [pytest.mark.containers, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 with_registry = pytest.mark.skipif(bool(why_no_registry()), reason=why_no_registry())
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_mounts() -> None:
-    """As in a worker, before there are threads: these would stay in the machine's mount namespace."""
-    enter_private_mounts()
 
 
 # -- the same tree, whatever is in the archive

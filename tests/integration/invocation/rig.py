@@ -115,7 +115,7 @@ class PlainContainers:
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
 
-    async def keep_committed(self, _activity: object) -> None:
+    async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
 
     async def finish(self, _container_id: str) -> list[str]:
@@ -154,7 +154,7 @@ class PlainAgent(Agent):
 
     async def _launch(self, cell: Any, spec: Any) -> Any:
         cell.directory.mkdir(parents=True, exist_ok=True)
-        await cell.listen(self.server, self._credentials, lambda: None)
+        await cell.listen(self.server, self._credentials, lambda: None, lambda: self._registered)
         cell.remember()
 
         class Launch:

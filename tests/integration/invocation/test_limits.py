@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modal._protocol.messages.function import Autoscaler, Retry
-from modal.exception import ExecutionError, FunctionTimeoutError, RemoteError
+from modal.exception import ExecutionError, FunctionTimeoutError, OutputExpiredError, RemoteError
 from tests.integration.invocation.rig import Rig, rig
 
 MODULE = """
@@ -80,6 +80,9 @@ def once(path):
 def interrupt_itself(path):
     note(path, "ran")
     raise KeyboardInterrupt("by hand")
+
+async def ainterrupt_itself(path):
+    interrupt_itself(path)
 
 def who(seconds, path=""):
     import modal
@@ -234,12 +237,15 @@ async def test_a_preempted_container_has_not_crashed(it: Rig, tmp_path: Path, na
     assert it.invocation.dispatch.function(function_id).crashes.round == 0
 
 
-async def test_user_code_that_raises_keyboard_interrupt_was_not_preempted(it: Rig, tmp_path: Path) -> None:
-    """So it does not run for ever."""
-    function = it.call(publish(it, "interrupt_itself"))
-    with pytest.raises(ExecutionError):
-        await function.remote.aio(str(tmp_path / "runs"))
-    assert len(lines(tmp_path / "runs")) == 3
+@pytest.mark.parametrize("name", ["interrupt_itself", "ainterrupt_itself"])
+async def test_user_code_that_raises_keyboard_interrupt_was_not_preempted(it: Rig, tmp_path: Path, name: str) -> None:
+    """It has failed like any other, and its container goes on."""
+    function = it.call(publish(it, name))
+    for count in (1, 2):
+        with pytest.raises(ExecutionError, match="KeyboardInterrupt: by hand"):
+            await function.remote.aio(str(tmp_path / "runs"))
+        assert len(lines(tmp_path / "runs")) == count
+    assert len(it.containers.running) == 1
 
 
 async def test_a_container_that_has_served_its_inputs_has_not_crashed(it: Rig, tmp_path: Path) -> None:
@@ -324,6 +330,52 @@ async def test_a_cancelled_call_reaches_its_waiters(it: Rig) -> None:
     await _invocation.call_cancel(function.client, again, terminate_containers=True)
     assert await function.get.aio(other) == 0.2
     assert len(it.containers.running) == 2
+
+
+async def test_what_runs_beside_an_input_whose_container_is_terminated_runs_again(it: Rig, tmp_path: Path) -> None:
+    from modal import _invocation
+
+    function = it.call(publish(it, "who", concurrent_max=2, autoscaler=ONE))
+    doomed = await function.spawn.aio(60, str(tmp_path / "doomed"))
+    other = asyncio.create_task(function.remote.aio(2, str(tmp_path / "other")))
+    await until(lambda: lines(tmp_path / "doomed") and lines(tmp_path / "other"))
+    assert len(it.containers.running) == 1
+    await _invocation.call_cancel(function.client, doomed, terminate_containers=True)
+    first, second, _main = await other
+    assert first == second
+    assert len(lines(tmp_path / "other")) == 2
+    assert len(lines(tmp_path / "doomed")) == 1
+    with pytest.raises(RemoteError, match="cancelled"):
+        await function.get.aio(doomed)
+    assert it.invocation.dispatch.function("fu-who").crashes.count == 0
+
+
+async def test_results_expire(it: Rig) -> None:
+    """After seven days, whether the rows are still there or not; others stay."""
+    from intermodal.server.store.calls import OUTPUTS_KEPT
+
+    function = it.call(publish(it, "sleep"))
+    old, new = await function.spawn.aio(0.01), await function.spawn.aio(0.02)
+    assert [await function.get.aio(old), await function.get.aio(new)] == [0.01, 0.02]
+    await age(it, old, OUTPUTS_KEPT - 600.0)
+    assert await function.get.aio(old) == 0.01
+    await age(it, old, 1200.0)
+    for _ in range(2):
+        with pytest.raises(OutputExpiredError, match="kept for seven days") as caught:
+            await function.get.aio(old, timeout=0)
+        assert isinstance(caught.value, TimeoutError)
+        await it.store.calls.expire(time.time() - OUTPUTS_KEPT)
+    assert await function.get.aio(new) == 0.02
+
+
+async def age(it: Rig, call_id: str, seconds: float) -> None:
+    """Make a call and its results that much older."""
+    number = "(SELECT number FROM calls WHERE call_id = ?)"
+    for statement in (
+        f"UPDATE calls SET changed_at = changed_at - ? WHERE number = {number}",
+        f"UPDATE outputs SET finished_at = finished_at - ? WHERE key >> 32 = {number}",
+    ):
+        await it.store.database.execute(statement, (seconds, call_id))
 
 
 async def test_a_map_with_exceptions(it: Rig, tmp_path: Path) -> None:

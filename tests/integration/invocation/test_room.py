@@ -13,7 +13,7 @@ from intermodal.server import calls, spawns
 from modal._protocol.messages.function import Autoscaler
 from modal.exception import RemoteError, ResourceExhaustedError
 from tests.integration.invocation.rig import Rig, rig
-from tests.integration.invocation.test_answers import until
+from tests.integration.invocation.test_answers import _all, until
 
 MODULE = """
 import os, time
@@ -61,6 +61,23 @@ async def test_pending_inputs_and_those_of_a_map(it: Rig, tmp_path: Path) -> Non
     assert await asyncio.gather(*more) == list(range(len(more)))
     assert await function.get.aio(call_id) == 7
     assert await function.remote.aio(8, path) == 8
+
+
+async def test_spawned_inputs_leave_room_for_calls(it: Rig, tmp_path: Path) -> None:
+    """More of them are in memory than may be pending otherwise."""
+    path = str(tmp_path / "go")
+    function = it.call("fu-stay")
+    await function.spawn_map.aio(range(2100), itertools.repeat(path))
+    pool = it.invocation.dispatch.functions["fu-stay"].pool
+    await until(lambda: len(pool.queue) > 1900)
+    waiting = [asyncio.create_task(function.remote.aio(n, path)) for n in range(150)]
+    mapped = asyncio.create_task(_all(function.map.aio(range(300), kwargs={"path": path})))
+    await until(lambda: len(pool.queue) + pool.assigned >= 2000 + 450)
+    (tmp_path / "go").touch()
+    assert await asyncio.gather(*waiting) == list(range(150))
+    assert await mapped == list(range(300))
+    await until(lambda: it.invocation.spawns.pending("fu-stay") == 0)
+    assert it.invocation.spawns.in_memory("fu-stay") == 0
 
 
 async def test_inputs_in_all(it: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

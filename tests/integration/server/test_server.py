@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
 from typing import Any
 
@@ -25,7 +26,17 @@ from modal._protocol.messages.app import (
     Apps,
     AppStop,
 )
-from modal._protocol.messages.call import BlobChunk, BlobForget, BlobGet, BlobPut, CallAwait, Outputs, Spawn, ValuesMove
+from modal._protocol.messages.call import (
+    BlobChunk,
+    BlobForget,
+    BlobGet,
+    BlobPut,
+    CallAwait,
+    Invoke,
+    Outputs,
+    Spawn,
+    ValuesMove,
+)
 from modal._protocol.messages.container import ContainerList, ContainerLocate, Containers, ContainerStop
 from modal._protocol.messages.file import (
     FileEntry,
@@ -142,6 +153,42 @@ async def test_a_slow_reader_of_logs_costs_no_memory(server: Server, worker: Pap
         assert isinstance(batch, LogBatch)
         assert batch.entries[0].text.startswith(f"{seen} ")
         seen = batch.seq
+
+
+# -- large arguments
+async def test_a_large_spawned_argument_is_on_the_disk_first(
+    server: Server, worker: PaperWorker, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function_id = (await deploy(owner, await build_image(owner))).functions[0].function_id
+    blob_id = new_id("vl")
+    message = Spawn("fc-A", function_id, [0], [b""], [blob_id])
+    assert await code_of(owner.request(message, Done)) == Code.NOT_FOUND
+    path = server.home.values / blob_id
+    path.write_bytes(b"large")
+    wanted = {path.stat().st_ino, server.home.values.stat().st_ino}
+    synced: set[int] = set()
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.add(os.fstat(fd).st_ino), sync(fd)))
+    await owner.request(message, Done)
+    assert wanted <= synced
+    path.unlink()  # as when it has run already
+    await owner.request(message, Done)  # sent again by a client that has not heard
+
+
+async def test_the_large_argument_of_a_call_that_was_given_up_goes(
+    server: Server, worker: PaperWorker, owner: Connection
+) -> None:
+    function_id = (await deploy(owner, await build_image(owner))).functions[0].function_id
+    path = server.home.values / new_id("vl")
+    path.write_bytes(b"large")
+    call = asyncio.ensure_future(owner.request(Invoke("fc-B", function_id, b"", path.name), Outputs))
+    await asyncio.sleep(0)
+    await owner.ping()
+    assert path.exists()
+    call.cancel()
+    async with asyncio.timeout(20):
+        while path.exists():
+            await owner.ping()
 
 
 # -- spawned calls
@@ -325,11 +372,17 @@ async def test_over_tls(home: Home) -> None:
     ("listen", "why"),
     [("tls://127.0.0.1:0", "tls-cert"), ("tcp://127.0.0.1:{port}", "cannot listen on .*in use")],
 )
-async def test_an_address_that_cannot_be_used_is_refused(home: Home, listen: str, why: str) -> None:
+async def test_an_address_that_cannot_be_used_is_refused(
+    home: Home, listen: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     with pytest.raises(Refused, match=why):
         await Server(home, Options(listen=[listen.format(port=port)], worker=False)).start()
+    monkeypatch.setenv("INTERMODAL_WEB_LISTEN", f"127.0.0.1:{port}")
+    with pytest.raises(Refused, match=r"gateway cannot listen on .*in use.*INTERMODAL_WEB_LISTEN=HOST:PORT chooses"):
+        await Server(home, Options(worker=False)).start()
+    monkeypatch.delenv("INTERMODAL_WEB_LISTEN")
     taken.close()
     await taken.wait_closed()
     again = Server(home, Options(worker=False))  # the refused one has let go of the directory

@@ -170,20 +170,26 @@ async def test_attempts_survive(calls: CallStore) -> None:
     assert (one.index, one.attempts, one.args) == (1, 3, b"args 1")
 
 
-async def test_the_graph_has_everything_below_the_root(calls: CallStore) -> None:
+async def test_the_graph_has_everything_below_a_call(calls: CallStore) -> None:
     await calls.add_spawned(A, rows(0, 1))
     await calls.add_spawned(NewCall("fc-child", "fu-2", "in-A-1"), rows(0))
     await calls.add_spawned(NewCall("fc-grandchild", "fu-1", "in-child-0"), rows(0))
     await calls.add_spawned(B, rows(0))
     await calls.finish_now([Finished("fc-child", 0, Status.SUCCESS, b"", "", "ta-7")])
-    graph = await calls.graph("fc-grandchild")
+    graph = await calls.graph(["fc-A"])
     assert {(item.call_id, item.index, item.status) for item in graph} == {
         ("fc-A", 0, None), ("fc-A", 1, None), ("fc-child", 0, Status.SUCCESS), ("fc-grandchild", 0, None),
     }  # fmt: skip
     child = next(item for item in graph if item.call_id == "fc-child")
     assert (child.parent_input_id, child.container_id, child.function_id) == ("in-A-1", "ta-7", "fu-2")
     assert await calls.children(["fc-A"]) == ["fc-child"]
-    assert await calls.graph("fc-none") == []
+    below = await calls.graph(["fc-child"])
+    assert {item.call_id for item in below} == {"fc-child", "fc-grandchild"}
+    await calls.add_spawned(NewCall("fc-other", "fu-1", "in-unstored-3"), rows(0))
+    assert [item.call_id for item in await calls.graph(["fc-unstored"])] == ["fc-other"], (
+        "the call between is not stored"
+    )
+    assert await calls.graph(["fc-none", ""]) == []
 
 
 async def test_values_that_no_row_names_any_more_are_told(calls: CallStore, clock: Clock) -> None:

@@ -324,8 +324,13 @@ async def test_environments(parts: Parts) -> None:
     assert environments.resolve("Dev_1").web_suffix == "dev-1"
     await fault(Code.CONFLICT, environments.create("Dev_1"))
     await fault(Code.INVALID, environments.create("no good"))
+    await fault(Code.CONFLICT, environments.update("Dev_1", "staging", ""))  # main has none; one may
+    await environments.update("main", "", "m")
     await environments.update("Dev_1", "staging", "")
-    assert [(each.name, each.web_suffix) for each in environments.all] == [("main", ""), ("staging", "")]
+    await environments.create("M")
+    assert environments.resolve("M").web_suffix == "m-2"
+    await environments.delete(environments.resolve("M"))
+    assert [(each.name, each.web_suffix) for each in environments.all] == [("main", "m"), ("staging", "")]
     in_container = Principal(Role.CONTAINER, environment="staging")
     assert environments.resolve("", in_container).name == "staging"
     assert environments.resolve("", OWNER).name == "main"

@@ -74,7 +74,7 @@ class Gateway:
         self._links: dict[str, RunnerLink] = {}  # container id -> its connection
         self._waiting: dict[str, list[Exchange]] = {}  # container id -> requests before it has one
         self._servers = Ports(self.ports)
-        self._results = Results(settings.redirect_after)
+        self._results = Results(home.web_results, settings.redirect_after)
         self._rate = RateLimit(settings.rate, settings.burst)
         self._handover: HandoverSocket | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -84,6 +84,7 @@ class Gateway:
     def open(self) -> None:
         """Containers can be reached from now on."""
         self._handover = HandoverSocket(self._home.handover, self._take_handover)
+        self._results.open()
         self._look()
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class Gateway:
         for link in list(self._links.values()):
             link.close()
         self._servers.close()
+        self._results.close()
         for task in self._tasks:
             task.cancel()
 
@@ -157,7 +159,7 @@ class Gateway:
             function = self._dispatch.function(route.function_id)
         except Fault:
             raise Refusal(404, "The app behind this address was stopped.") from None
-        if len(function.pool.queue) >= PENDING_LIMIT:
+        if self._calls.pending(function) >= PENDING_LIMIT:
             raise Refusal(
                 503, f"{PENDING_LIMIT} requests wait for this function already.", headers=((b"retry-after", b"1"),)
             )

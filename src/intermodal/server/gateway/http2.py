@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("intermodal.gateway")
 
 STREAMS = 100  # requests of a connection at once
-STREAM_WINDOW = 512 << 10  # bytes of a request's body that may be on their way
+STREAM_WINDOW = 1 << 20  # bytes of a request's body that may be on their way
 CONNECTION_WINDOW = 8 << 20  # the same of all requests together
 HEADS = 2 * HEAD_LIMIT  # bytes of a head that are decoded, to be answered with 431; beyond, the connection ends
 HIGH_WATER = 256 << 10  # bytes that wait for a client to read, above which its responses are held up
@@ -53,10 +53,13 @@ class Http2Connection(asyncio.Protocol):
         self.body_limit = gateway.settings.body_limit
         self.too_large = gateway.too_large()
         self._gateway = gateway
-        self._wire = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        config = H2Configuration(client_side=False, header_encoding=None)
+        config.validate_outbound_headers = config.normalize_outbound_headers = False  # StreamHead has checked them
+        self._wire = H2Connection(config)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Http2Stream] = deque()  # with a body that could not be sent yet
         self._new: list[Http2Stream] = []  # to be admitted when all that has come is looked at
+        self._fed: dict[Http2Stream, None] = {}  # of whose body something has come
         self._writable = True
         self._unsent = 0  # bytes of bodies in the wire's buffer
         self._corked = False
@@ -97,6 +100,7 @@ class Http2Connection(asyncio.Protocol):
         try:
             for event in self._wire.receive_data(data):
                 self._take(event)
+            self._feed()
             new, self._new = self._new, []
             for stream in new:
                 self._admit(stream)
@@ -135,7 +139,8 @@ class Http2Connection(asyncio.Protocol):
         elif isinstance(event, events.StreamEnded):
             stream = self.streams.get(event.stream_id)
             if stream is not None and not stream.request.complete:
-                stream.end_body()
+                stream.ended = True
+                self._fed[stream] = None
         elif isinstance(event, events.StreamReset):
             self._take_reset(event)
         elif isinstance(event, events.WindowUpdated):
@@ -166,11 +171,18 @@ class Http2Connection(asyncio.Protocol):
                 self._count(self._controls, "it sends too many frames that carry nothing")
             self.acknowledge(event.stream_id, size)
             return
-        try:
-            stream.take_body(event.data, size)
-        except Refusal as refusal:
-            self.acknowledge(event.stream_id, size)
-            stream.give_up(refusal)
+        stream.parts.append(event.data)
+        stream.parts_size += size
+        self._fed[stream] = None
+
+    def _feed(self) -> None:
+        """Give on what has come of bodies: many frames are one part."""
+        fed, self._fed = self._fed, {}
+        for stream in fed:
+            try:
+                stream.take_body()
+            except Refusal as refusal:
+                stream.give_up(refusal)
 
     def _take_reset(self, event: events.StreamReset) -> None:
         stream = self.streams.pop(event.stream_id, None)

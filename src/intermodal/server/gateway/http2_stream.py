@@ -34,6 +34,9 @@ class Http2Stream:
         self.peer = connection.peer
         self.out: deque[memoryview] = deque()  # of the response's body: waits for the client's window
         self.ending = False  # `out` is the last of it
+        self.parts: list[bytes] = []  # of the request's body: came just now
+        self.parts_size = 0  # of the client's windows that they took
+        self.ended = False  # they are the last of it
         self.since = time.monotonic()  # of the last that came of the request's body
         self._connection: Http2Connection | None = connection
         self._head: StreamHead | None = None
@@ -74,32 +77,35 @@ class Http2Stream:
             raise Refusal(400, "the request has no body, but its Content-Length says that it has")
         request.chunked = not ended and request.content_length < 0
 
-    def take_body(self, data: bytes, size: int) -> None:
-        """A part of it, which took `size` of the windows. Raises Refusal."""
+    def take_body(self) -> None:
+        """Give on `parts`. Raises Refusal."""
         connection, request, exchange = self._connection, self.request, self.exchange
-        assert connection is not None
+        if connection is None:
+            return
+        parts, self.parts = self.parts, []
+        size, self.parts_size = self.parts_size, 0
         self.since = time.monotonic()
-        request.received += len(data)
-        if request.received > connection.body_limit:
-            raise Refusal(413, connection.too_large)
-        if request.dispatched and exchange is not None:
-            exchange.send_body(data, True)
-            full = exchange.sent > WINDOW
-        elif not request.dispatched:
-            request.parts.append(data)
-            full = request.received > WINDOW
-        else:
-            full = False  # its response is over: nobody wants it
-        if full:
-            self._held += size
-        else:
-            connection.acknowledge(self.number, size)
-
-    def end_body(self) -> None:
-        """All of the request has come."""
-        self.request.complete = True
-        if self.request.dispatched and self.exchange is not None:
-            self.exchange.send_body(b"", False)
+        if parts:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            request.received += len(data)
+            if request.received > connection.body_limit:
+                connection.acknowledge(self.number, size)
+                raise Refusal(413, connection.too_large)
+            full = False  # where its response is over nobody wants it
+            if request.dispatched and exchange is not None:
+                exchange.send_body(data, True)
+                full = exchange.sent > WINDOW
+            elif not request.dispatched:
+                request.parts.append(data)
+                full = request.received > WINDOW
+            if full:
+                self._held += size
+            else:
+                connection.acknowledge(self.number, size)
+        if self.ended:
+            request.complete = True
+            if request.dispatched and exchange is not None:
+                exchange.send_body(b"", False)
 
     @property
     def is_late(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from modal._protocol.errors import ProtocolError
-from modal._protocol.frames import PREFIX, FrameBuffer, Kind, pack_head
+from modal._protocol.frames import FrameBuffer, Kind
 from modal._protocol.message import Message
 from modal._protocol.messages.web import (
     WebAccept,
@@ -27,30 +27,26 @@ from modal._protocol.messages.web import (
     WebRequest,
     WebResponse,
 )
+from modal._protocol.sending import FrameSender
 
 if TYPE_CHECKING:
     from intermodal.server.gateway.exchange import Exchange
 
 log = logging.getLogger("intermodal.gateway")
 
-JOIN_LIMIT = 1 << 16  # bytes: a larger body is not copied together with its head
 HIGH_WATER = 4 << 20  # bytes that wait for a runner to read; credit bounds them per exchange
 MAX_DATAGRAM = 4096
-_pack_prefix = PREFIX.pack
 
 
-class RunnerLink(asyncio.Protocol):
+class RunnerLink(FrameSender):
     """The `Carrier` of exchanges with ASGI and WSGI apps."""
 
     def __init__(self, container_id: str, lost: Callable[[RunnerLink], None]) -> None:
+        super().__init__()
         self.container_id = container_id
         self.exchanges: dict[int, Exchange] = {}
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
         self._buffer = FrameBuffer()
-        self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
-        self._corked = False
 
     # -- the event loop's calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +66,7 @@ class RunnerLink(asyncio.Protocol):
                 self._transport.abort()
         finally:
             self._corked = False
-            self._flush()
+            self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -141,33 +137,7 @@ class RunnerLink(asyncio.Protocol):
 
     def send(self, token: int, message: Message) -> None:
         """One message of an exchange. What is sent during one turn of the loop leaves together."""
-        header, body = message.encode()
-        size = len(body)
-        if size > JOIN_LIMIT:
-            self._out.append(pack_head(Kind.ITEM, message.TYPE, token, header, size))
-            self._out.append(body)
-        else:
-            self._out.append(_pack_prefix(Kind.ITEM, 0, message.TYPE, token, len(header), size) + header + body)
-        if not self._corked:
-            self._corked = True
-            self._loop.call_soon(self._uncork)
-
-    def _uncork(self) -> None:
-        self._corked = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if not out or self._transport is None:
-            return
-        self._out = []
-        if len(out) == 1:
-            self._transport.write(out[0])
-        elif max(map(len, out)) > JOIN_LIMIT:
-            for part in out:
-                self._transport.write(part)
-        else:
-            self._transport.write(b"".join(out))
+        self.send_frame(Kind.ITEM, message.TYPE, token, *message.encode())
 
     # -- Carrier
     def send_body(self, exchange: Exchange, data: bytes, more: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Za-z:.]+\])(?::[0-9]{0,10})?\Z")
 
 
 class Refusal(Exception):

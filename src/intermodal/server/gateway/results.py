@@ -1,26 +1,31 @@
 """Responses that take longer than a request may: a 303 sends the client to the result's own URL.
 
-The result URL is the original one with a query parameter that names the call. It can be loaded again and again;
-the app hears nothing of that (guide page "Request timeouts").
+The result URL is the original one with a query parameter that names the call. It can be loaded again and again, also
+after the server was restarted; the app hears nothing of that (guide page "Request timeouts").
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intermodal.server.gateway.kept import BROKEN, RUNNING, WHOLE, CannotKeepError, Kept, found_in, outdated
 from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request
+from modal._protocol.messages.web import PART, WINDOW
 
 if TYPE_CHECKING:
     from intermodal.server.gateway.client import Client
     from intermodal.server.gateway.exchange import Exchange
 
+log = logging.getLogger("intermodal.gateway")
+
 PARAMETER = b"__modal_function_call_id"
-KEPT_SECONDS = 600.0  # that a result can be loaded again after it was complete
-KEPT_BYTES = 16 << 20  # of one result; a larger one can be loaded once
-TOTAL_BYTES = 256 << 20  # of all results that are complete
+SWEEP_SECONDS = 30.0  # between looks for results that are kept no longer
 TEXT = b"content-type\0text/plain; charset=utf-8"
+LOST = "The server was restarted while the function was at work on this request. Send the request again."
 
 
 def call_in(query: bytes) -> str:
@@ -41,155 +46,227 @@ def result_url(request: Request, call_id: str) -> bytes:
 
 
 class Result:
-    """The `Sink` of an exchange whose client was sent to the result's URL."""
+    """The `Sink` of an exchange whose client was sent to the result's URL; afterwards what is left of it."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-        self.status = 0  # 0: the response has not begun
-        self.over_at = 0.0
-        self.headers = b""
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.broken = False
-        self.dropped = False  # its beginning is gone: it was too large to be kept
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
         self.fetches: list[Fetch] = []
 
     # -- Sink
     def start(self, exchange: Exchange, status: int, headers: bytes, body: bytes, more: bool) -> None:
         """See exchange.Sink."""
-        self.status, self.headers = status, headers
+        self.kept.status, self.kept.headers = status, headers
         self.data(exchange, body, more)
 
     def data(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """See exchange.Sink."""
-        if not more:
-            self.over_at = time.monotonic()
-        if body and not self.dropped:
-            self.parts.append(body)
-            self.size += len(body)
-        for fetch in list(self.fetches):
-            fetch.go_on()
-        if self.size <= KEPT_BYTES:
+        if self.kept.state != RUNNING:
+            return
+        try:
+            if body:
+                self.kept.append(body)
+        except CannotKeepError as error:
+            log.warning("the result %s cannot be kept: %s", self.kept.call_id, error)
+            exchange.client_gone(str(error))
+            self._break(507, f"The result cannot be kept: {error}.")
+            return
+        if body:
             exchange.taken(len(body))
-        elif self.fetches:
-            self.dropped = True  # the one that listens gets the rest; nobody else will
-            self.parts, self.size = [], KEPT_BYTES + 1
+        if not more:
+            self._end(WHOLE)
+        self._tell()
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """See exchange.Sink."""
-        self.over_at = time.monotonic()
-        if self.status:
-            self.broken = True
+        if self.kept.state == RUNNING:
+            self._break(status, text)
+
+    def _break(self, status: int, text: str) -> None:
+        """The rest will not come; where nothing has come, the gateway's own answer is the result."""
+        if self.kept.status:
+            self._end(BROKEN)
         else:
-            self.status, self.headers = status, TEXT
-            self.parts = [page(status, text)]
-            self.size = len(self.parts[0])
+            self.kept.status, self.kept.headers = status, TEXT
+            try:
+                self.kept.append(page(status, text))
+                self._end(WHOLE)
+            except CannotKeepError:
+                self._end(BROKEN)
+        self._tell()
+
+    def _end(self, state: str) -> None:
+        try:
+            self.kept.end(state)
+        except OSError as error:
+            log.warning("the result %s will not outlive this server: %s", self.kept.call_id, error)
+
+    def _tell(self) -> None:
         for fetch in list(self.fetches):
             fetch.go_on()
+        if self.kept.state != RUNNING and not self.fetches:
+            self.kept.rest()
 
     def resume_request(self) -> None:
         """See exchange.Sink: the request was complete before."""
 
+    def leave(self, fetch: Fetch) -> None:
+        """One that fetches it is done."""
+        if fetch in self.fetches:
+            self.fetches.remove(fetch)
+        if self.kept.state != RUNNING and not self.fetches:
+            self.kept.rest()
+
 
 class Fetch:
-    """One request for a result: what an exchange is to its client's connection."""
+    """One request for a result: what an exchange is to its client."""
 
-    def __init__(self, result: Result, connection: Client, request: Request) -> None:
+    def __init__(self, result: Result, client: Client, request: Request) -> None:
         self.result = result
         self.request = request
-        self.connection: Client | None = connection
+        self.client: Client | None = client
         self.since = time.monotonic()
-        self.sink: object = connection
-        self.sent = 0
+        self.sink: object = client
+        self.sent = 0  # of the request's body: what an exchange has
         self.responded = False
         self.response_over = False
-        self._next = 0  # part that is sent next
+        self._at = 0  # bytes of the result that were sent
+        self._untaken = 0  # of these, what the client may not have taken
+        self._busy = False
 
     def go_on(self) -> None:
-        """Send what there is."""
-        result, connection = self.result, self.connection
-        if connection is None or not result.status:
+        """Send what there is and the client takes."""
+        kept = self.result.kept
+        if self._busy or self.client is None or not kept.status:
             return
+        self._busy = True
+        try:
+            self._send(kept)
+        except OSError as error:
+            log.warning("the result %s cannot be read: %s", kept.call_id, error)
+            self._refuse("The result cannot be read any more.")
+        finally:
+            self._busy = False
+
+    def _send(self, kept: Kept) -> None:
         if not self.responded:
             self.responded = True
-            if result.over_at and not result.broken:
-                self._leave()
-                connection.start(self, result.status, result.headers, b"".join(result.parts), False)  # type: ignore[arg-type]
+            if kept.state == WHOLE and kept.size <= PART:
+                self._finish(kept, kept.read(0, kept.size))
                 return
-            connection.start(self, result.status, result.headers, b"", True)  # type: ignore[arg-type]
-        parts, self._next = result.parts[self._next :], len(result.parts)
-        if result.broken:
-            self._leave()
-            connection.refuse(self, 502, "the response broke off")  # type: ignore[arg-type]
+            self._call("start", kept.status, kept.headers, b"", True)
+        while self.client is not None and self._untaken < WINDOW:
+            part = kept.read(self._at, PART)
+            if not part:
+                break
+            self._at += len(part)
+            self._untaken += len(part)
+            self._call("data", part, True)
+        if self._at < kept.size or self.client is None:
             return
-        for part in parts:
-            connection.data(self, part, True)  # type: ignore[arg-type]
-        if result.dropped or result.size > KEPT_BYTES:
-            self._next = 0
-        if result.over_at:
-            self._leave()
-            connection.data(self, b"", False)  # type: ignore[arg-type]
+        if kept.state == WHOLE:
+            client = self._leave()
+            client.data(self, b"", False)  # type: ignore[arg-type]
+        elif kept.state == BROKEN:
+            self._refuse("the response broke off")
 
-    def _leave(self) -> None:
+    def _finish(self, kept: Kept, body: bytes) -> None:
+        client = self._leave()
+        client.start(self, kept.status, kept.headers, body, False)  # type: ignore[arg-type]
+
+    def _call(self, name: str, *arguments: object) -> None:
+        getattr(self.client, name)(self, *arguments)
+
+    def _refuse(self, text: str) -> None:
+        if self.client is not None:
+            client = self._leave()
+            client.refuse(self, 502, text)  # type: ignore[arg-type]
+
+    def _leave(self) -> Client:
+        client, self.client = self.client, None
+        assert client is not None
         self.response_over = True
-        self.connection = None
-        if self in self.result.fetches:
-            self.result.fetches.remove(self)
+        self.result.leave(self)
+        return client
 
-    # -- what a connection asks of an exchange
+    # -- what a client asks of an exchange
     def taken(self, size: int) -> None:
         """The client has taken so much."""
-        if self.result.size > KEPT_BYTES:
-            self.result.exchange.taken(size)
+        self._untaken -= size
+        if self._untaken <= WINDOW // 2:
+            self.go_on()
 
     def send_body(self, data: bytes, more: bool) -> None:
         """A body that nobody reads."""
 
     def client_gone(self, reason: str = "") -> None:
         """The client left: the result is still there for another request."""
-        self._leave()
+        if self.client is not None:
+            self._leave()
 
 
 class Results:
-    """All results that can be fetched."""
+    """All results that can be fetched. `open` finds those of an earlier server."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, directory: Path, patience: float) -> None:
         """`patience`: seconds that a request may wait."""
+        self._directory = directory
         self._patience = patience
         self._results: dict[str, Result] = {}
+        self._swept = 0.0
 
-    def detach(self, exchange: Exchange, connection: Client) -> None:
+    def open(self) -> None:
+        """Take over what is there."""
+        if self._directory.is_dir():
+            for kept in found_in(self._directory):
+                self._results[kept.call_id] = Result(kept)
+
+    def close(self) -> None:
+        """The server ends: what is complete stays."""
+        for result in self._results.values():
+            result.kept.rest()
+
+    def detach(self, exchange: Exchange, client: Client) -> None:
         """The response will be fetched: tell the client where."""
-        result = self._results[exchange.call.id] = Result(exchange)
+        call = exchange.call
+        kept = Kept(self._directory, call.id, call.app_id)
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            kept.begin()
+        except OSError as error:
+            log.warning("results cannot be kept in %s: %s", self._directory, error)
+        result = self._results[call.id] = Result(kept)
         exchange.sink = result
-        self._redirect(connection, exchange.request, exchange.call.id)
+        self._redirect(client, exchange.request, call.id)
 
-    def _redirect(self, connection: Client, request: Request, call_id: str) -> None:
-        connection.release()
+    def _redirect(self, client: Client, request: Request, call_id: str) -> None:
+        client.release()
         where = result_url(request, call_id)
         text = "The function is still at work. Its result will be at the address in the Location header."
-        connection.turn_away(Refusal(303, text, headers=((b"location", where), (b"cache-control", b"no-store"))))
+        client.turn_away(Refusal(303, text, headers=((b"location", where), (b"cache-control", b"no-store"))))
 
-    def fetch(self, connection: Client, request: Request, call_id: str, app_id: str) -> None:
+    def fetch(self, client: Client, request: Request, call_id: str, app_id: str) -> None:
         """Answer a request for a result. Raises Refusal where there is none."""
         result = self._results.get(call_id)
-        if result is None or result.exchange.call.app_id != app_id or result.dropped:
-            raise Refusal(404, "There is no such result: it was fetched long ago, or the server was restarted.")
-        fetch = Fetch(result, connection, request)
-        connection.exchange = fetch  # type: ignore[assignment]
+        if result is None or result.kept.app_id != app_id:
+            raise Refusal(404, "There is no such result, or it was kept for a day and is gone.")
+        if result.kept.state == BROKEN and not result.kept.status:
+            raise Refusal(502, LOST)
+        fetch = Fetch(result, client, request)
+        client.exchange = fetch  # type: ignore[assignment]
         result.fetches.append(fetch)
         fetch.go_on()
 
     def look(self, now: float) -> None:
         """Let go of what waited long enough, and of results that nobody will fetch."""
-        total = 0
-        for call_id, result in reversed(list(self._results.items())):
+        for call_id, result in self._results.items():
             for fetch in list(result.fetches):
-                if not fetch.responded and now - fetch.since >= self._patience and fetch.connection is not None:
-                    connection = fetch.connection
+                if not fetch.responded and now - fetch.since >= self._patience and fetch.client is not None:
+                    client = fetch.client
                     fetch.client_gone()
-                    self._redirect(connection, fetch.request, call_id)
-            if result.over_at and not result.fetches:
-                total += result.size
-                if now - result.over_at > KEPT_SECONDS or total > TOTAL_BYTES or result.dropped:
-                    del self._results[call_id]
+                    self._redirect(client, fetch.request, call_id)
+        if now - self._swept >= SWEEP_SECONDS:
+            self._swept = now
+            over = [one.kept for one in self._results.values() if one.kept.state != RUNNING and not one.fetches]
+            for kept in outdated(over):
+                del self._results[kept.call_id]
+                kept.forget()

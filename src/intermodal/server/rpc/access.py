@@ -184,7 +184,11 @@ class Gate:
             raise Fault(Code.AUTH, f"no container {hello.container_id!r} runs here")
         app_id, function_id, environment, restricted = found
         if restricted:
-            raise Fault(Code.AUTH, "this function has restrict_modal_access=True: it may not use Modal from inside")
+            raise Fault(
+                Code.AUTH,
+                "this operation is not permitted: the function's access to Modal is restricted "
+                "(restrict_modal_access=True)",
+            )
         return Principal(
             Role.CONTAINER, hello.container_id, principal.token_id, hello.container_id, app_id, function_id, environment
         )

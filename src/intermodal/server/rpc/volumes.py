@@ -134,7 +134,7 @@ class VolumeHandlers:
 
     async def read(self, connection: Connection, message: VolumeRead, stream: Stream) -> None:
         where = self._files if await self._is_network(message.volume_id) else self._volumes
-        async for chunk in where.read(message.volume_id, message.path):
+        async for chunk in where.read(message.volume_id, message.path, message.offset):
             await stream.send(BlobChunk(chunk))
 
     async def edit(self, connection: Connection, message: VolumeEdit) -> Done:

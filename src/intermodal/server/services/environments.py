@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from intermodal.server.principal import Principal
 from intermodal.server.services.names import check_name, check_web_suffix
 from intermodal.server.store.environments import Environment, EnvironmentStore
@@ -59,6 +61,10 @@ class Environments:
         check_name("Environment", name)
         # The suffix is a part of host names: what cannot stand there is left out.
         suffix = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
+        taken = {environment.web_suffix for environment in self._by_name.values()}
+        numbered = (f"{suffix}-{number}".strip("-") for number in itertools.count(2))
+        if suffix in taken:
+            suffix = next(one for one in numbered if one not in taken)
         if not await self._store.create(name, suffix):
             raise Fault(Code.CONFLICT, f"there is an environment {name!r} already")
         await self.load()
@@ -68,6 +74,13 @@ class Environments:
         environment = self.resolve(name)
         if web_suffix is not None:
             check_web_suffix(web_suffix)
+            for other in self._by_name.values():
+                if other.web_suffix == web_suffix and other.environment_id != environment.environment_id:
+                    raise Fault(
+                        Code.CONFLICT,
+                        f"the environment {other.name!r} has the web suffix {web_suffix!r} already: addresses of web "
+                        "functions would be the same",
+                    )
         done = await self._store.update(
             environment.environment_id,
             check_name("Environment", new_name) if new_name else environment.name,

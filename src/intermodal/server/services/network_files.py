@@ -47,10 +47,11 @@ class NetworkFiles:
         """A directory's entries by name; a file's own; what matches a pattern, by absolute path. Fault: not-found."""
         return await self._do(self._list, volume_id, path, recursive)
 
-    async def read(self, volume_id: str, path: str) -> AsyncIterator[bytes]:
+    async def read(self, volume_id: str, path: str, offset: int = 0) -> AsyncIterator[bytes]:
         """Faults: not-found, invalid."""
         fd = await self._do(self._open_file, volume_id, clean(path))
         try:
+            os.lseek(fd, max(0, offset), os.SEEK_SET)
             while chunk := await asyncio.to_thread(os.read, fd, CHUNK):
                 yield chunk
         finally:

@@ -51,8 +51,8 @@ class Volumes:
             return [found]
         return await self._store.children(volume_id, found.path, recursive)
 
-    async def read(self, volume_id: str, path: str) -> AsyncIterator[bytes]:
-        """A file's content in chunks. Faults: not-found, invalid."""
+    async def read(self, volume_id: str, path: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """A file's content from there on, in chunks. Faults: not-found, invalid."""
         entry = await self._follow(volume_id, clean(path))
         if entry.kind == DIRECTORY:
             raise Fault(Code.INVALID, f"{entry.path or '/'!r} is a directory: only files can be read")
@@ -61,6 +61,7 @@ class Volumes:
         except FileNotFoundError:
             raise Fault(Code.INTERNAL, f"the content of {entry.path!r} is missing from the object store") from None
         with file:
+            file.seek(max(0, offset))
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
 

@@ -7,6 +7,7 @@ what remains is what waits or runs. Blobs that a row names belong to the row (se
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -325,9 +326,9 @@ class CallStore:
         )
         return gone
 
-    async def graph(self, call_id: str) -> list[GraphInput]:
-        """All stored inputs below the root of this call, as far as its calls are stored."""
-        rows = await self._database.rows(_GRAPH, (call_id,))
+    async def graph(self, call_ids: Iterable[str]) -> list[GraphInput]:
+        """All stored inputs of these calls, and of those below them, as far as the calls between are stored."""
+        rows = await self._database.rows(_GRAPH, (json.dumps(list(call_ids)),))
         return [
             GraphInput(found, key & _INDEX_MASK, function_id, parent, status, container_id)
             for found, key, function_id, parent, status, container_id in rows
@@ -428,14 +429,11 @@ class CallStore:
 
 _GRAPH = """
 WITH RECURSIVE
-above (call_id, parent_call_id, depth) AS (
-    SELECT call_id, parent_call_id, 0 FROM calls WHERE call_id = ?
-    UNION SELECT c.call_id, c.parent_call_id, a.depth + 1 FROM calls c JOIN above a ON c.call_id = a.parent_call_id
-    WHERE a.depth < 1000
-),
+wanted (call_id) AS (SELECT value FROM json_each(?)),
 below (number, call_id, function, parent_input_id) AS (
-    SELECT number, call_id, function, parent_input_id FROM calls
-    WHERE call_id = (SELECT call_id FROM above ORDER BY depth DESC LIMIT 1)
+    SELECT number, call_id, function, parent_input_id FROM calls WHERE call_id IN (SELECT call_id FROM wanted)
+    UNION SELECT number, call_id, function, parent_input_id FROM calls
+    WHERE parent_call_id IN (SELECT call_id FROM wanted) AND parent_call_id != ''
     UNION SELECT c.number, c.call_id, c.function, c.parent_input_id
     FROM calls c JOIN below b ON c.parent_call_id = b.call_id AND c.parent_call_id != ''
 ),

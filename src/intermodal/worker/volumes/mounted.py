@@ -62,6 +62,7 @@ class Mounted:
         self.layers: list[Path] = []
         self.generation = 0
         self.due = 0.0  # monotonic time of the next commit in the background
+        self.full = False  # the last commit in the background found no room
         self.lock = asyncio.Lock()
         self._checkouts = checkouts
         self._objects = objects

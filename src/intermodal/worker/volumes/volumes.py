@@ -207,11 +207,13 @@ class Volumes:
                 self._checkouts.forget(volume_id)
 
     # -- in the background
-    async def keep_committed(self, activity: Callable[[], dict[str, tuple[bool, int]]]) -> None:
+    async def keep_committed(
+        self, activity: Callable[[], dict[str, tuple[bool, int]]], tell: Callable[[str, str], None]
+    ) -> None:
         """Until cancelled: commit now and then what executing containers change, and what ended ones have left.
 
         `activity` says of each container whether it executes, and how many inputs it has been given: one that has
-        executed since its last commit gets one more.
+        executed since its last commit gets one more. `tell(container id, text)` puts a line into its logs.
         """
         retry = 0.0
         while True:
@@ -223,7 +225,7 @@ class Volumes:
                 if due and (executes or inputs != self._inputs.get(container_id)):
                     self._inputs[container_id] = inputs if not executes else -1
                     for one in due:
-                        await self._commit_in_background(one)
+                        await self._commit_in_background(one, tell)
             if self._left and now >= retry and self._connection() is not None:
                 for one in list(self._left):
                     problem = await self._settle(one)
@@ -231,10 +233,17 @@ class Volumes:
                         log.warning("%s: its volume at %s: %s", one.container_id, one.target, problem)
                         retry = time.monotonic() + RETRY_SECONDS
 
-    async def _commit_in_background(self, one: Mounted) -> None:
+    async def _commit_in_background(self, one: Mounted, tell: Callable[[str, str], None]) -> None:
         try:
             await one.commit()
+            one.full = False
         except (Fault, WireError) as error:
+            if isinstance(error, Fault) and error.code == Code.EXHAUSTED and not one.full:
+                one.full = True  # said once: the program may make room, or end
+                tell(
+                    one.container_id,
+                    f"what was written to the volume at {one.target} is not committed: {error.text}. It is tried again",
+                )
             log.warning("%s: the volume at %s was not committed: %s", one.container_id, one.target, error)
         except Exception:  # the other containers' volumes are not to suffer
             log.exception("%s: the volume at %s was not committed", one.container_id, one.target)

@@ -110,10 +110,11 @@ class VolumeEntries(Message, type=177):
 
 
 class VolumeRead(Message, type=178):
-    """BlobChunk items, END. Fault: not-found, invalid (a directory)."""
+    """BlobChunk items from the byte `offset` on, END. Fault: not-found, invalid (a directory)."""
 
     volume_id: str
     path: str
+    offset: int = 0
 
 
 class VolumeEdit(Message, type=179):

@@ -1,0 +1,85 @@
+"""What the commands `modal volume` and `modal nfs` have in common."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple
+
+import click
+
+from modal.cli.options import argument, choose_environment, confirm, env_option, yes_option
+
+if TYPE_CHECKING:
+    from modal._volume import _Stored
+
+
+class Noun(NamedTuple):
+    """One of the two kinds."""
+
+    name: str  # in sentences
+    title: str  # its class, in help texts
+    argument: str  # what `delete` calls its name
+    load: Callable[[], Any]  # its class
+
+    def found(self, name: str) -> _Stored:
+        """The one of this name. Raises NotFoundError."""
+        stored: _Stored = self.load().from_name(name).hydrate()
+        return stored
+
+
+def add_commands(group: click.Group, noun: Noun, get_help: str, rm_help: str) -> None:
+    """`get`, `rm` and `delete`."""
+
+    @group.command("get", help=get_help)
+    @argument("VOLUME_NAME")
+    @argument("REMOTE_PATH")
+    @argument("LOCAL_DESTINATION", default=".")
+    @click.option("--force/--no-force", default=False, show_default=True)
+    @env_option
+    def get(volume_name: str, remote_path: str, local_destination: str, force: bool, env: Optional[str]) -> None:
+        """See `help`."""
+        from modal.cli.transfer import download
+
+        choose_environment(env)
+        download(noun.found(volume_name), remote_path, local_destination, force)
+
+    @group.command("rm", help=rm_help)
+    @argument("VOLUME_NAME")
+    @argument("REMOTE_PATH")
+    @click.option("-r", "--recursive", is_flag=True, help="Delete directory recursively")
+    @env_option
+    def rm(volume_name: str, remote_path: str, recursive: bool, env: Optional[str]) -> None:
+        """See `help`."""
+        choose_environment(env)
+        found: Any = noun.found(volume_name)
+        found.remove_file(remote_path, recursive=recursive)
+
+    @group.command("delete", help=f"Delete a named, persistent {noun.title}.")
+    @argument(noun.argument, f"Name of the {noun.title} to be deleted. Case sensitive")
+    @yes_option
+    @env_option
+    def delete(yes: bool, env: Optional[str], **names: str) -> None:
+        """See `help`."""
+        (name,) = names.values()
+        choose_environment(env)
+        noun.found(name)
+        confirm(f"Delete the {noun.name} {name!r} and all that is in it?", yes)
+        noun.load().delete(name)
+        click.echo(f"Deleted the {noun.name} {name!r}.")
+
+
+def list_files(noun: Noun, name: str, path: str, as_json: bool) -> None:
+    """A table of what is in a directory."""
+    from modal._volume_download import list_entries
+    from modal.cli.transfer import show_entries
+
+    entries = list_entries(noun.found(name), path, False)
+    show_entries(f"Directory listing of '{path}' in '{name}'", entries, as_json)
+
+
+def upload_places(local_path: str, remote_path: str) -> Tuple[str, str]:
+    """Where a file or directory is, and where it goes: below a remote path that ends with "/", under its own name."""
+    local = os.path.abspath(os.path.expanduser(local_path))
+    if not os.path.exists(local):
+        raise click.ClickException(f"There is no file or directory {local_path}.")
+    return local, remote_path + os.path.basename(local) if remote_path.endswith("/") else remote_path

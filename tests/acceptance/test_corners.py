@@ -1,0 +1,34 @@
+"""Corner cases of functions and calls, in one program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Platform
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+def test_corner_cases(platform: Platform) -> None:
+    ran = platform.modal("run", PROGRAMS / "corners.py")
+    assert ran.code == 0, ran.text
+    wrong = "Inputs must come from iterators, one for each parameter of the function; 3 is none."
+    assert ran.lines() == [
+        "restricted [] 9",
+        "blocked [] 4 [1, 4] [1] [0, 1, 2]",
+        "ends ExecutionError: KeyboardInterrupt: by hand ExecutionError: SystemExit: 3",
+        "group [\"ValueError('a')\"]",
+        "group [\"KeyError('b')\"]",
+        "map ['a', UserCodeException(ExecutionError('SystemExit: 3')), "
+        "UserCodeException(ExecutionError('KeyboardInterrupt: by hand'))]",
+        "endless [0, 1, 4, 9, 16]",
+        "endless 5",
+        "zip [1, 4, 9] RuntimeError: the iterator",
+        f"bad InvalidError: {wrong} RuntimeError: the iterator",
+        "told ['Warning: the results of a call to Function.map were not consumed']",
+    ]
+    assert "crash-loops" not in ran.text
