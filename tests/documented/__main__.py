@@ -10,6 +10,7 @@ so that it fits into `--keep`. Results are kept in a file, so that a later run g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +25,21 @@ from tests.documented import loading, side_files
 from tests.documented.stand_ins import USES, StandIns
 
 # Releases since then that fetch what no index has: an operator pins them for the whole machine.
-CONSTRAINTS = "dbt-core<2\n"
+CONSTRAINTS = "dbt-core<1.11\n"
+LAYERS = "1MB"  # that stay between programs, besides the bases
+BASES = """
+import modal
+app = modal.App("bases")  # deployed, so that its images stay
+
+@app.function(image=modal.Image.debian_slim("3.11"))
+def python_3_11(): pass
+
+@app.function(image=modal.Image.debian_slim("3.12"))
+def python_3_12(): pass
+
+@app.function(image=modal.Image.debian_slim("3.10"))
+def python_3_10(): pass
+"""
 Result = dict[str, Any]
 
 
@@ -39,12 +54,18 @@ class Site:
 
     def __enter__(self) -> Site:
         self._say("up", "--quiet")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "bases.py"
+            path.write_text(BASES)
+            subprocess.run([sys.executable, "-m", "modal", "deploy", path], env=self.env, check=True)
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._say("down")
 
     def make_room(self) -> None:
+        # What programs install in common is in the caches: these stay as long as they may.
+        self._say("images", "prune", "--yes", "--keep-size", LAYERS)
         self._say("images", "prune", "--yes", "--keep-size", self._keep, "--caches")
 
     def _say(self, *words: str) -> None:
@@ -65,6 +86,9 @@ class Site:
                 os.killpg(process.pid, signal.SIGTERM)
                 out, _ = process.communicate()
                 out += f'\n{loading.MARK} {{"state": "failed", "image": "", "why": "not ready after {timeout:g} s"}}\n'
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # it would start the platform again
+                raise
         found = [json.loads(line[len(loading.MARK) :]) for line in out.splitlines() if line.startswith(loading.MARK)]
         if not found:
             found = [{"state": "not loaded", "why": out[-1000:]}]
@@ -98,6 +122,7 @@ def main() -> int:
     parser.add_argument("programs", nargs="*", help="names without .py; else all")
     parser.add_argument("--results", type=Path, default=Path("documented-images.json"), metavar="FILE")
     parser.add_argument("--again", action="store_true", help="build what the results have already")
+    parser.add_argument("--bare", action="store_true", help="without stand-ins")
     parser.add_argument("--leave-out", default="", metavar="REGEX", help="on an image's recipe: do not try it")
     parser.add_argument("--keep", default="4GB", metavar="SIZE", help="of layers and caches between programs")
     parser.add_argument("--timeout", type=float, default=1500.0, metavar="SECONDS", help="for each program")
@@ -110,8 +135,10 @@ def main() -> int:
         constraints = Path(folder) / "constraints.txt"
         own = Path(os.environ.get("PIP_CONSTRAINT", "/etc/xdg/pip/constraints.txt"))
         constraints.write_text((own.read_text() if own.exists() else "") + CONSTRAINTS)
-        with StandIns(Path(folder) / "site") as site_settings:
-            settings = {**site_settings.settings, "PIP_CONSTRAINT": str(constraints)}
+        with contextlib.ExitStack() as stack:
+            settings = {"PIP_CONSTRAINT": str(constraints)}
+            if not options.bare:
+                settings |= stack.enter_context(StandIns(Path(folder) / "site")).settings
             with Site(Path(folder) / "home", settings, options.keep) as site:
                 for name in wanted:
                     program = options.directory / f"{name}.py"

@@ -275,6 +275,10 @@ async def test_a_step_has_the_gpu_that_it_asks_for_and_others_have_none(builder:
     )
     assert builder.printed == "0\nthe driverthere\nthen\n"
     assert builder.lends.asked == [["H100:2", "A100"]]
+    lines = "RUN echo device $CUDA_VISIBLE_DEVICES\nWORKDIR /made\n"
+    await builder.build({"kind": "dockerfile_commands", "text": lines, "mount_ids": [], "gpu": ["T4"]})
+    assert builder.printed.endswith("device 0\n")
+    assert builder.lends.asked[1:] == [["T4"]]
     assert builder.lends.out == 0
     layer = builder.images.layer_paths(config)[1]
     assert [path.name for path in layer.rglob("*")] == []

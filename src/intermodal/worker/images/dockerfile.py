@@ -354,7 +354,8 @@ class Execution:
     ) -> None:
         composing = self._composing
         origin = composing.instruction
-        one = Instruction(origin.number, kind, title, fields, [], origin.force, origin.gpu, supplies or {})
+        gpu = origin.gpu if kind == "dockerfile_run" else []
+        one = Instruction(origin.number, kind, title, fields, [], origin.force, gpu, supplies or {})
         values = composing.secrets if secrets else {}
         await composing.builder.put(one, standing.config, values, composing.emit, composing.rebuild)
 
