@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, T
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._stored import Stored, new_token
-from modal._sync import synchronized, synchronized_context_classmethod
+from modal._sync import synchronized, synchronized_context_classmethod, synchronized_pages
 from modal.exception import DeserializationError, InvalidError, NotFoundError, RequestSizeError
 
 if TYPE_CHECKING:
@@ -204,38 +204,35 @@ class Dict(Stored):
         finally:
             await client.note(Received("dict", [token]))
 
-    @synchronized
-    async def keys(self) -> AsyncIterator[Any]:
+    @synchronized_pages
+    async def keys(self) -> AsyncIterator[List[Any]]:
         """Return an iterator over the keys in this Dict.
 
         Note that (unlike with Python dicts) the return value is a simple iterator,
         and results are unordered.
         """
         async for page in self._pages(values=False):
-            for key in page.keys:
-                yield _loaded_key(key)
+            yield [_loaded_key(key) for key in page.keys]
 
-    @synchronized
-    async def values(self) -> AsyncIterator[Any]:
+    @synchronized_pages
+    async def values(self) -> AsyncIterator[List[Any]]:
         """Return an iterator over the values in this Dict.
 
         Note that (unlike with Python dicts) the return value is a simple iterator,
         and results are unordered.
         """
         async for entries in self._entries():
-            for _key, value in entries:
-                yield value
+            yield [value for _key, value in entries]
 
-    @synchronized
-    async def items(self) -> AsyncIterator[Tuple[Any, Any]]:
+    @synchronized_pages
+    async def items(self) -> AsyncIterator[List[Tuple[Any, Any]]]:
         """Return an iterator over the (key, value) tuples in this Dict.
 
         Note that (unlike with Python dicts) the return value is a simple iterator,
         and results are unordered.
         """
         async for entries in self._entries():
-            for key, value in entries:
-                yield _loaded_key(key), value
+            yield [(_loaded_key(key), value) for key, value in entries]
 
     # -- operators: they block
     def __getitem__(self, key: Any) -> Any:

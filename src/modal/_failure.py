@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 64 * 1024  # characters of a message or a traceback
 MAX_PICKLED = 1 << 20  # bytes; a larger exception arrives as text
+MAX_PART = MAX_PICKLED // 4  # bytes of an argument or attribute; in a larger exception, longer ones are cut or left out
 MAX_CHAIN = 16  # exceptions that led to one
 _ORDINARY = BaseException.__reduce__
 
@@ -95,21 +96,28 @@ def _encode(error: BaseException) -> bytes:
             return _serialization.dumps(("whole", error))
         state = dict(error.__dict__)
         try:
-            return _serialization.dumps(("parts", cls, error.args, state))
-        except Exception:  # some part of it cannot travel: the others may
-            args = tuple(value if _can_travel(value) else repr(value) for value in error.args)
-            state = {name: value for name, value in state.items() if _can_travel(value)}
-            return _serialization.dumps(("parts", cls, args, state))
+            data = _serialization.dumps(("parts", cls, error.args, state))
+        except Exception:
+            data = b""
+        if data and len(data) <= MAX_PICKLED:
+            return data
+        # Some part of it cannot travel, or is too large: the others may.
+        args = tuple(value if _can_travel(value) else _in_words(value) for value in error.args)
+        state = {name: value for name, value in state.items() if _can_travel(value)}
+        return _serialization.dumps(("parts", cls, args, state))
     except Exception:
         return b""
 
 
 def _can_travel(value: Any) -> bool:
     try:
-        _serialization.dumps(value)
+        return len(_serialization.dumps(value)) <= MAX_PART
     except Exception:
         return False
-    return True
+
+
+def _in_words(value: Any) -> str:
+    return _clip(value if isinstance(value, str) else repr(value))
 
 
 # -- at the caller --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Of the time to read 100 MB into fresh memory three quarters are page faults, one
 huge pages to who asks (`madvise`, the usual setting), there is one each 2 MiB, and the memory is given back in no
 time; the page cache does the same for files (large folios). But huge pages may be dear: where memory is fragmented,
 and in a virtual machine that gives what it does not use back to its host, which has to find it anew: ten times as
-long as small pages then, which nobody takes back. So each step is timed. An eighth of a value may be dear, for what
+long as small pages then, which nobody takes back. So each step is timed. Half of a value may be dear, for what
 was found anew is cheap for the next one that comes soon; then the rest is filled with small pages.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Callable, Optional
 LARGE = 8 << 20  # bytes; below, the first use of ctypes costs more than it saves
 STEP = 4 << 20  # bytes that are filled and timed at once
 DEAR = 0.6e-9  # seconds of processor time a byte, above which huge pages are; usual are 0.15e-9 to 0.25e-9
-DEAR_PART = 8  # one in so many bytes may be dear
+DEAR_PART = 2  # one in so many bytes may be dear
 SMALL = 16 << 10  # bytes of a write that gets small pages
 
 _madvise: Optional[Callable[[int, int, bool], Any]] = None  # address, size, huge or not; found when first needed

@@ -250,11 +250,12 @@ class Queue(Stored):
         client = await self._ready()
         token, deadline = new_token(), time.monotonic() + wait
         peek = after is not None
+        receipts = list(client.receipts)
 
         def request(again: bool) -> QueueGet:
             left = max(0.0, deadline - time.monotonic()) if again and wait > 0 else wait
             place = -1 if after is None else after
-            return QueueGet(self.object_id, key, token, count, left, again, peek, place, list(client.receipts))
+            return QueueGet(self.object_id, key, token, count, left, again, peek, place, receipts)
 
         def receipt(answer: Optional[QueueItems]) -> Optional[Received]:
             if answer is None:
@@ -267,7 +268,10 @@ class Queue(Stored):
             again=lambda: request(True),
             receipt=None if peek else receipt,
         )
-        if answer.items and not peek:
+        if answer.items and not peek:  # durable with what was lent, and so is what this request has confirmed
+            for confirmed in receipts:
+                if confirmed in client.receipts:
+                    client.receipts.remove(confirmed)
             client.receipts.append(token)
         return answer
 

@@ -304,9 +304,52 @@ class _BoundGenerator(_Bound):
 
 
 def _iterator(function: Any, args: Any, kwargs: Any) -> Any:
+    if isinstance(function, _Flat):
+        return _flattened(function.function(*args, **kwargs))
     if isinstance(function, _Noticing):
         return _NoticingIterator(iterate(function.function(*args, **kwargs)), function.unused)
     return iterate(function(*args, **kwargs))
+
+
+class _Pages(_Generator):
+    """An async generator function of lists, whose items are given one by one."""
+
+    def _bind(self, instance: Any) -> Any:
+        return _BoundGenerator(self, instance, _Flat(self._function.__get__(instance)))
+
+    @property
+    def aio(self) -> Any:
+        return _Flat(self._function)
+
+
+class _Flat:
+    """Its async face."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        pages = self.function(*args, **kwargs)
+        try:
+            async for page in pages:
+                for item in page:
+                    yield item
+        finally:
+            await pages.aclose()
+
+    @property
+    def __wrapped__(self) -> Any:
+        return self.function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
+
+
+def _flattened(pages: Any) -> Iterator[Any]:
+    for page in iterate(pages):
+        yield from page
 
 
 class _Noticing:
@@ -493,6 +536,8 @@ if TYPE_CHECKING:
     def synchronized(function: Callable[P, AsyncIterator[R]]) -> GeneratorCall[P, R]: ...
     def synchronized(function: Any) -> Any: ...
 
+    def synchronized_pages(function: Callable[P, AsyncIterator[list[R]]]) -> GeneratorCall[P, R]: ...
+
     def synchronized_iterator(unused: str) -> Callable[[Callable[P, AsyncIterator[R]]], GeneratorCall[P, R]]: ...
 
     def synchronized_context(function: Callable[P, AsyncIterator[R]]) -> ContextCall[P, R]: ...
@@ -516,6 +561,13 @@ else:
         if flags & _CO_ASYNC_GENERATOR:
             return _Generator(function)
         raise TypeError(f"{inner.__qualname__} must be an `async def` to have two faces")
+
+    def synchronized_pages(function: Any) -> Any:
+        """As `synchronized` for an async generator function of lists: both faces give their items one by one.
+
+        The blocking face enters the coroutine once for each list instead of once for each item.
+        """
+        return _Pages(function)
 
     def synchronized_iterator(unused: str) -> Any:
         """As `synchronized` for a generator whose work only happens when it is iterated.
@@ -550,4 +602,5 @@ __all__ = [
     "synchronized_context",
     "synchronized_context_classmethod",
     "synchronized_iterator",
+    "synchronized_pages",
 ]

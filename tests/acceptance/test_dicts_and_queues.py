@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.site import served
 
 pytestmark = pytest.mark.acceptance
 
@@ -29,27 +27,8 @@ def test_guide_program(platform: Platform, program: ProgramFinder, name: str) ->
 def site(platform: Platform) -> Iterator[str]:
     """Three pages that link to each other, where containers can reach them."""
 
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'<html><a href="/">home</a> <a href="/one">1</a> <a href="/two">2</a></html>'
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", platform.open_port), Page)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # no packet is sent
-        address = probe.getsockname()[0]
-    yield f"http://{address}:{platform.open_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(platform, b'<html><a href="/">home</a> <a href="/one">1</a> <a href="/two">2</a></html>') as url:
+        yield url
 
 
 def test_the_crawler(platform: Platform, program: ProgramFinder, site: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import Platform, ProgramFinder, Ran
+from tests.acceptance.site import served
 
 pytestmark = pytest.mark.acceptance
 
@@ -32,33 +31,8 @@ def test_hello_world(platform: Platform, program: ProgramFinder) -> None:
 def site(platform: Platform) -> Iterator[str]:
     """A page on this machine that containers can reach."""
 
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'<html><a href="/one">1</a> <a href="http://two.example/">2</a></html>'
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", platform.open_port), Page)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://{_own_address()}:{platform.open_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def _own_address() -> str:
-    """This machine's address as containers see it: no packet is sent."""
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
+    with served(platform, b'<html><a href="/one">1</a> <a href="http://two.example/">2</a></html>') as url:
+        yield url
 
 
 def test_scrape(platform: Platform, program: ProgramFinder, site: str) -> None:

@@ -209,7 +209,7 @@ class Server:
         self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
         self.objects = Objects(store.objects)
-        self.dicts = Dicts(store.dicts, self.values, partial(self.objects.number, "dict"))
+        self.dicts = Dicts(store.dicts, store.behind, self.values, partial(self.objects.number, "dict"))
         self.queues = Queues(store.queues, store.behind, partial(self.objects.number, "queue"))
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.invocation = Invocation(

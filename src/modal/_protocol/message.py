@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import sys
 import typing
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 from modal._protocol.errors import ProtocolError
@@ -446,15 +447,14 @@ def _decode_list(item: Any, where: str) -> _Reader:
         def read_blobs(value: Any, body: bytes, at: int) -> tuple[Any, int]:
             if type(value) is not list:
                 _wrong(where, "a list of sizes", value)
-            parts = []
-            for size in value:
-                if type(size) is not int or size < 0:
-                    _wrong(where, "a size", size)
-                parts.append(body[at : at + size])
-                at += size
-            if at > len(body):
+            if not value:
+                return [], at
+            if {*map(type, value)} != {int} or min(value) < 0:
+                _wrong(where, "sizes", value)
+            ends = [*accumulate(value, initial=at)]
+            if ends[-1] > len(body):
                 _wrong(where, "bytes of the body", value)
-            return parts, at
+            return [body[begin:end] for begin, end in zip(ends, ends[1:])], ends[-1]
 
         return read_blobs
     if item in (str, int, bool):

@@ -8,7 +8,8 @@ from typing import Any, Optional
 import click
 
 from modal.cli.command import Group
-from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
+from modal.cli.options import argument, confirm, env_option, json_option, yes_option
+from modal.cli.stored import Noun, add_commands, name_argument, shown
 
 
 @click.group("dict", cls=Group, help="Manage `modal.Dict` objects and inspect their contents.")
@@ -16,41 +17,20 @@ def dict_() -> None:
     """See `help`."""
 
 
-name_argument = argument("NAME")
-
-
-def _named(name: str, env: Optional[str], create: bool = False) -> Any:
+def _cls() -> Any:
     from modal._dict import Dict
 
-    return Dict.from_name(name, environment_name=choose_environment(env) or None, create_if_missing=create)
+    return Dict
 
 
-@dict_.command(
-    "create",
-    help="""Create a named Dict object.
+_noun = Noun("Dict", "entries", _cls, ["Entries"], lambda info: [info.size])
+add_commands(
+    dict_,
+    _noun,
+    """Create a named Dict object.
 
 Note: This is a no-op when the Dict already exists.""",
 )
-@name_argument
-@env_option
-def create(name: str, env: Optional[str]) -> None:
-    """See `help`."""
-    _named(name, env, create=True).hydrate()
-    click.echo(f"The Dict {name!r} is ready.")
-
-
-@dict_.command("list", help="List all named Dicts.")
-@json_option
-@env_option
-def list_dicts(as_json: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal.cli.stored import listed
-    from modal.cli.tables import moment, show_table
-
-    environment = choose_environment(env)
-    rows = [[info.name, moment(info.created_at), info.size] for info in listed("dict", environment)]
-    title = "Dicts" + (f" in environment: {environment}" if environment else "")
-    show_table(title, ["Name", "Created at", "Entries"], rows, as_json)
 
 
 @dict_.command("clear", help="Clear the contents of a named Dict by deleting all of its data.")
@@ -59,24 +39,10 @@ def list_dicts(as_json: bool, env: Optional[str]) -> None:
 @env_option
 def clear(name: str, yes: bool, env: Optional[str]) -> None:
     """See `help`."""
-    found = _named(name, env).hydrate()
+    found = _noun.named(name, env).hydrate()
     confirm(f"Delete all entries of the Dict {name!r}? This cannot be undone.", yes)
     found.clear()
     click.echo(f"Cleared the Dict {name!r}.")
-
-
-@dict_.command("delete", help="Delete a named Dict and all of its data.")
-@name_argument
-@yes_option
-@env_option
-def delete(name: str, yes: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal._dict import Dict
-
-    _named(name, env).hydrate()
-    confirm(f"Delete the Dict {name!r} with all its entries? This cannot be undone.", yes)
-    Dict.delete(name)
-    click.echo(f"Deleted the Dict {name!r}.")
 
 
 @dict_.command(
@@ -91,7 +57,7 @@ Note: When using the CLI, keys are always interpreted as having a string type.""
 def get(name: str, key: str, env: Optional[str]) -> None:
     """See `help`."""
     try:
-        value = _named(name, env)[key]
+        value = _noun.named(name, env)[key]
     except KeyError:
         raise click.ClickException(f"There is no key {key!r} in the Dict {name!r}.") from None
     click.echo(str(value))
@@ -112,10 +78,9 @@ amount of data shown or the `--all` option to retrieve the entire Dict, which ma
 @env_option
 def items(name: str, n: int, show_all: bool, use_repr: bool, as_json: bool, env: Optional[str]) -> None:
     """See `help`."""
-    from modal.cli.stored import shown
     from modal.cli.tables import show_table
 
-    found = iter(_named(name, env).items())
+    found = iter(_noun.named(name, env).items())
     entries = list(found if show_all else itertools.islice(found, n))
     more = not show_all and next(found, None) is not None
     rows = [[shown(key, use_repr, as_json), shown(value, use_repr, as_json)] for key, value in entries]

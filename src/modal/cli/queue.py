@@ -8,7 +8,8 @@ from typing import Any, Optional
 import click
 
 from modal.cli.command import Group
-from modal.cli.options import argument, choose_environment, confirm, env_option, json_option, yes_option
+from modal.cli.options import argument, confirm, env_option, yes_option
+from modal.cli.stored import Noun, add_commands, name_argument
 
 
 @click.group("queue", cls=Group, help="Manage `modal.Queue` objects and inspect their contents.")
@@ -16,7 +17,6 @@ def queue() -> None:
     """See `help`."""
 
 
-name_argument = argument("NAME")
 partition_option = click.option(
     "-p",
     "--partition",
@@ -25,52 +25,20 @@ partition_option = click.option(
 )
 
 
-def _named(name: str, env: Optional[str], create: bool = False) -> Any:
+def _cls() -> Any:
     from modal._queue import Queue
 
-    return Queue.from_name(name, environment_name=choose_environment(env) or None, create_if_missing=create)
+    return Queue
 
 
-@queue.command(
-    "create",
-    help="""Create a named Queue.
+_noun = Noun("Queue", "items", _cls, ["Partitions", "Total size"], lambda info: [info.partitions, info.size])
+add_commands(
+    queue,
+    _noun,
+    """Create a named Queue.
 
 Note: This is a no-op when the Queue already exists.""",
 )
-@name_argument
-@env_option
-def create(name: str, env: Optional[str]) -> None:
-    """See `help`."""
-    _named(name, env, create=True).hydrate()
-    click.echo(f"The Queue {name!r} is ready.")
-
-
-@queue.command("delete", help="Delete a named Queue and all of its data.")
-@name_argument
-@yes_option
-@env_option
-def delete(name: str, yes: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal._queue import Queue
-
-    _named(name, env).hydrate()
-    confirm(f"Delete the Queue {name!r} with all its items? This cannot be undone.", yes)
-    Queue.delete(name)
-    click.echo(f"Deleted the Queue {name!r}.")
-
-
-@queue.command("list", help="List all named Queues.")
-@json_option
-@env_option
-def list_queues(as_json: bool, env: Optional[str]) -> None:
-    """See `help`."""
-    from modal.cli.stored import listed
-    from modal.cli.tables import moment, show_table
-
-    environment = choose_environment(env)
-    rows = [[info.name, moment(info.created_at), info.partitions, info.size] for info in listed("queue", environment)]
-    title = "Queues" + (f" in environment: {environment}" if environment else "")
-    show_table(title, ["Name", "Created at", "Partitions", "Total size"], rows, as_json)
 
 
 @queue.command("clear", help="Clear the contents of a queue by removing all of its data.")
@@ -83,7 +51,7 @@ def clear(name: str, partition: Optional[str], all_: bool, yes: bool, env: Optio
     """See `help`."""
     if partition is not None and all_:
         raise click.UsageError("Give either --partition or --all.", click.get_current_context())
-    found = _named(name, env).hydrate()
+    found = _noun.named(name, env).hydrate()
     what = "all partitions" if all_ else "the default partition" if partition is None else f"partition {partition!r}"
     confirm(f"Delete all items in {what} of the Queue {name!r}? This cannot be undone.", yes)
     found.clear(partition=partition, all=all_)
@@ -97,7 +65,7 @@ def clear(name: str, partition: Optional[str], all_: bool, yes: bool, env: Optio
 @env_option
 def peek(name: str, n: int, partition: Optional[str], env: Optional[str]) -> None:
     """See `help`."""
-    for item in itertools.islice(_named(name, env).iterate(partition=partition), n):
+    for item in itertools.islice(_noun.named(name, env).iterate(partition=partition), n):
         click.echo(str(item))
 
 
@@ -110,4 +78,4 @@ def length(name: str, partition: Optional[str], total: bool, env: Optional[str])
     """See `help`."""
     if partition is not None and total:
         raise click.UsageError("Give either --partition or --total.", click.get_current_context())
-    click.echo(str(_named(name, env).len(partition=partition, total=total)))
+    click.echo(str(_noun.named(name, env).len(partition=partition, total=total)))

@@ -4,26 +4,13 @@ import platform
 import time
 
 import bench_app as bench
-import stored
 
-import modal
 from modal._protocol import blocking
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.messages.container import ContainerList, Containers, ContainerTimings, ContainerTimingsGet
 from modal._protocol.messages.wire import Hello
 
 POLL_SECONDS = 0.02
-
-
-class Entries:
-    """A Dict whose `items` is a list, as the peers' are."""
-
-    def __init__(self, entries):
-        self.put, self.get, self.update = entries.put, entries.get, entries.update
-        self._items = entries.items
-
-    def items(self):
-        return list(self._items())
 
 
 class Peer:
@@ -155,15 +142,6 @@ class Peer:
                 begin = asked[container_id] * 1000
                 found[container_id] = {"decided": begin, **{name: begin + at for name, at in marks.items()}}
         return found
-
-    def stored_queue(self, count):
-        with modal.Queue.ephemeral() as queue:
-            return stored.queue(queue, count)
-
-    def stored_dict(self, count):
-        with modal.Dict.ephemeral() as entries:
-            reading = Entries(entries)
-            return stored.dictionary(reading, count)
 
     def close(self):
         self._run.__exit__(None, None, None)

@@ -42,6 +42,16 @@ def test_entries_of_any_type(d: modal.Dict) -> None:
     assert bool(d)  # it is an object, not a container of this process
 
 
+def test_a_value_that_was_read_is_a_copy(d: modal.Dict) -> None:
+    d["outer_key"] = {"inner_key": 1}
+    d["outer_key"]["inner_key"] = 2
+    assert d["outer_key"] == {"inner_key": 1}
+    changed = d["outer_key"]
+    changed["inner_key"] = 2
+    d["outer_key"] = changed
+    assert d["outer_key"] == {"inner_key": 2}
+
+
 def test_keys_are_equal_when_their_parts_are(d: modal.Dict) -> None:
     text = "KEY".lower()  # an object of its own
     d[("key", "key")] = 1
@@ -86,7 +96,7 @@ def test_large_values_are_kept_in_files_and_deleted_with_their_entry(d: modal.Di
     d["k"] = second
     d["other"] = first
     assert dict(d.items()) == {"k": second, "other": first}
-    assert len(list(values.iterdir())) == before + 2  # the first one's is gone
+    wait_for_files(values, before + 2)  # the first one's goes
     assert d.put("k", first, skip_if_exists=True) is False
     assert d.pop("k") == second
     d["other"] = "small"
@@ -97,7 +107,7 @@ def test_large_values_are_kept_in_files_and_deleted_with_their_entry(d: modal.Di
 
 
 def wait_for_files(values: Path, count: int) -> None:
-    """What was popped goes when its arrival has reached the disk."""
+    """Files go when the store knows that nothing holds them any more."""
     deadline = threading.Event()
     for _ in range(100):
         if len(list(values.iterdir())) <= count:

@@ -73,6 +73,13 @@ def preempt(path, times):
 async def apreempt(path, times):
     return preempt(path, times)
 
+def stop_itself(path):
+    import signal
+    note(path, "ran")
+    if len(open(path).readlines()) < 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "alive"
+
 def once(path):
     note(path, "ran")
     raise ValueError("an answer, not a crash")

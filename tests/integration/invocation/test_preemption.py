@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from intermodal.server.live import Container
 from modal._protocol import aio
 from modal._protocol.errors import Fault
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import Message
 from modal._protocol.messages.fleet import DrainAwait, DrainedWorker, WorkerDrain, WorkersDrained, WorkerUndrain
 from modal._protocol.messages.wire import Hello
+from modal._protocol.messages.worker import ContainerSpec
 from tests.integration.invocation.rig import Home, PlainAgent, PlainContainers, Rig, rig
 from tests.integration.invocation.test_limits import MODULE, lines, publish, until
 
@@ -79,6 +81,33 @@ async def test_code_that_raises_keyboard_interrupt_while_it_starts_has_failed(it
     fragile(it, 1000, act="raise KeyboardInterrupt('by hand')")
     with pytest.raises(BaseException, match="by hand"):
         await it.call("fu-fragile").remote.aio()
+
+
+# -- containers that say nothing any more
+
+
+async def test_a_container_that_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by native code that never gives the interpreter's lock back: it is ended, the log says why, and its input runs
+    again."""
+    from intermodal.worker import agent
+
+    monkeypatch.setattr(agent, "HEARTBEAT_SECONDS", 3.0)
+    monkeypatch.setattr(agent, "STATS_SECONDS", 0.5)
+    async with rig() as it:
+        it.write("program", MODULE)
+        prepare = it.invocation.workers._prepare
+
+        async def often(container: Container) -> ContainerSpec:
+            spec = await prepare(container)
+            spec.runner.heartbeat = 1.0
+            return spec
+
+        monkeypatch.setattr(it.invocation.workers, "_prepare", often)
+        path = tmp_path / "runs"
+        assert await it.call(publish(it, "stop_itself")).remote.aio(str(path)) == "alive"
+        assert len(lines(path)) >= 2
+        said = "heartbeat timeout: the container has not been heard of for 3 seconds"
+        await until(lambda: any(said in entry.text for entry in it.logs))
 
 
 # -- drained workers

@@ -206,14 +206,20 @@ def test_exceptions_that_resist() -> None:
     assert isinstance(exception_of(failure), ExecutionError)
 
 
-def test_large_ones_arrive_as_text() -> None:
+@pytest.mark.parametrize("argument", ["x" * (3 << 20), bytes(3 << 20), ["a"] * (3 << 20)], ids=["str", "bytes", "list"])
+def test_large_ones_keep_their_type_and_a_part_of_their_text(argument: Any) -> None:
     def call() -> None:
-        raise ValueError("x" * (3 << 20))
+        error = ValueError(argument, 7)
+        error.small, error.large = 1, argument  # type: ignore[attr-defined]
+        raise error
 
     failure = travel(call)
     assert len(failure.text) < 70_000
-    assert failure.pickled == b""
-    assert type(exception_of(failure)) is ExecutionError
+    arrived = exception_of(failure)
+    assert type(arrived) is ValueError
+    assert len(arrived.args[0]) < 70_000
+    assert (arrived.args[1], arrived.small) == (7, 1)  # type: ignore[attr-defined]
+    assert not hasattr(arrived, "large")
 
 
 def test_endless_recursion_keeps_its_ends(far: Any) -> None:

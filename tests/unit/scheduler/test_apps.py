@@ -64,9 +64,9 @@ def test_within_its_share_all_functions_of_an_app_get_turns() -> None:
         world.function(f"many{number}.", "ap-many", request=CPU)
     world.function("one", "ap-one", request=CPU)
     for number in range(20):
-        world.send(10000, f"many{number}.")
-    world.send(100000, "one")
-    work(world, 150)
+        world.send(1000, f"many{number}.")
+    world.send(2000, "one")
+    work(world, 100)
     done = {item.partition(".")[0] for item in world.finished if item.startswith("many")}
     assert len(done) == 20, "each of them has run"
 

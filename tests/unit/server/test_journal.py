@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -58,7 +60,18 @@ async def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert contents(tmp_path) == [b"a", b"b" * 10_000, b"c"]
     assert contents(tmp_path, applied=2) == [b"c"]
     assert contents(tmp_path, store="sv-2") == []
-    assert (tmp_path / NAMES[0]).stat().st_size == SIZE
+
+
+async def test_files_get_their_size_when_there_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "QUIET", 0.001)
+    monkeypatch.setattr(journal_file, "CHUNK", 10_000)
+    journal = Journal(tmp_path, "sv-1", 0)
+    number = 0
+    while any((tmp_path / name).stat().st_size < SIZE for name in NAMES) if number else True:
+        number = await append(journal, b"x" * 10)
+        await asyncio.sleep(0.002)
+    await journal.close()
+    assert contents(tmp_path) == [b"x" * 10] * number
 
 
 async def test_what_comes_during_a_write_is_written_together(tmp_path: Path) -> None:
@@ -155,3 +168,30 @@ async def test_a_full_disk_is_said_and_over_when_it_is_over(tmp_path: Path) -> N
     await append(journal, b"b")
     await journal.close()
     assert contents(tmp_path) == [b"b"]
+
+
+async def test_on_a_quick_disk_a_single_writer_waits_for_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "QUICK", 60.0)
+    monkeypatch.setattr(journal_file, "QUICK_WRITES", 3)
+    journal = Journal(tmp_path, "sv-1", 0)
+    threads: list[str] = []
+    write = journal._write
+
+    def noting(group: list[Any]) -> None:
+        threads.append(threading.current_thread().name)
+        write(group)
+
+    monkeypatch.setattr(journal, "_write", noting)
+    journal._unfilled = 0
+    for number in range(6):
+        await append(journal, b"%d" % number)
+    main = threading.current_thread().name
+    assert threads == ["journal"] * 3 + [main] * 3
+    monkeypatch.setattr(journal_file, "QUICK", 0.0)  # from now on every write is a slow one
+    await append(journal, b"6")
+    await append(journal, b"7")
+    assert threads[6:] == [main, "journal"]
+    await journal.close()
+    assert contents(tmp_path) == [b"%d" % number for number in range(8)]

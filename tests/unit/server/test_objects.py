@@ -9,7 +9,7 @@ import pytest
 
 from intermodal.server.principal import Principal, Role
 from intermodal.server.queues.queues import Queues
-from intermodal.server.services.dict_cache import MAX_BYTES, DictCache
+from intermodal.server.services.dict_table import UNKNOWN, Memory, Table
 from intermodal.server.services.dicts import IDLE_SECONDS, TOUCH_STEP, Dicts
 from intermodal.server.services.objects import HEARD_WITHIN, Objects
 from intermodal.server.services.values import Values
@@ -18,7 +18,7 @@ from intermodal.server.store.environments import Environment
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.dict import DictGet, DictPut, DictScan
-from modal._protocol.messages.object import Stored
+from modal._protocol.messages.object import Received, Stored
 from modal._protocol.messages.queue import QueueGet, QueuePut
 
 MAIN = Environment("en-1", "main", "", True)
@@ -54,7 +54,9 @@ class Parts:
         self.store = store
         self.objects = Objects(store.objects, self.time)
         self.values = Values(directory, store.dicts.blobs_in_use)
-        self.dicts = Dicts(store.dicts, self.values, lambda id: self.objects.number("dict", id), self.time)
+        self.dicts = Dicts(
+            store.dicts, store.behind, self.values, lambda id: self.objects.number("dict", id), self.time
+        )
         self.queues = Queues(store.queues, store.behind, lambda id: self.objects.number("queue", id), self.time)
         self.objects.on_dropped = {"dict": self.dicts.dropped, "queue": self.queues.dropped}
         self.peer = Peer()
@@ -68,7 +70,11 @@ class Parts:
 
     async def put(self, dict_id: str, key: bytes, value: bytes = b"v", blob: str = "") -> None:
         message = DictPut(dict_id, b"t" * 12, [key], [value], [blob] if blob else [])
-        assert await self.dicts._put(self.peer, message) == Stored(True)  # type: ignore[arg-type]
+        assert await self.write(message) == Stored(True)
+
+    async def write(self, message: DictPut) -> object:
+        self.dicts._take_put(self.peer, 1, message)  # type: ignore[arg-type]
+        return await self.peer.answer(1)
 
     async def has(self, dict_id: str, key: bytes) -> bool:
         self.dicts._take_get(self.peer, 1, DictGet(dict_id, key))  # type: ignore[arg-type]
@@ -120,19 +126,42 @@ async def test_entries_expire_when_nobody_uses_them(parts: Parts) -> None:
     parts.now += IDLE_SECONDS / 2
     assert await parts.has(dict_id, b"read")
     await parts.dicts.close()  # notes what was read
-    other = Dicts(parts.store.dicts, parts.values, lambda id: parts.objects.number("dict", id), parts.time)
+    other = Dicts(
+        parts.store.dicts, parts.store.behind, parts.values, lambda id: parts.objects.number("dict", id), parts.time
+    )
     parts.now += IDLE_SECONDS - 10
     assert await other.length(dict_id) == 1
+
+
+async def test_what_is_counted_is_limited(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal.server.services.dicts.MAX_LEN", 3)
+    dict_id = await parts.new("dict")
+    for number in range(5):
+        await parts.put(dict_id, b"%d" % number)
+    assert await parts.dicts.length(dict_id) == 3  # wholly in memory
+    parts.dicts._tables[dict_id].complete = False
+    assert await parts.dicts.length(dict_id) == 3
+
+
+async def test_nobody_hears_of_a_change_before_it_is_durable(parts: Parts) -> None:
+    dict_id = await parts.new("dict")
+    await parts.put(dict_id, b"k", b"old")
+    parts.dicts._take_put(parts.peer, 1, DictPut(dict_id, b"u" * 12, [b"k"], [b"new"]))  # type: ignore[arg-type]
+    parts.dicts._take_get(parts.peer, 2, DictGet(dict_id, b"k"))  # type: ignore[arg-type]
+    assert parts.peer.answers == {}
+    assert (await parts.peer.answer(2)).value == b"new"  # type: ignore[attr-defined]
+    assert await parts.peer.answer(1) == Stored(True)
 
 
 async def test_an_expired_key_may_be_taken_anew(parts: Parts) -> None:
     dict_id = await parts.new("dict")
     await parts.put(dict_id, b"lock")
     message = DictPut(dict_id, b"u" * 12, [b"lock"], [b"mine"], skip_if_exists=True)
-    assert await parts.dicts._put(parts.peer, message) == Stored(False)  # type: ignore[arg-type]
+    assert await parts.write(message) == Stored(False)
     parts.now += IDLE_SECONDS + TOUCH_STEP + 1
-    assert await parts.dicts._put(parts.peer, message) == Stored(True)  # type: ignore[arg-type]
-    assert await parts.dicts._put(parts.peer, message) == Stored(True)  # type: ignore[arg-type] # the same request again
+    assert await parts.write(message) == Stored(True)
+    message.again = True
+    assert await parts.write(message) == Stored(True)
 
 
 async def test_ephemeral_objects_live_as_long_as_somebody_speaks_of_them(parts: Parts) -> None:
@@ -211,6 +240,33 @@ async def test_partitions_leave_memory_and_come_back(parts: Parts, monkeypatch: 
         assert await parts.dequeue(queue_id, b"%d" % number) == [b"item"]
 
 
+async def test_a_queue_that_is_larger_than_memory(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal.server.queues.changes.MAX_MEMORY", 10_000)
+    monkeypatch.setattr("intermodal.server.queues.lending.READ_AHEAD", 7)
+    queue_id = await parts.new("queue")
+    items = [b"%03d" % number * 300 for number in range(100)]
+    for number in range(0, 100, 10):
+        put = QueuePut(queue_id, b"", b"put %08d" % number, items[number : number + 10])
+        parts.queues._take_put(parts.peer, 2, put)  # type: ignore[arg-type]
+        assert await parts.peer.answer(2) == Stored(True)
+    await parts.store.behind.settle()
+    (partition,) = parts.queues._partitions.all()
+    assert partition.contents.bytes <= 10_000
+    got: list[bytes] = []
+    for count in (1, 1, 30, 1, 67):
+        token = b"get %08d" % len(got)
+        get = QueueGet(queue_id, b"", token, count)
+        parts.queues._take_get(parts.peer, 3, get)  # type: ignore[arg-type]
+        answer = await parts.peer.answer(3)
+        got += answer.items  # type: ignore[attr-defined]
+        parts.queues.received(parts.peer, Received("queue", [token]))  # type: ignore[arg-type]
+    assert got == items
+    parts.queues._changes.flush()
+    await parts.store.behind.settle()
+    assert await parts.store.database.row("SELECT count(*) FROM queue_items") == (0,)
+    assert partition.contents.bytes == 0
+
+
 async def test_deleting_an_environment_deletes_what_is_in_it(parts: Parts) -> None:
     dict_id, queue_id = await parts.new("dict"), await parts.new("queue")
     await parts.put(dict_id, b"k")
@@ -222,26 +278,38 @@ async def test_deleting_an_environment_deletes_what_is_in_it(parts: Parts) -> No
         assert await parts.store.database.row(f"SELECT count(*) FROM {table}") == (0,)
 
 
-def test_the_cache_is_bounded() -> None:
-    cache = DictCache()
-    for number in range(2000):
-        cache.begin(1, [b"%d" % number])
-        cache.end(1, [(b"%d" % number, Entry(bytes(32_000), "", 32_000, 0.0))])
-    assert cache._bytes <= MAX_BYTES
-    assert cache.get((1, b"1999")) is not None
-    assert cache.get((1, b"0")) is None
+def test_tables_are_bounded() -> None:
+    memory = Memory()
+    table = Table(1, memory, False)
+    entries = [(b"%d" % number, Entry(bytes(1000), "", 1000, 0.0)) for number in range(100)]
+    table.learn(entries, complete=True)
+    assert table.get(b"nothing") is None
+    table.put([b"0"], [entries[0][1]], b"token")
+    table.shrink(50_000)
+    assert 40_000 < memory.used <= 50_000
+    assert table.get(b"0") == entries[0][1]  # the store does not have it yet
+    assert table.get(b"1") is UNKNOWN
+    assert table.get(b"nothing") is UNKNOWN
+    table.forget()
+    assert memory.used == 0
 
 
-def test_the_cache_gives_nothing_that_is_being_changed() -> None:
-    cache, old, new = DictCache(), Entry(b"old", "", 3, 0.0), Entry(b"new", "", 3, 0.0)
-    since = cache.reading(1)
-    cache.begin(1, [b"k"])
-    cache.read((1, b"k"), old, since)  # a query that began before
-    assert cache.get((1, b"k")) is None
-    cache.begin(1, [b"k"])
-    cache.end(1, [(b"k", old)])
-    assert cache.get((1, b"k")) is None  # another change is on its way, and somebody may have seen it
-    cache.end(1, [(b"k", new)])
-    assert cache.get((1, b"k")) == new
-    cache.read((1, b"k"), old, since)
-    assert cache.get((1, b"k")) == new
+def test_a_change_that_could_not_be_noted_is_undone() -> None:
+    table = Table(1, Memory(), False)
+    old, new, newer = (Entry(value, "", 3, 0.0) for value in (b"old", b"new", b"newer"))
+    table.learn([(b"a", old)], complete=True)
+    undo = table.put([b"a", b"b"], [new, new], b"1")
+    table.restore(undo)
+    assert (table.get(b"a"), table.get(b"b")) == (old, None)
+    assert table.collect().rows == []
+    table.stored()
+    first = table.put([b"a"], [new], b"1")
+    table.put([b"a"], [newer], b"2")
+    table.restore(first)
+    assert table.get(b"a") == newer
+    removed = table.remove(b"a", newer, b"3")
+    table.collect()  # the store is told before it is known that it failed
+    table.restore(removed)
+    table.stored()
+    assert table.get(b"a") == newer
+    assert [row[:2] for row in table.collect().rows] == [(b"a", b"newer")]

@@ -19,7 +19,7 @@ from intermodal.server.store.queues import QueueStore, Ranges
 from intermodal.server.store.write_behind import WriteBehind
 from modal._protocol.errors import Fault
 
-CONFIRM_DELAY = 0.005  # seconds
+CONFIRM_DELAY = 0.05  # seconds: longer than a consumer in a loop takes until its next get
 MAX_MEMORY = 64 << 20  # bytes of items that the store has too and that are in memory
 
 Done = Callable[["Exception | None"], None]
@@ -70,7 +70,7 @@ class Changes:
 
     def lend(self, partition: Partition, token: bytes, ranges: Ranges, done: Done) -> None:
         if self._confirmed:
-            self.flush()
+            self._note_confirmed()
         self._behind.append("lend", (partition.number, token, ranges), done)
         partition.contents.take(token, ranges)
         self._changed[partition] = None
@@ -94,9 +94,10 @@ class Changes:
 
     def flush(self) -> None:
         """Note what has arrived."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer = None
+        self._note_confirmed()
+
+    def _note_confirmed(self) -> None:
         confirmed, self._confirmed = self._confirmed, []
         for partition, ranges, token, old in confirmed:
             partition.contents.delete(ranges, old)

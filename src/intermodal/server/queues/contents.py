@@ -6,16 +6,10 @@ Items that the store does not have are all here. Of the others some are, as long
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from intermodal.server.store.queues import PartitionChanges, Ranges
 
 Make = tuple[int, bytes, float]  # number of the queue, key, when it expires at the latest
-
-
-class Item(NamedTuple):
-    value: bytes
-    token: bytes  # of its put, at the put's first item
 
 
 class Contents:
@@ -32,11 +26,13 @@ class Contents:
         "pending",
         "stored",
         "taken",
+        "tokens",
         "under_way",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.items: dict[int, Item] = {}  # by place
+        self.items: dict[int, bytes] = {}  # by place
+        self.tokens: dict[int, bytes] = {}  # of puts, by the place of their first item
         self.bytes = 0  # of their values
         self.changed = False  # there is something to collect
         self.pending = False  # something collected is on its way to the store
@@ -61,11 +57,9 @@ class Contents:
 
     # -- changes
     def put(self, first: int, items: list[bytes], token: bytes) -> None:
-        own = self.items
-        for place, value in enumerate(items, first):
-            own[place] = Item(value, b"")
-            self.bytes += len(value)
-        own[first] = Item(items[0], token)
+        self.items.update(zip(range(first, first + len(items)), items, strict=True))
+        self.tokens[first] = token
+        self.bytes += sum(map(len, items))
         self.changed = True
 
     def take(self, token: bytes, ranges: Ranges) -> None:
@@ -89,7 +83,8 @@ class Contents:
             for place in places:
                 item = items.pop(place, None)
                 if item is not None:
-                    self.bytes -= len(item.value)
+                    self.bytes -= len(item)
+                    self.tokens.pop(place, None)
             if first < self.fresh:
                 self.deleted.append((first, min(last, self.fresh - 1)))
                 if old:
@@ -101,7 +96,7 @@ class Contents:
         """What the store does not know; `settled` says that it does."""
         items = self.items
         rows = [
-            (place, *items[place])
+            (place, items[place], self.tokens.get(place, b""))
             for place in (
                 range(self.fresh, next_place)
                 if next_place - self.fresh <= len(items)
@@ -127,7 +122,8 @@ class Contents:
         """Keep at most so many bytes of what the store has too, of that the oldest."""
         if self.bytes > room:
             for place in sorted((place for place in self.items if place < self.stored), reverse=True):
-                self.bytes -= len(self.items.pop(place).value)
+                self.bytes -= len(self.items.pop(place))
+                self.tokens.pop(place, None)
                 if self.bytes <= room:
                     return
 
@@ -145,5 +141,7 @@ class Contents:
         """These (place, value, token) are in the store."""
         for place, value, token in rows:
             if place not in self.items and place < self.stored:
-                self.items[place] = Item(value, token)
+                self.items[place] = value
+                if token:
+                    self.tokens[place] = token
                 self.bytes += len(value)

@@ -24,7 +24,7 @@ class Fitting(NamedTuple):
 
 def fitting(partition: Partition, ranges: Ranges) -> Fitting:
     """Up to MAX_BODY bytes and one item. Those places that are not in memory are of puts that failed."""
-    items, size = partition.contents.items, MAX_BODY
+    items, known, size = partition.contents.items, partition.contents.tokens, MAX_BODY
     tokens: list[bytes] = []
     covered: Ranges = []
     rest: Ranges = []
@@ -36,9 +36,10 @@ def fitting(partition: Partition, ranges: Ranges) -> Fitting:
             place += 1
             if item is not None:
                 count += 1
-                size -= len(item.value)
-                if item.token:
-                    tokens.append(item.token)
+                size -= len(item)
+                token = known.get(place - 1)
+                if token is not None:
+                    tokens.append(token)
         if place > first:
             covered.append((first, place - 1))
         if place <= last:
@@ -49,7 +50,7 @@ def fitting(partition: Partition, ranges: Ranges) -> Fitting:
 def values(partition: Partition, ranges: Ranges) -> list[bytes]:
     """Of the places whose items are in memory."""
     items = partition.contents.items
-    return [items[place].value for first, last in ranges for place in range(first, last + 1) if place in items]
+    return [items[place] for first, last in ranges for place in range(first, last + 1) if place in items]
 
 
 async def bring_in(store: QueueStore, changes: Changes, getter: Getter) -> None:

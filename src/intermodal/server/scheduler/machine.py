@@ -20,8 +20,6 @@ from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
 RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
-OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
-OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
 WAITS_AFTER = 1.0  # seconds without room before people are told
 DRAINED = "replaced or asked to end"
 
@@ -468,7 +466,7 @@ class Scheduler:
         self._idle[slot.id] = slot
         pool.open.pop(slot.id, None)
         self._watched.pop(slot.id, None)
-        self._agenda.add(pool, now + self._window(pool))
+        self._agenda.add(pool, now + pool.window())
 
     def _unidle(self, slot: Slot) -> None:
         slot.pool.idle.pop(slot.id, None)
@@ -506,18 +504,8 @@ class Scheduler:
         if not self.paused:
             self._scale_down(pool, now)
 
-    def desired(self, pool: Pool) -> int:
-        """Containers that the function shall have, its own limits considered."""
-        rules = pool.rules
-        wanted = pool.wanted()
-        if pool.retired:
-            wanted = 0 if pool.ready else wanted
-        else:
-            wanted = max(wanted + rules.buffer_containers if wanted else 0, rules.min_containers)
-        return min(wanted, rules.max_containers) if rules.max_containers else wanted
-
     def _scale_up(self, pool: Pool, now: float) -> None:
-        missing = self.desired(pool) - pool.ready - pool.starting
+        missing = pool.desired() - pool.ready - pool.starting
         if missing > 0 and not self.paused and now >= pool.starts_after:
             self._starts.want(pool, now)
         else:
@@ -594,17 +582,8 @@ class Scheduler:
         self._trim(pool)  # the limit may have become lower while the candidate warmed up
         self._feed(pool, now)
         for slot in pool.idle.values():
-            self._agenda.add(pool, slot.idle_since + self._window(pool))
+            self._agenda.add(pool, slot.idle_since + pool.window())
         self._balance(pool, now)
-
-    def _window(self, pool: Pool) -> float:
-        """Seconds that an idle container of the function is kept."""
-        if pool.retired:
-            return 0.0
-        window = pool.rules.scaledown_window
-        if len(pool.idle) > OVERPROVISIONED_IDLE and len(pool.idle) > 0.75 * pool.ready:
-            return min(window, max(2.0, window * OVERPROVISIONED_FACTOR))
-        return window
 
     def _scale_down(self, pool: Pool, now: float) -> None:
         """End idle containers whose window is over, and note when the next one's will be."""
@@ -612,14 +591,14 @@ class Scheduler:
         if not pool.idle:
             return
         if pool.queue:  # a batch that is not full, or a pause
-            self._agenda.add(pool, now + max(self._window(pool), 1.0))
+            self._agenda.add(pool, now + max(pool.window(), 1.0))
             return
         least = 0 if pool.retired else rules.min_containers
         kept = rules.buffer_containers if pool.is_active(now) and not pool.retired else 0
         for slot in list(pool.idle.values()):  # the least recently used first
             if pool.ready <= least or len(pool.idle) <= kept:
                 break
-            at = slot.idle_since + self._window(pool)
+            at = slot.idle_since + pool.window()
             if at > now:
                 self._agenda.add(pool, at)
                 return

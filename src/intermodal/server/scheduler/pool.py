@@ -13,6 +13,8 @@ STARTING, READY, STOPPING = "starting", "ready", "stopping"
 PREFETCH_SECONDS = 0.010  # work that may wait inside a container
 PREFETCH_INPUTS = 128  # inputs that may wait inside a container, at most
 DRAIN_SECONDS = 0.5  # a queue of short inputs that is done within this time needs no more containers
+OVERPROVISIONED_FACTOR = 0.25  # of the window, when most of the containers are idle
+OVERPROVISIONED_IDLE = 4  # idle containers that are never too many
 STALL_SECONDS = 0.05  # a container that has finished nothing for so long drains nothing: its input is no short one
 
 
@@ -213,6 +215,25 @@ class Pool:
             work = inputs * (self.average or 0.0) / rules.limit
             wanted = min(wanted, self.stalled + max(1, int(work / DRAIN_SECONDS) + 1))
         return wanted
+
+    def desired(self) -> int:
+        """Containers that the function shall have, its own limits considered."""
+        rules = self.rules
+        wanted = self.wanted()
+        if self.retired:
+            wanted = 0 if self.ready else wanted
+        else:
+            wanted = max(wanted + rules.buffer_containers if wanted else 0, rules.min_containers)
+        return min(wanted, rules.max_containers) if rules.max_containers else wanted
+
+    def window(self) -> float:
+        """Seconds that an idle container of the function is kept."""
+        if self.retired:
+            return 0.0
+        window = self.rules.scaledown_window
+        if len(self.idle) > OVERPROVISIONED_IDLE and len(self.idle) > 0.75 * self.ready:
+            return min(window, max(2.0, window * OVERPROVISIONED_FACTOR))
+        return window
 
     def has_short_inputs(self) -> bool:
         """Whether inputs have taken so little time until now that a container each would be a waste."""

@@ -119,7 +119,7 @@ class Starts:
         """One start for a function of this row. False: there is no room for it, and it stands there again."""
         scheduler = self._scheduler
         has = pool.ready + pool.starting
-        if scheduler.desired(pool) <= has:
+        if pool.desired() <= has:
             self._settled(pool)
             return True
         must = not has
@@ -141,7 +141,7 @@ class Starts:
             return False
         self._settled(pool)
         scheduler.start(pool, worker_id, now)
-        if scheduler.desired(pool) > has + 1:
+        if pool.desired() > has + 1:
             self._hungry.add(pool)
         return True
 

@@ -1,5 +1,8 @@
 """Dicts: every change is on the disk before it is answered; entries expire when nobody uses them.
 
+What is changed, and what was used lately, is in memory; see `store.write_behind` about how it becomes durable. A dict
+that is small is wholly in memory, so that also what is not there is known without asking the store.
+
 A read counts as use. It is noted once in TOUCH_STEP for each entry, and reaches the disk a little later; an entry
 therefore lives for between IDLE_SECONDS and TOUCH_STEP longer.
 """
@@ -7,15 +10,23 @@ therefore lives for between IDLE_SECONDS and TOUCH_STEP longer.
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
-from intermodal.server.services.dict_cache import DictCache
+from intermodal.server.services.dict_table import UNKNOWN, Known, Memory, Table, Unknown
 from intermodal.server.services.values import Values
-from intermodal.server.store.dicts import DictStore, Entry
+from intermodal.server.store import dicts as sql
+from intermodal.server.store.dicts import DictStore, Entry, Popped
+from intermodal.server.store.write_behind import WriteBehind
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
+from modal._protocol.message import Message
 from modal._protocol.messages.dict import (
     MAX_BODY,
     MAX_KEY,
@@ -36,6 +47,12 @@ TOUCH_STEP = 600.0  # seconds
 TOUCH_DELAY = 5.0  # seconds until reads are noted on the disk
 POPPED_KEPT = 600.0  # seconds that a popped value waits for a client that lost its connection
 MAX_SCAN = 10_000  # entries in one page
+MAX_MEMORY = 32 << 20  # bytes of entries that the store has too
+MAX_TABLES = 10_000
+WHOLE = 1000  # entries of a dict that is read wholly when it is first used
+WHOLE_BYTES = 1 << 20
+
+_new_tuple = tuple.__new__  # `Entry(…)` without the cost of a call in Python
 
 
 class Dicts:
@@ -44,21 +61,27 @@ class Dicts:
     def __init__(
         self,
         store: DictStore,
+        behind: WriteBehind,
         values: Values,
         find: Callable[[str], Awaitable[int]],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._behind = behind
         self._values = values
         self._find = find
         self._now = now
-        self._numbers: dict[str, int] = {}
-        self._cache = DictCache()
+        self._memory = Memory()
+        self._tables: OrderedDict[str, Table] = OrderedDict()  # by object id, the latest used one last
+        self._changed: dict[Table, None] = {}
+        self._drops = 0  # dicts that were deleted so far
         self._with_blobs: set[int] = set()
+        self._popped: dict[bytes, Popped] = {}  # by token: not in the store yet
         self._touched: set[tuple[int, bytes]] = set()
         self._arrived: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        behind.sources.append(self)
 
     async def open(self) -> None:
         """Before anything is asked."""
@@ -68,8 +91,8 @@ class Dicts:
 
     def register(self, handlers: Handlers) -> None:
         handlers.fast(DictGet)(self._take_get)
-        handlers.unary(DictPut)(self._put)
-        handlers.unary(DictPop)(self._pop)
+        handlers.fast(DictPut)(self._take_put)
+        handlers.fast(DictPop)(self._take_pop)
         handlers.unary(DictScan)(self._scan)
 
     async def close(self) -> None:
@@ -80,161 +103,342 @@ class Dicts:
 
     # -- reading
     def _take_get(self, connection: Connection, stream_id: int, message: DictGet) -> None:
-        number = self._numbers.get(message.dict_id)
-        if number is not None:
-            entry = self._cache.get((number, message.key))
-            if entry is not None and entry.used_at >= self._cutoff():
-                self._used(number, message.key, entry)
-                connection.respond(stream_id, _answer(entry, message.value))
+        table = self._tables.get(message.dict_id)
+        if table is not None:
+            entry = table.get(message.key)
+            if not isinstance(entry, Unknown):
+                self._tables.move_to_end(message.dict_id)
+                self._answer_get(connection, stream_id, message, table, entry)
                 return
-        self._background(self._get(connection, stream_id, message))
+        self._answer_later(connection, stream_id, self._get(connection, stream_id, message))
 
     async def _get(self, connection: Connection, stream_id: int, message: DictGet) -> None:
-        try:
-            number = await self._number(message.dict_id)
-            since = self._cache.reading(number)
-            entry = await self._store.get(number, message.key, self._cutoff())
-        except Exception as error:
-            fault = error if isinstance(error, Fault) else Fault(Code.INTERNAL, f"{type(error).__name__}: {error}")
-            connection.fail(stream_id, fault)
-            return
+        table = await self._table(message.dict_id)
+        entry = await self._entry(table, message.key)
+        self._answer_get(connection, stream_id, message, table, entry)
+
+    def _answer_get(
+        self, connection: Connection, stream_id: int, message: DictGet, table: Table, entry: Entry | None
+    ) -> None:
         if entry is not None:
-            self._cache.read((number, message.key), entry, since)
-            self._used(number, message.key, entry)
-        if not connection.closed:
-            connection.respond(stream_id, _answer(entry, message.value))
+            now = self._now()
+            if entry.used_at < now - TOUCH_STEP:
+                if entry.used_at < self._cutoff():
+                    entry = None
+                else:
+                    table.touched(message.key, entry, now)
+                    self._touch((table.number, message.key))
+        self._respond(connection, stream_id, _answer(entry, message.value), table)
+
+    def _respond(self, connection: Connection, stream_id: int, answer: Message, table: Table) -> None:
+        """Nobody hears of a change before it is durable."""
+        if table.latest > self._behind.durable:
+            self._behind.after(lambda _error: None if connection.closed else connection.respond(stream_id, answer))
+        elif not connection.closed:
+            connection.respond(stream_id, answer)
+
+    async def _entry(self, table: Table, key: bytes) -> Entry | None:
+        """What is there, from wherever that is known."""
+        while True:
+            found = table.get(key)
+            if not isinstance(found, Unknown):
+                return found
+            before = table.settlements
+            entry = await self._store.get(table.number, key, self._cutoff())
+            found = table.get(key)
+            if not isinstance(found, Unknown):
+                return found
+            if table.settlements == before:  # else what was read may be older than what the store was given meanwhile
+                if entry is not None:
+                    table.learn([(key, entry)])
+                    self._shrink()
+                return entry
 
     async def _scan(self, connection: Connection, message: DictScan) -> DictPage:
-        number = await self._number(message.dict_id)
+        table = await self._table(message.dict_id)
         limit = max(1, min(message.limit, MAX_SCAN))
-        rows, more = await self._store.after(number, message.after, self._cutoff(), message.values, limit, MAX_BODY)
-        old = self._now() - TOUCH_STEP
-        for key, _value, _blob, used_at in rows:
-            if message.values and used_at < old:
-                self._touch((number, key))
-        return DictPage(
-            [row[0] for row in rows],  # also where keys are not asked for: the next page begins behind the last one
-            [row[1] for row in rows] if message.values else [],
-            [row[2] for row in rows] if message.values else [],
-            more,
-        )
+        if table.complete and len(table.known) <= MAX_SCAN:
+            rows, more = self._page(table, message.after, message.values, limit)
+        else:
+            await self._settle(table)
+            rows, more = await self._store.after(
+                table.number, message.after, self._cutoff(), message.values, limit, MAX_BODY
+            )
+        keys = [row[0] for row in rows]  # also where they are not asked for: the next page begins behind the last one
+        if not message.values:
+            return DictPage(keys, more=more)
+        now = self._now()
+        old = now - TOUCH_STEP
+        for key, entry in rows:
+            if entry.used_at < old:
+                table.touched(key, entry, now)
+                self._touch((table.number, key))
+        blobs = [row[1].blob for row in rows]
+        return DictPage(keys, [row[1].value for row in rows], blobs if any(blobs) else [], more)
+
+    def _page(self, table: Table, after: bytes, values: bool, limit: int) -> tuple[list[tuple[bytes, Entry]], bool]:
+        """As DictStore.after, of a dict that is wholly in memory."""
+        cutoff = self._cutoff()
+        found = [
+            (key, entry)
+            for key, entry in table.known.items()
+            if entry is not None and key > after and entry.used_at >= cutoff
+        ]
+        found.sort(key=_key_of)
+        page = found[:limit]
+        if sum([len(key) + len(entry.value) for key, entry in page]) > MAX_BODY:
+            size = 0
+            for index, (key, entry) in enumerate(page):
+                size += len(key) + (len(entry.value) if values else 0)
+                if size > MAX_BODY and index:
+                    return page[:index], True
+        return page, len(found) > limit
 
     async def length(self, object_id: str) -> int:
         """At most MAX_LEN. Fault: not-found."""
-        return await self._store.count(await self._number(object_id), self._cutoff(), MAX_LEN)
+        table = await self._table(object_id)
+        cutoff = self._cutoff()
+        if table.complete:
+            entries = table.known.values()
+            return min(MAX_LEN, sum(entry is not None and entry.used_at >= cutoff for entry in entries))
+        await self._settle(table)
+        return await self._store.count(table.number, cutoff, MAX_LEN)
 
-    # -- changing
-    async def _put(self, connection: Connection, message: DictPut) -> Stored:
-        number = await self._number(message.dict_id)
-        entries = await self._checked(message)
-        if not entries:
-            return Stored(True)
-        now = self._now()
-        stored = [(key, Entry(value, blob, size, now)) for key, value, blob, size in entries]
+    # -- writing
+    def _take_put(self, connection: Connection, stream_id: int, message: DictPut) -> None:
+        _check(message)
+        table = self._tables.get(message.dict_id)
+        known: Known = None
+        if table is not None and message.skip_if_exists:
+            known = UNKNOWN if message.again else table.get(message.keys[0])
+        if table is None or message.blobs or isinstance(known, Unknown):
+            self._answer_later(connection, stream_id, self._put(connection, stream_id, message))
+        else:
+            self._write(connection, stream_id, message, table, [], known)
+
+    async def _put(self, connection: Connection, stream_id: int, message: DictPut) -> None:
+        table = await self._table(message.dict_id)
+        sizes = await self._secured(message) if message.blobs else []
+        known: Entry | None = None
         if message.skip_if_exists:
-            stored = []
-        if message.blobs and any(message.blobs):
-            self._with_blobs.add(number)
-        self._cache.begin(number, message.keys)
-        done = False
-        gone: list[str] = []
-        try:
-            if message.skip_if_exists:
-                done = await self._store.put_new(number, entries[0], message.token, now, self._cutoff())
-                if not done and entries[0][2]:
-                    gone = [entries[0][2]]
-            else:
-                gone = await self._store.put(number, entries, message.token, now, number in self._with_blobs)
-                done = True
-        finally:
-            self._cache.end(number, stored if done else [])
-        await self._delete(gone)
-        return Stored(done)
+            if message.again:  # perhaps it was done
+                await self._settle(table)
+                if await self._store.token_of(table.number, message.keys[0]) == message.token:
+                    connection.respond(stream_id, Stored(True))
+                    return
+            known = await self._entry(table, message.keys[0])
+        self._write(connection, stream_id, message, table, sizes, known)
 
-    async def _checked(self, message: DictPut) -> list[tuple[bytes, bytes, str, int]]:
-        """Key, value, blob, size. Raises Fault."""
-        keys, values, blobs = message.keys, message.values, message.blobs
-        if len(values) != len(keys) or (blobs and len(blobs) != len(keys)):
-            raise Fault(Code.INVALID, "as many values as keys are needed")
-        if len(keys) > MAX_UPDATE:
-            raise Fault(Code.INVALID, f"one update of a Dict has at most {MAX_UPDATE} entries, not {len(keys)}")
-        if message.skip_if_exists and len(keys) != 1:
-            raise Fault(Code.INVALID, "skip_if_exists is for a single entry")
-        largest = max(map(len, keys), default=0)
-        if largest > MAX_KEY:
-            raise Fault(Code.TOO_LARGE, f"a key of a Dict has at most {MAX_KEY} bytes, and this one has {largest}")
-        if not blobs:
-            return [(key, value, "", len(value)) for key, value in zip(keys, values, strict=True)]
-        found = []
-        for key, value, blob in zip(keys, values, blobs, strict=True):
-            size = await asyncio.to_thread(self._values.secure, blob) if blob else len(value)
+    def _write(
+        self,
+        connection: Connection,
+        stream_id: int,
+        message: DictPut,
+        table: Table,
+        sizes: list[int],
+        known: Entry | None,
+    ) -> None:
+        """`sizes`: of the values, where some are large; `known`: what is there, where it matters."""
+        keys, values, blobs, token = message.keys, message.values, message.blobs, message.token
+        if not keys:
+            connection.respond(stream_id, Stored(True))
+            return
+        now = self._now()
+        if known is not None and known.used_at >= self._cutoff():
+            self._respond(connection, stream_id, Stored(False), table)
+            if any(blobs):
+                self._background(self._delete(blobs))
+            return
+        if blobs:
+            entries = [
+                Entry(b"" if blob else value, blob, size, now)
+                for value, blob, size in zip(values, blobs, sizes, strict=True)
+            ]
+            table.blobs = True
+        else:
+            entries = [_new_tuple(Entry, (value, "", len(value), now)) for value in values]
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                table.restore(undo)
+                self._changed[table] = None
+                _fail(connection, stream_id, error)
+            elif not connection.closed:
+                connection.respond(stream_id, Stored(True))
+
+        table.latest = self._behind.append("dict-put", (table.number, token, now, keys, values, blobs, sizes), done)
+        undo = table.put(keys, entries, token)
+        self._changed[table] = None
+
+    async def _secured(self, message: DictPut) -> list[int]:
+        """The sizes of the values, the large ones among which are now on the disk for good. Raises Fault."""
+        sizes = []
+        for value, blob in zip(message.values, message.blobs, strict=True):
+            size = await asyncio.to_thread(self._secure, blob) if blob else len(value)
             if size > MAX_VALUE:
                 raise Fault(Code.TOO_LARGE, f"a value in a Dict has at most {MAX_VALUE} bytes, and this one has {size}")
-            found.append((key, b"" if blob else value, blob, size))
-        return found
+            sizes.append(size)
+        return sizes
 
-    async def _pop(self, connection: Connection, message: DictPop) -> DictValue:
-        number = await self._number(message.dict_id)
-        self._cache.begin(number, [message.key])
+    def _secure(self, blob: str) -> int:
+        """Put a large value on the disk for good; its size."""
         try:
-            entry = await self._store.pop(
-                number, message.key, message.token, message.again, self._now(), self._cutoff()
-            )
-        finally:
-            self._cache.end(number, [])
-        return _answer(entry, value=True)
+            with self._values.path(blob).open("rb") as file:
+                os.fsync(file.fileno())
+                return os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            raise Fault(Code.NOT_FOUND, f"the value {blob} did not arrive: try again") from None
+
+    # -- taking out
+    def _take_pop(self, connection: Connection, stream_id: int, message: DictPop) -> None:
+        table = self._tables.get(message.dict_id)
+        entry = UNKNOWN if table is None or message.again else table.get(message.key)
+        if table is None or isinstance(entry, Unknown):
+            self._answer_later(connection, stream_id, self._pop(connection, stream_id, message))
+        else:
+            self._remove(connection, stream_id, message, table, entry)
+
+    async def _pop(self, connection: Connection, stream_id: int, message: DictPop) -> None:
+        table = await self._table(message.dict_id)
+        if message.again:  # perhaps it was done
+            await self._behind.settle()
+            popped = await self._store.popped(message.token)
+            if popped is not None:
+                connection.respond(stream_id, _answer(popped, value=True))
+                return
+        self._remove(connection, stream_id, message, table, await self._entry(table, message.key))
+
+    def _remove(
+        self, connection: Connection, stream_id: int, message: DictPop, table: Table, entry: Entry | None
+    ) -> None:
+        key, token, now = message.key, message.token, self._now()
+        if entry is None or entry.used_at < self._cutoff():
+            self._respond(connection, stream_id, DictValue(False), table)
+            return
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                table.restore(undo)
+                self._changed[table] = None
+                self._popped.pop(token, None)
+                _fail(connection, stream_id, error)
+            elif not connection.closed:
+                connection.respond(stream_id, _answer(entry, value=True))
+
+        table.latest = self._behind.append("dict-pop", (table.number, key, token, now), done)
+        undo = table.remove(key, entry, token)
+        self._popped[token] = Popped(entry, now)
+        self._changed[table] = None
 
     def received(self, tokens: list[bytes]) -> None:
         """What was popped under these has arrived (or they are of something else)."""
-        self._arrived += tokens
-        self._flush_later()
+        for token in tokens:
+            popped = self._popped.pop(token, None)
+            if popped is None:
+                self._arrived.append(token)
+                self._flush_later()
+            elif popped.entry.blob:
+                self._background(self._delete([popped.entry.blob]))
 
     async def clear(self, object_id: str) -> None:
         """Fault: not-found."""
-        number = await self._number(object_id)
-        self._cache.begin(number, [])
-        try:
-            gone = await self._store.clear(number)
-        finally:
-            self._cache.end(number, [])
-        await self._delete(gone)
+        table = await self._table(object_id)
+        noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: Exception | None) -> None:
+            if noted.done():
+                return
+            if error is None:
+                noted.set_result(None)
+            else:
+                noted.set_exception(error)
+
+        table.latest = self._behind.append("dict-clear", (table.number,), done)
+        table.clear()
+        self._changed[table] = None
+        await noted
+        if table.blobs:
+            await self._settle(table)
 
     async def dropped(self, object_id: str, number: int) -> None:
         """The dict was deleted: what was in it goes."""
-        self._numbers.pop(object_id, None)
-        self._cache.begin(number, [])
-        self._cache.end(number, [])
+        self._drops += 1
+        table = self._tables.pop(object_id, None)
+        await self._behind.settle()  # what is on its way comes before
+        if table is not None:
+            table.forget()
         self._background(self._drop(number))
 
     async def _drop(self, number: int) -> None:
         await self._delete(await self._store.drop(number))
         self._with_blobs.discard(number)
 
+    # -- the store
+    def collect(self) -> tuple[Callable[[sqlite3.Connection], list[str]], Callable[[list[str]], None]] | None:
+        """See write_behind.Source."""
+        if not (self._changed or self._popped):
+            return None
+        tables, self._changed = self._changed, {}
+        popped, self._popped = self._popped, {}
+        jobs = [table.collect() for table in tables]
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            sql.add_popped(connection, popped)
+            return [blob for job in jobs for blob in sql.apply(connection, job)]
+
+        return work, partial(self._stored, tables)
+
+    def _stored(self, tables: dict[Table, None], gone: list[str]) -> None:
+        for table in tables:
+            table.stored()
+            if table.blobs:
+                self._with_blobs.add(table.number)
+        if gone:
+            self._background(self._delete(gone))
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep as much in memory as may be: what was used lately."""
+        if self._memory.used > MAX_MEMORY:
+            for table in self._tables.values():
+                table.shrink(MAX_MEMORY * 3 // 4)
+                if self._memory.used <= MAX_MEMORY * 3 // 4:
+                    break
+        if len(self._tables) > MAX_TABLES:
+            for object_id in [name for name, table in self._tables.items() if table.settled][: MAX_TABLES // 10]:
+                self._tables.pop(object_id).forget()
+
+    async def _settle(self, table: Table) -> None:
+        if not table.settled:
+            await self._behind.settle()
+
     async def sweep(self) -> int:
         """Delete what has expired; how many."""
+        await self._behind.settle()
         await self._flush()
         count, gone = await self._store.expire(self._cutoff())
         gone += await self._store.forget_popped(self._now() - POPPED_KEPT)
         await self._delete(gone)
-        if len(self._numbers) > 10_000:
-            self._numbers.clear()
         return count
 
     # -- parts
-    async def _number(self, object_id: str) -> int:
-        number = self._numbers.get(object_id)
-        if number is None:
-            number = self._numbers[object_id] = await self._find(object_id)
-        return number
+    async def _table(self, object_id: str) -> Table:
+        """Fault: not-found."""
+        table = self._tables.get(object_id)
+        while table is None:
+            drops = self._drops
+            number = await self._find(object_id)
+            rows, more = await self._store.after(number, b"", self._cutoff(), True, WHOLE, WHOLE_BYTES)
+            table = self._tables.get(object_id)
+            if table is None and self._drops == drops:
+                table = self._tables[object_id] = Table(number, self._memory, number in self._with_blobs)
+                table.learn(rows, complete=not more)
+                self._shrink()
+        self._tables.move_to_end(object_id)
+        return table
 
     def _cutoff(self) -> float:
         return self._now() - IDLE_SECONDS - TOUCH_STEP
-
-    def _used(self, number: int, key: bytes, entry: Entry) -> None:
-        now = self._now()
-        if entry.used_at < now - TOUCH_STEP:
-            self._cache.touched((number, key), now)
-            self._touch((number, key))
 
     def _touch(self, name: tuple[int, bytes]) -> None:
         self._touched.add(name)
@@ -258,12 +462,45 @@ class Dicts:
 
     async def _delete(self, blobs: list[str]) -> None:
         if blobs:
+            await self._behind.settle()  # so that the store says what is still in use
             await self._values.forget(blobs)
+
+    def _answer_later(self, connection: Connection, stream_id: int, work: Coroutine[Any, Any, None]) -> None:
+        async def answer() -> None:
+            try:
+                await work
+            except Exception as error:
+                _fail(connection, stream_id, error)
+
+        self._background(answer())
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+_key_of = itemgetter(0)
+
+
+def _check(message: DictPut) -> None:
+    """Raises Fault."""
+    keys, values, blobs = message.keys, message.values, message.blobs
+    if len(values) != len(keys) or (blobs and len(blobs) != len(keys)):
+        raise Fault(Code.INVALID, "as many values as keys are needed")
+    if len(keys) > MAX_UPDATE:
+        raise Fault(Code.INVALID, f"one update of a Dict has at most {MAX_UPDATE} entries, not {len(keys)}")
+    if message.skip_if_exists and len(keys) != 1:
+        raise Fault(Code.INVALID, "skip_if_exists is for a single entry")
+    largest = max(map(len, keys), default=0)
+    if largest > MAX_KEY:
+        raise Fault(Code.TOO_LARGE, f"a key of a Dict has at most {MAX_KEY} bytes, and this one has {largest}")
+
+
+def _fail(connection: Connection, stream_id: int, error: Exception) -> None:
+    if not connection.closed:
+        fault = error if isinstance(error, Fault) else Fault(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        connection.fail(stream_id, fault)
 
 
 def _answer(entry: Entry | None, value: bool) -> DictValue:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database
 
@@ -34,14 +35,14 @@ class DictStore:
 
     async def after(
         self, number: int, key: bytes, cutoff: float, values: bool, limit: int, size: int
-    ) -> tuple[list[tuple[bytes, bytes, str, float]], bool]:
-        """Key, value, blob, last use of those that follow, up to so many, or so many bytes and one; are there more?"""
+    ) -> tuple[list[tuple[bytes, Entry]], bool]:
+        """Those whose keys follow, up to so many, or so many bytes and one; are there more?"""
 
-        def work(connection: sqlite3.Connection) -> tuple[list[tuple[bytes, bytes, str, float]], bool]:
-            found: list[tuple[bytes, bytes, str, float]] = []
+        def work(connection: sqlite3.Connection) -> tuple[list[tuple[bytes, Entry]], bool]:
+            found: list[tuple[bytes, Entry]] = []
             left = size
             rows = connection.execute(
-                f"SELECT key, {'value' if values else 'zeroblob(0)'}, blob, used_at FROM dict_entries "  # noqa: S608
+                f"SELECT key, {'value' if values else 'zeroblob(0)'}, blob, size, used_at FROM dict_entries "  # noqa: S608
                 "WHERE dict = ? AND key > ? AND used_at >= ? ORDER BY key LIMIT ?",
                 (number, key, cutoff, limit + 1),
             )
@@ -49,7 +50,7 @@ class DictStore:
                 if len(found) >= limit or (found and left < len(row[0]) + len(row[1])):
                     return found, True
                 left -= len(row[0]) + len(row[1])
-                found.append(row)
+                found.append((row[0], Entry(*row[1:])))
             return found, False
 
         return await self._database.read(work)
@@ -81,77 +82,17 @@ class DictStore:
         )
         return [row[0] for row in rows]
 
+    async def token_of(self, number: int, key: bytes) -> bytes | None:
+        """Of the request that wrote this entry."""
+        row = await self._database.row("SELECT token FROM dict_entries WHERE dict = ? AND key = ?", (number, key))
+        return None if row is None else row[0]
+
+    async def popped(self, token: bytes) -> Entry | None:
+        """What was popped under this token and has not arrived, as far as is known."""
+        row = await self._database.row("SELECT value, blob, size, popped_at FROM dict_popped WHERE token = ?", (token,))
+        return None if row is None else Entry(*row)
+
     # -- changing
-    async def put(
-        self, number: int, entries: list[tuple[bytes, bytes, str, int]], token: bytes, now: float, old_blobs: bool
-    ) -> list[str]:
-        """Write these (key, value, blob, size), all or none; blobs that nothing holds any more (if asked for)."""
-        keys = [entry[0] for entry in entries] if old_blobs else []
-
-        def work(connection: sqlite3.Connection) -> list[str]:
-            gone = []
-            for key in keys:
-                row = connection.execute(
-                    "SELECT blob FROM dict_entries WHERE dict = ? AND key = ? AND blob != ''", (number, key)
-                ).fetchone()
-                if row is not None:
-                    gone.append(row[0])
-            connection.executemany(
-                "INSERT OR REPLACE INTO dict_entries (dict, key, value, blob, size, token, used_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(number, key, value, blob, size, token, now) for key, value, blob, size in entries],
-            )
-            new = {entry[2] for entry in entries}
-            return [blob for blob in gone if blob not in new]  # a request that came twice
-
-        return await self._database.write(work)
-
-    async def put_new(
-        self, number: int, entry: tuple[bytes, bytes, str, int], token: bytes, now: float, cutoff: float
-    ) -> bool:
-        """Write it unless there is one with its key that this request did not write itself; is it there?"""
-        key, value, blob, size = entry
-
-        def work(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(
-                "SELECT token, used_at FROM dict_entries WHERE dict = ? AND key = ?", (number, key)
-            ).fetchone()
-            if row is not None and row[1] >= cutoff:
-                return bool(row[0] == token)
-            connection.execute(
-                "INSERT OR REPLACE INTO dict_entries (dict, key, value, blob, size, token, used_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, key, value, blob, size, token, now),
-            )
-            return True
-
-        return await self._database.write(work)
-
-    async def pop(self, number: int, key: bytes, token: bytes, again: bool, now: float, cutoff: float) -> Entry | None:
-        """Take an entry out. It is kept under the token until `popped_arrived`."""
-
-        def work(connection: sqlite3.Connection) -> Entry | None:
-            if again:
-                row = connection.execute(
-                    "SELECT value, blob, size, popped_at FROM dict_popped WHERE token = ?", (token,)
-                ).fetchone()
-                if row is not None:
-                    return Entry(*row)
-            row = connection.execute(
-                "SELECT value, blob, size, used_at FROM dict_entries WHERE dict = ? AND key = ? AND used_at >= ?",
-                (number, key, cutoff),
-            ).fetchone()
-            if row is None:
-                return None
-            connection.execute("DELETE FROM dict_entries WHERE dict = ? AND key = ?", (number, key))
-            connection.execute(
-                "INSERT OR REPLACE INTO dict_popped (token, value, blob, size, popped_at) VALUES (?, ?, ?, ?, ?)",
-                (token, row[0], row[1], row[2], now),
-            )
-            return Entry(*row)
-
-        return await self._database.write(work)
-
     async def popped_arrived(self, tokens: list[bytes]) -> list[str]:
         """Forget them; the large values that they were."""
 
@@ -181,20 +122,8 @@ class DictStore:
             )
         )
 
-    async def clear(self, number: int) -> list[str]:
-        """All entries, at once; the large values that they held."""
-
-        def work(connection: sqlite3.Connection) -> list[str]:
-            blobs = connection.execute(
-                "SELECT blob FROM dict_entries WHERE dict = ? AND blob != ''", (number,)
-            ).fetchall()
-            connection.execute("DELETE FROM dict_entries WHERE dict = ?", (number,))
-            return [blob for (blob,) in blobs]
-
-        return await self._database.write(work)
-
     async def drop(self, number: int) -> list[str]:
-        """As `clear` of one that was deleted: in small transactions."""
+        """All entries of one that was deleted, in small transactions; the large values that they held."""
 
         def work(connection: sqlite3.Connection) -> list[tuple[bytes, str]]:
             rows = connection.execute(
@@ -241,3 +170,97 @@ def _delete_old(connection: sqlite3.Connection, keys: list[tuple[int, bytes, flo
             connection.execute("DELETE FROM dict_entries WHERE dict = ? AND key = ?", name[:2])
             blobs.append(row[0])
     return blobs
+
+
+# -- for the writer -------------------------------------------------------------------------------
+
+
+class Popped(NamedTuple):
+    entry: Entry
+    popped_at: float
+
+
+class DictChanges(NamedTuple):
+    """What became of a dict since the store has heard of it; `apply` carries it out."""
+
+    number: int
+    cleared: bool  # before all others
+    blobs: bool  # it may hold large values
+    rows: list[tuple[bytes, bytes, str, int, bytes, float]]  # key, value, blob, size, token, last use
+    removed: list[bytes]  # keys
+    gone: list[str]  # large values that nothing holds any more
+    moved: set[str]  # large values that were popped
+
+
+def apply(connection: sqlite3.Connection, changes: DictChanges) -> list[str]:
+    """The large values that nothing holds any more. May come again after it failed: nothing of it was done then."""
+    number, gone = changes.number, list(changes.gone)
+    if changes.cleared:
+        gone += _clear(connection, number)
+    elif changes.blobs:
+        for row in changes.rows:
+            found = connection.execute(
+                "SELECT blob FROM dict_entries WHERE dict = ? AND key = ? AND blob != ''", (number, row[0])
+            ).fetchone()
+            if found is not None:
+                gone.append(found[0])
+    connection.executemany(_PUT, [(number, *row) for row in changes.rows])
+    connection.executemany(_REMOVE, [(number, key) for key in changes.removed])
+    kept = {row[2] for row in changes.rows} | changes.moved  # of the former: a request that came twice
+    return [blob for blob in gone if blob not in kept]
+
+
+def add_popped(connection: sqlite3.Connection, popped: dict[bytes, Popped]) -> None:
+    connection.executemany(
+        _POPPED,
+        [(token, entry.value, entry.blob, entry.size, at) for token, (entry, at) in popped.items()],
+    )
+
+
+# What the journal says, one by one: together these do what `apply` and `add_popped` do. Large values that are replaced
+# here stay until the hourly cleaning finds them.
+
+
+def redo_put(
+    connection: sqlite3.Connection,
+    number: int,
+    token: bytes,
+    now: float,
+    keys: list[bytes],
+    values: list[bytes],
+    blobs: list[str],
+    sizes: list[int],
+) -> None:
+    """Without `blobs` and `sizes`: all are small."""
+    if blobs:
+        values = [b"" if blob else value for value, blob in zip(values, blobs, strict=True)]
+    else:
+        blobs, sizes = [""] * len(keys), [len(value) for value in values]
+    rows = zip(keys, values, blobs, sizes, strict=True)
+    connection.executemany(_PUT, [(number, *row, token, now) for row in rows])
+
+
+def redo_pop(connection: sqlite3.Connection, number: int, key: bytes, token: bytes, now: float) -> None:
+    row = connection.execute(
+        "SELECT value, blob, size FROM dict_entries WHERE dict = ? AND key = ?", (number, key)
+    ).fetchone()
+    if row is not None:
+        connection.execute(_REMOVE, (number, key))
+        connection.execute(_POPPED, (token, *row, now))
+
+
+def redo_clear(connection: sqlite3.Connection, number: int) -> None:
+    _clear(connection, number)
+
+
+REDO: dict[str, Callable[..., Any]] = {"dict-put": redo_put, "dict-pop": redo_pop, "dict-clear": redo_clear}
+
+_PUT = "INSERT OR REPLACE INTO dict_entries (dict, key, value, blob, size, token, used_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REMOVE = "DELETE FROM dict_entries WHERE dict = ? AND key = ?"
+_POPPED = "INSERT OR REPLACE INTO dict_popped (token, value, blob, size, popped_at) VALUES (?, ?, ?, ?, ?)"
+
+
+def _clear(connection: sqlite3.Connection, number: int) -> list[str]:
+    blobs = connection.execute("SELECT blob FROM dict_entries WHERE dict = ? AND blob != ''", (number,)).fetchall()
+    connection.execute("DELETE FROM dict_entries WHERE dict = ?", (number,))
+    return [blob for (blob,) in blobs]

@@ -1,8 +1,9 @@
 """A journal: records that are on the disk when their writer hears so, and that are read once, after a crash.
 
-Two files of SEGMENT bytes take turns. They are filled with zeros when they are made, so that writing a record changes
-neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread writes; what
-arrives while a write is under way is written together by the next one.
+Two files of SEGMENT bytes take turns. They are filled with zeros as soon as there is time for it, so that writing a
+record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread
+writes; what arrives while a write is under way is written together by the next one. Where the disk has been quick for a
+while and a single writer waits, the event loop writes itself: that spares two changes of threads.
 
 A file begins with a head block: magic, store, salt, the number of the last record before it, CRC. Then come records:
 length, CRC, number, number of the record before, content. The salt is new whenever a file is begun anew and is part of
@@ -18,7 +19,9 @@ import logging
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -31,6 +34,11 @@ BLOCK = 4096  # bytes that the head has for itself
 GROUP = 4 << 20  # bytes that are written together, unless it is one record
 MAX_RECORD = 11 << 20  # bytes
 MAGIC = b"IMJOURN1"
+QUIET = 0.2  # seconds without work after which the files are filled up
+CHUNK = 1 << 20  # bytes that are filled up at once
+QUICK = 0.001  # seconds that a write takes on a disk that is quick
+QUICK_WRITES = 8  # one after another, before the event loop writes itself; it stops at the first one that is not
+FEW = 2  # records that it writes: of one who waits, and what goes with it
 NAMES = ("journal-0", "journal-1")
 _HEAD = struct.Struct("<8s24sQQ")
 _CRC = struct.Struct("<I")
@@ -92,25 +100,30 @@ def read(folder: Path, store: str, applied: int) -> list[Record]:
 def read_segment(path: Path, store: str) -> Segment | None:
     """None: there is no journal of this store in it."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < BLOCK:
+                return None
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data, memoryview(data) as view:
+                return _segment(view, store)
     except FileNotFoundError:
         return None
-    if len(data) < BLOCK:
-        return None
+
+
+def _segment(data: memoryview, store: str) -> Segment | None:
     magic, owner, salt, before = _HEAD.unpack_from(data)
     if magic != MAGIC or owner != _owner(store) or _CRC.unpack_from(data, _HEAD.size)[0] != crc32(data[: _HEAD.size]):
         return None
     records: list[Record] = []
-    view, at, last = memoryview(data), BLOCK, before
+    at, last = BLOCK, before
     while at + _RECORD.size <= len(data):
         length, crc, number, previous = _RECORD.unpack_from(data, at)
         end = at + _RECORD.size + length
         if not length or end > len(data) or previous != last:
             break
-        content = view[at + _RECORD.size : end]
+        content = bytes(data[at + _RECORD.size : end])
         if crc != _crc(salt, number, previous, content):
             break
-        records.append(Record(number, previous, bytes(content)))
+        records.append(Record(number, previous, content))
         at, last = end, number
     return Segment(before, records)
 
@@ -119,7 +132,7 @@ def _owner(store: str) -> bytes:
     return store.encode()[:24].ljust(24, b"\0")
 
 
-def _crc(salt: int, number: int, before: int, content: bytes | memoryview) -> int:
+def _crc(salt: int, number: int, before: int, content: bytes) -> int:
     return crc32(content, crc32(_SALTED.pack(salt, number, before)))
 
 
@@ -132,6 +145,7 @@ class Journal:
     def __init__(self, folder: Path, store: str, last: int) -> None:
         """`last`: number of the last record that there ever was."""
         self.last = last  # that was given out
+        self.durable = last  # up to here the disk has everything, or its writers know better
         self.syncs = 0  # writes so far
         self._folder = folder
         self._store = store
@@ -139,10 +153,13 @@ class Journal:
         self._pending: list[_Entry] = []
         self._due = False
         self._queue: SimpleQueue[list[_Entry] | None] = SimpleQueue()
+        self._under_way = 0  # groups that the thread has
+        self._quick = 0  # writes since the last slow one
         self._state = threading.Condition()
         self._released = last  # up to here the store has everything
         self._stuck: Exception | None = None  # why it has not
         self._files: list[int] = []
+        self._unfilled = len(NAMES)  # files that may not have their size yet
         self._ends = [last, last]  # number of the last record in each file
         self._turn = 1
         self._at = SEGMENT  # the first record begins a file
@@ -160,12 +177,35 @@ class Journal:
             self._loop.call_soon(self.flush)
         return self.last
 
+    def after(self, done: Done) -> None:
+        """`done` is called after those of all that was appended until now."""
+        if self.durable == self.last:
+            done(None)
+            return
+        self._pending.append(_Entry(self.last, b"", done))
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self.flush)
+
     def flush(self) -> None:
         """Write what was appended."""
         self._due = False
-        if self._pending:
-            pending, self._pending = self._pending, []
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        if self._may_write_here(pending):
+            self._deliver(pending, self._try(pending))
+        else:
+            self._under_way += len(pending)
             self._queue.put(pending)
+
+    def _may_write_here(self, pending: list[_Entry]) -> bool:
+        return (
+            self._quick >= QUICK_WRITES
+            and len(pending) <= FEW
+            and not (self._under_way or self._unfilled)
+            and self._at + _size(pending) <= SEGMENT  # else it might have to wait for the store
+        )
 
     def release(self, number: int) -> None:
         """The store has all up to this number: it need not be kept here any more."""
@@ -186,11 +226,33 @@ class Journal:
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
+    def _written_by_thread(self, group: list[_Entry], error: Exception | None) -> None:
+        self._under_way -= len(group)
+        self._deliver(group, error)
+
+    def _deliver(self, group: list[_Entry], error: Exception | None) -> None:
+        for entry in group:
+            self.durable = entry.number
+            try:
+                entry.done(error)
+            except Exception:  # one listener's defect is not the others' loss
+                _log.exception("a listener of the journal failed")
+
+    def _try(self, group: list[_Entry]) -> Exception | None:
+        began = time.perf_counter()
+        try:
+            self._write(group)
+        except (OSError, Fault) as failure:
+            self._quick = 0
+            return self._explained(failure)
+        self._quick = self._quick + 1 if time.perf_counter() - began < QUICK else 0
+        return None
+
     # -- the thread
     def _run(self) -> None:
         open_ = True
         while open_:
-            entries = self._queue.get()
+            entries = self._next()
             if entries is None:
                 break
             size = sum(len(entry.content) for entry in entries)
@@ -205,20 +267,35 @@ class Journal:
             except Empty:
                 pass
             for group in _groups(entries):
-                error: Exception | None = None
+                error = self._try(group)
                 try:
-                    self._write(group)
-                except (OSError, Fault) as failure:
-                    error = self._explained(failure)
-                try:
-                    self._loop.call_soon_threadsafe(_deliver, group, error)
+                    self._loop.call_soon_threadsafe(self._written_by_thread, group, error)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     open_ = False
         for file in self._files:
             os.close(file)
 
+    def _next(self) -> list[_Entry] | None:
+        """What is to be written; None: there will be no more."""
+        pause = QUIET
+        while self._files and self._unfilled:
+            try:
+                return self._queue.get(timeout=pause)
+            except Empty:
+                pause = 0.001
+            try:
+                if fill(self._files[self._unfilled - 1], SEGMENT):
+                    self._unfilled -= 1
+            except OSError as error:  # a full disk, say: it will be slower
+                _log.warning("the journal could not be given its size: %s", error)
+                self._unfilled = 0
+        return self._queue.get()
+
     def _write(self, group: list[_Entry]) -> None:
-        size = sum(len(entry.content) + _RECORD.size for entry in group)
+        group = [entry for entry in group if entry.content]
+        if not group:
+            return
+        size = _size(group)
         if self._at + size > SEGMENT:
             self._begin()
         before = self._written
@@ -255,17 +332,12 @@ class Journal:
             view, at = view[written:], at + written
 
     def _open(self) -> list[int]:
-        """Both files, as long as they will ever be."""
+        """Both files."""
         files: list[int] = []
         try:
             for name in NAMES:
-                path = self._folder / name
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    fill(file, SEGMENT)
-                finally:
-                    os.close(file)
-                files.append(os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC))
+                flags = os.O_WRONLY | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
+                files.append(os.open(self._folder / name, flags, 0o600))
             folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -291,14 +363,16 @@ class Journal:
         )
 
 
-def fill(file: int, size: int) -> None:
-    """Make a file so long, with zeros, and put it on the disk."""
+def _size(group: list[_Entry]) -> int:
+    return sum([len(entry.content) + _RECORD.size for entry in group])
+
+
+def fill(file: int, size: int) -> bool:
+    """Make a file CHUNK bytes longer, with zeros, which are no record; whether it is so long as it shall be."""
     at = os.fstat(file).st_size
-    if at >= size:
-        return
-    while at < size:
-        at += os.pwrite(file, bytes(min(1 << 20, size - at)), at)
-    os.fsync(file)
+    if at < size:
+        at += os.pwrite(file, bytes(min(CHUNK, size - at)), at)
+    return at >= size
 
 
 def _groups(entries: list[_Entry]) -> list[list[_Entry]]:
@@ -312,11 +386,3 @@ def _groups(entries: list[_Entry]) -> list[list[_Entry]]:
         groups[-1].append(entry)
         size += len(entry.content)
     return groups
-
-
-def _deliver(group: list[_Entry], error: Exception | None) -> None:
-    for entry in group:
-        try:
-            entry.done(error)
-        except Exception:  # one listener's defect is not the others' loss
-            _log.exception("a listener of the journal failed")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.server.ids import new_id
-from intermodal.server.store import queues, volumes_apart
+from intermodal.server.store import dicts, queues, volumes_apart
 from intermodal.server.store.apps import AppStore
 from intermodal.server.store.calls import CallStore
 from intermodal.server.store.database import Database
@@ -72,7 +72,9 @@ class Store:
             await volumes_apart.move(database, volumes)
             await store.environments.ensure_default()
             store.server_id = await store.setting("server_id", lambda: new_id("sv"))
-            store.behind = await WriteBehind.open(store.database, path.parent, store.server_id, queues.REDO)
+            store.behind = await WriteBehind.open(
+                store.database, path.parent, store.server_id, {**queues.REDO, **dicts.REDO}
+            )
         except BaseException:
             await volumes.close()
             await database.close()

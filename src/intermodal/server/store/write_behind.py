@@ -64,20 +64,30 @@ class WriteBehind:
             applied = records[-1].number
         return cls(database, Journal(folder, store, applied))
 
-    def append(self, name: str, arguments: tuple[Any, ...], done: Done) -> None:
-        """Note a change that a source has made in memory just now; `done(error)` once that is on the disk."""
+    @property
+    def durable(self) -> int:
+        """Number of the last change that is on the disk."""
+        return self._journal.durable
+
+    def after(self, done: Done) -> None:
+        """See Journal.after."""
+        self._journal.after(done)
+
+    def append(self, name: str, arguments: tuple[Any, ...], done: Done) -> int:
+        """Note a change that a source makes in memory now; `done(error)` once that is on the disk. Its number."""
         content = marshal.dumps((name, arguments), FORMAT)
         if len(content) > MAX_RECORD:
             raise Fault(Code.TOO_LARGE, f"one change has at most {MAX_RECORD} bytes, and this one has {len(content)}")
-        self._journal.append(content, done)
+        number = self._journal.append(content, done)
         self._bytes += len(content)
         if self._timer is None and not self._under_way:
             self._timer = self._loop.call_later(DELAY, self._flush)
         if self._bytes > MAX_BEHIND:
-            self._flush()
+            self._loop.call_soon(self._flush)  # not before the change is made
+        return number
 
     async def settle(self) -> None:
-        """Return when the database knows all that was changed until now."""
+        """Return when the database knows all that was changed until now. Raises Fault where it cannot be written."""
         number = self._journal.last
         if self._applied >= number:
             return
@@ -92,8 +102,8 @@ class WriteBehind:
         """Bring everything into the database, if it takes it; end."""
         settling = asyncio.ensure_future(self.settle())
         done, _ = await asyncio.wait([settling], timeout=2 * RETRY)
-        if not done:
-            settling.cancel()  # it stays in the journal
+        if not done or settling.exception() is not None:  # it stays in the journal
+            settling.cancel()
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.close()
@@ -123,6 +133,10 @@ class WriteBehind:
                 _log.warning("changes of dicts and queues stay in the journal: %s", error)
                 self._journal.stuck(error or Fault(Code.INTERNAL, "the store does not answer"))
                 self._loop.call_later(RETRY, self._write, number, jobs)
+                waiters, self._waiters = self._waiters, []
+                for _wanted, waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(error or Fault(Code.INTERNAL, "the store does not answer"))
                 return
             self._applied = number
             self._journal.release(number)
