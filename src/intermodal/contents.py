@@ -148,25 +148,28 @@ class Contents:
         """All contents that are here, as hashes. Blocking."""
         found = []
         for folder in self._folders():
-            found += [entry.name for entry in os.scandir(folder) if "-" not in entry.name]
+            with os.scandir(folder) as entries:
+                found += [entry.name for entry in entries if "-" not in entry.name]
         return found
 
     def collect(self, unused: set[str], older_than: float) -> int:
         """Delete these contents (and their variants) where nothing was done to them since; bytes freed. Blocking."""
         freed = 0
         for folder in self._folders():
-            for entry in os.scandir(folder):
-                if entry.name.partition("-")[0] in unused:
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_ctime <= older_than:
-                        os.unlink(entry.path)
-                        freed += status.st_size if status.st_nlink == 1 else 0
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.partition("-")[0] in unused:
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_ctime <= older_than:
+                            os.unlink(entry.path)
+                            freed += status.st_size if status.st_nlink == 1 else 0
         return freed
 
     def _folders(self) -> list[str]:
         if not self.directory.is_dir():
             return []
-        return [entry.path for entry in os.scandir(self.directory) if len(entry.name) == 2 and entry.is_dir()]
+        with os.scandir(self.directory) as entries:
+            return [entry.path for entry in entries if len(entry.name) == 2 and entry.is_dir()]
 
 
 def apply_attributes(path: str, entry: Entry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,10 @@ def test_a_drained_worker(platform: Platform, tmp_path: Path) -> None:
         status = platform.intermodal("status")
         assert ", drained" in status.out, status.text
         assert platform.status()["containers"] == []
-        for _attempt in range(60):
-            listed = platform.modal("app", "list", "--json")
-            if "drained" in listed.out:
-                break
+        listed = platform.modal("app", "list", "--json")
+        deadline = time.monotonic() + 60
+        while "drained" not in listed.out.replace("accept-drained", "") and time.monotonic() < deadline:
+            listed = platform.modal("app", "list", "--json")  # it is said after a moment of waiting
         assert "waits for a worker: it is drained (`intermodal undrain`)" in listed.out, listed.text
         refused = platform.intermodal("drain", "elsewhere")
         assert refused.code == 1

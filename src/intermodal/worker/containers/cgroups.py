@@ -121,7 +121,8 @@ class CgroupTree:
         found: set[str] = set()
         for parent in self.directories:
             try:
-                found.update(entry.name for entry in os.scandir(parent) if entry.is_dir())
+                with os.scandir(parent) as entries:
+                    found.update(entry.name for entry in entries if entry.is_dir())
             except FileNotFoundError:
                 continue
         return found

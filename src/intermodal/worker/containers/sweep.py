@@ -30,7 +30,8 @@ def find(directory: Path) -> tuple[list[Found], list[tuple[Places, State | None]
     adoptable: list[Found] = []
     rubbish: list[tuple[Places, State | None]] = []
     try:
-        entries = [Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(directory) as found:
+            entries = [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return [], []
     for entry in entries:

@@ -317,8 +317,8 @@ class _Fetch:
         done = sum(blob.size for blob in self._missing if blob.digest in self._arrived)
         partial = 0
         for root in (self._layout, self._store):
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(root):
+            with contextlib.suppress(OSError), os.scandir(root) as entries:
+                for entry in entries:
                     if entry.name.startswith("oci-put-blob"):
                         partial += entry.stat().st_size
         return min(done + partial, self._total)
