@@ -28,7 +28,7 @@ EXCLUDED = [
 ]  # fmt: skip
 
 CLIENT = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 import kosoku
 
 async def main():
@@ -37,7 +37,8 @@ async def main():
     except kosoku.FailureError as error:
         results = error.results
     told = [[str(one.behavior).rpartition(".")[2], bool(one.passed), str(one)] for one in results]
-    print("RESULTS " + json.dumps(told))
+    print("RESULTS " + json.dumps(told), flush=True)
+    os._exit(0)  # what is native in it may abort while it is taken down
 
 asyncio.run(main())
 """
