@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from intermodal.files import FileWriter, check_digest, disk_fault, process_lives
+from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
@@ -73,8 +73,8 @@ class Contents:
             elif wanted:
                 paths = [self.path(digest) for digest in wanted]
                 with ThreadPoolExecutor(min(8, len(paths))) as pool:
-                    list(pool.map(_sync, paths))
-                    list(pool.map(_sync, {os.path.dirname(path) for path in paths}))
+                    list(pool.map(sync, paths))
+                    list(pool.map(sync, {os.path.dirname(path) for path in paths}))
         except OSError as error:
             raise disk_fault(error, self.directory) from error
 
@@ -196,11 +196,3 @@ def _fits(status: os.stat_result, entry: Entry) -> bool:
         and status.st_uid == entry.uid
         and status.st_gid == entry.gid
     )
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

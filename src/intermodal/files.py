@@ -36,6 +36,15 @@ def check_digest(digest: str) -> str:
     return digest
 
 
+def sync(path: str | Path) -> None:
+    """Wait until the disk has a file's content, or a directory's names. Blocking."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def process_lives(pid: int) -> bool:
     """Whether a process with this id exists."""
     try:

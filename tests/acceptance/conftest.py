@@ -27,6 +27,7 @@ PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
 START_SECONDS = 60
 GPUS = "T4,L4,A10G,A100-40GB:2,A100-80GB:2,L40S:2,H100:2"  # simulated: what documented programs ask for
 RUN_SECONDS = 110
+BUILD_SECONDS = 1000  # of a command that builds large images
 
 
 @dataclass
@@ -99,10 +100,17 @@ class Platform:
                 process.kill()
             process.communicate()
 
-    def run(self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+    def run(
+        self,
+        module: str,
+        *args: str | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        seconds: float = RUN_SECONDS,
+    ) -> Ran:
         process = self.start(module, *args, cwd=cwd, env=env)
         try:
-            out, err = process.communicate(timeout=RUN_SECONDS)
+            out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
@@ -119,6 +127,12 @@ class Platform:
     def modal(self, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
         """The command `modal`."""
         return self.run("modal", *args, cwd=cwd, env=env)
+
+    def builds(self, *args: str | Path, cwd: Path | None = None) -> str:
+        """What the command `modal` prints, which succeeds and has time for images to be built."""
+        ran = self.run("modal", *args, cwd=cwd, seconds=BUILD_SECONDS)
+        assert ran.code == 0, ran.out[-5000:] + ran.err[-5000:]
+        return ran.out
 
     def intermodal(self, *args: str | Path) -> Ran:
         """The command `intermodal`."""

@@ -16,7 +16,6 @@ import re
 import shutil
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,20 +38,6 @@ pytestmark = [
 ]
 needs_312 = pytest.mark.skipif(interpreters.find("3.12") is None, reason="the program asks for Python 3.12")
 needs_310 = pytest.mark.skipif(interpreters.find("3.10") is None, reason="the program asks for Python 3.10")
-
-
-def run(platform: Platform, *command: str | Path) -> str:
-    """`modal …`, with time for the image to be built; what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modal", *map(str, command)],
-        env=platform.env,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
 
 
 def constrain(platform: Platform, name: str) -> None:
@@ -97,15 +82,15 @@ def test_covid_datasette(own_platform: Platform, program: ProgramFinder, tmp_pat
     constrain(platform, "covid_datasette")
     rows = reports(tmp_path / "reports")
     volume = "example-covid-datasette-cache-vol"
-    run(platform, "volume", "create", volume)
-    run(platform, "volume", "put", volume, tmp_path / "reports", "/COVID-19")
-    lines = run(platform, "run", path).splitlines()
+    platform.builds("volume", "create", volume)
+    platform.builds("volume", "put", volume, tmp_path / "reports", "/COVID-19")
+    lines = platform.builds("run", path).splitlines()
     assert "Dataset already present and cache=True. Skipping download." in lines
     assert f"Inserted {rows} rows into DB." in lines
     assert "Volume changes committed." in lines
-    assert "covid-19.db" in run(platform, "volume", "ls", volume)
+    assert "covid-19.db" in platform.builds("volume", "ls", volume)
 
-    site = Site(run(platform, "deploy", path))
+    site = Site(platform.builds("deploy", path))
     table = "/covid-19/johns_hopkins_csse_daily_reports.json"
     answer = site.get("ui", f"{table}?day=2021-03-02&_size=5&_shape=objects")
     assert answer.status_code == 200, answer.text
@@ -156,14 +141,14 @@ def test_s3_bucket_mount(own_platform: Platform, program: ProgramFinder, tmp_pat
         helper, months = tmp_path / "months.py", tmp_path / "months"
         helper.write_text(MONTHS)
         months.mkdir()
-        run(platform, "run", "-q", helper, "--target", months)
+        platform.builds("run", "-q", helper, "--target", months)
         store.s3.create_bucket(Bucket=BUCKET)
         for one in months.iterdir():
             store.s3.put_object(Bucket=BUCKET, Key=one.name, Body=one.read_bytes())
         keys = (f"AWS_ACCESS_KEY_ID={store.key_id}", f"AWS_SECRET_ACCESS_KEY={store.key}")
-        run(platform, "secret", "create", "s3-bucket-secret", *keys)
+        platform.builds("secret", "create", "s3-bucket-secret", *keys)
         picture.unlink(missing_ok=True)
-        out = run(platform, "run", path)
+        out = platform.builds("run", path)
         assert sum(line.startswith("done => /bucket/yellow_tripdata_") for line in out.splitlines()) == 60
         assert sum(line.startswith("processing => /bucket/yellow_") for line in out.splitlines()) == 60
         assert f"Saving figure to {picture}" in out
@@ -209,21 +194,21 @@ def test_dbt_duckdb(own_platform: Platform, program: ProgramFinder, tmp_path: Pa
     try:
         platform.env["INTERMODAL_HOST_PORTS"] = str(store.port)
         platform.env["INTERMODAL_CONTAINER_HOSTS"] = "s3.stand-in=host-gateway"
-        run(
-            platform, "secret", "create", "modal-examples-aws-user", "AWS_REGION=us-east-1",
+        platform.builds(
+            "secret", "create", "modal-examples-aws-user", "AWS_REGION=us-east-1",
             f"AWS_ACCESS_KEY_ID={store.key_id}", f"AWS_SECRET_ACCESS_KEY={store.key}",
             f"AWS_ENDPOINT_URL=http://s3.stand-in:{store.port}",
         )  # fmt: skip
-        out = run(platform, "run", path)
+        out = platform.builds("run", path)
         assert "File 'sources/customers.parquet' uploaded successfully." in out
         assert out.count("PASS=1 WARN=0 ERROR=0") == 1, out[-4000:]  # run: the model
         assert out.count("PASS=3 WARN=0 ERROR=0") == 1, out[-4000:]  # build: seed, model, test
         assert "Catalog written to /root/target/catalog.json" in out
         assert store.s3.head_object(Bucket="modal-example-dbt-duckdb-s3", Key="sources/customers.parquet")
-        names = {one["Filename"] for one in json.loads(run(platform, "volume", "ls", "dbt-target-vol", "--json"))}
+        names = {one["Filename"] for one in json.loads(platform.builds("volume", "ls", "dbt-target-vol", "--json"))}
         assert {"warehouse.duckdb", "catalog.json", "index.html"} <= names
 
-        site = Site(run(platform, "deploy", path))
+        site = Site(platform.builds("deploy", path))
         assert "<title>dbt Docs</title>" in site.get("serve_dbt_docs", "/").text
         assert "How many customers there are" in site.get("serve_dbt_docs", "/manifest.json").text
     finally:
@@ -291,7 +276,7 @@ def test_pushgateway(program: ProgramFinder, tmp_path: Path) -> None:
             "INTERMODAL_WEB_DOMAIN": f"http://apps.stand-in:{port}",
         }
         with trusting(platform, authority.cert_pem.bytes(), tmp_path):
-            site = Site(run(platform, "deploy", path))
+            site = Site(platform.builds("deploy", path))
             said = {site.get("ExampleClientApplication.hello", "/").json() for _ in range(3)}
             assert all(re.fullmatch(r"Hello world from ta-\w+!", one) for one in said), said
             names = {re.findall(r"ta-\w+", one)[0] for one in said}

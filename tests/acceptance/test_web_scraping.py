@@ -12,8 +12,6 @@ import json
 import os
 import shutil
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,23 +120,9 @@ def scraping(browser: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield platform, posted
 
 
-def run(platform: Platform, *command: str | Path) -> str:
-    """`modal …`, with time for the image to be built."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modal", *map(str, command)],
-        env=platform.env,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
-
-
 def test_scrape_full(scraping: tuple[Platform, list[str]], program: ProgramFinder) -> None:
     platform, _posted = scraping
-    lines = run(platform, "run", program("examples/scrape_full")).splitlines()
+    lines = platform.builds("run", program("examples/scrape_full")).splitlines()
     # Both addresses are the same stand-in: its links, once each, printed by main.
     expected = [*LINKS, LINKS[0], "https://github.com/docs"]
     assert sorted(line for line in lines if line.startswith("http")) == sorted(expected)
@@ -148,7 +132,7 @@ def test_scrape_full(scraping: tuple[Platform, list[str]], program: ProgramFinde
 def test_webscraper_posts_what_it_finds(scraping: tuple[Platform, list[str]], program: ProgramFinder) -> None:
     platform, posted = scraping
     posted.clear()
-    out = run(platform, "run", program("examples/webscraper"))
+    out = platform.builds("run", program("examples/webscraper"))
     assert sorted(line for line in out.splitlines() if line.startswith("Posting")) == [
         f"Posting {link} to #scraped-links" for link in LINKS
     ]

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
-from intermodal.files import disk_fault
+from intermodal.files import disk_fault, sync
 from intermodal.server.ids import is_blob_id
 from modal._protocol.errors import Code, Fault
 
@@ -75,11 +75,7 @@ class Values:
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             raise Fault(Code.NOT_FOUND, f"the value {blob_id} did not arrive: try again") from None
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)  # its name too
-        finally:
-            os.close(directory)
+        sync(self.directory)  # its name too
         return size
 
     async def forget(self, blob_ids: list[str]) -> None:

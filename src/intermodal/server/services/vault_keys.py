@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from intermodal.files import sync
 from intermodal.server.store.migrations import Refused
 from modal._protocol.errors import Code, Fault
 
@@ -67,12 +68,12 @@ class KeyFile:
 
     def take_next(self) -> None:
         self._next.replace(self._path)
-        _sync_folder(self._path.parent)
+        sync(self._path.parent)
 
     def forget(self) -> None:
         for path in (self._next, self._path):
             path.unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
+        sync(self._path.parent)
 
 
 class Keyring:
@@ -220,12 +221,4 @@ def _write(path: Path, content: bytes) -> None:
     finally:
         os.close(descriptor)
     temporary.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
