@@ -69,17 +69,30 @@ class Platform:
         return [sys.executable, "-m", module, *map(str, args)]
 
     def start(
-        self, module: str, *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+        self,
+        module: str,
+        *args: str | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        merged: bool = False,
     ) -> subprocess.Popen[str]:
-        """A command that goes on while the test looks. It is ended with the platform at the latest."""
-        return self._start(self.command(module, *args), cwd, env)
+        """A command that goes on while the test looks. It is ended with the platform at the latest.
+
+        `merged`: what it and its children print comes by `stdout` alone, in the order in which it was printed.
+        """
+        return self._start(self.command(module, *args), cwd, env, merged=merged)
 
     def start_python(self, program: Path, *args: str, listens: bool = False) -> subprocess.Popen[str]:
         """As `start`: a program of the user's that is run with `python`. `listens`: it reads lines from `stdin`."""
         return self._start([sys.executable, str(program), *args], None, None, subprocess.PIPE if listens else None)
 
     def _start(
-        self, command: list[str], cwd: Path | None, env: dict[str, str] | None, stdin: int | None = None
+        self,
+        command: list[str],
+        cwd: Path | None,
+        env: dict[str, str] | None,
+        stdin: int | None = None,
+        merged: bool = False,
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command,
@@ -87,7 +100,7 @@ class Platform:
             env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
             text=True,
         )
         self._started.append(process)

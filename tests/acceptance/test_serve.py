@@ -10,7 +10,6 @@ import subprocess
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -42,29 +41,28 @@ class Served:
 
     def __init__(self, platform: Platform, *args: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.platform = platform
-        self.process = platform.start("modal", "serve", *args, cwd=cwd, env={"PYTHONUNBUFFERED": "1", **(env or {})})
+        environment = {"PYTHONUNBUFFERED": "1", **(env or {})}
+        self.process = platform.start("modal", "serve", *args, cwd=cwd, env=environment, merged=True)
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
-        for pipe in (self.process.stdout, self.process.stderr):
-            threading.Thread(target=self._read, args=(pipe,), daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def _read(self, pipe: Iterator[str]) -> None:
-        for line in pipe:
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             self._queue.put(line.rstrip("\n"))
         self._queue.put(None)
 
     def wait_for(self, text: str) -> str:
         """The next line that contains `text`."""
         until = time.monotonic() + WAIT
-        ended = 0
-        while ended < 2:
+        while True:
             try:
                 line = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 pytest.fail(f"no line with {text!r} in:\n" + "\n".join(self.lines))
             if line is None:
-                ended += 1
-                continue
+                break
             self.lines.append(line)
             if text in line:
                 return line
@@ -72,12 +70,8 @@ class Served:
 
     def rest(self) -> list[str]:
         """All that is printed until the end."""
-        ended = 0
-        while ended < 2:
-            line = self._queue.get(timeout=WAIT)
-            ended += line is None
-            if line is not None:
-                self.lines.append(line)
+        while (line := self._queue.get(timeout=WAIT)) is not None:
+            self.lines.append(line)
         return self.lines
 
     def app_id(self) -> str:
