@@ -202,7 +202,7 @@ class Agent:
                 if cell.running is not None:
                     await cell.running.kill()
             elif cell.container_id in self.cells:
-                cell.attach(connection.open(ContainerAdopt(cell.container_id)))
+                cell.attach(connection.open(ContainerAdopt(cell.container_id, cell.outputs_sent)))
 
     # -- what the server asks for
     def _make_handlers(self) -> aio.Handlers:

@@ -105,6 +105,7 @@ class Cell:
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
         self._first_output = 0  # number of the first one in `_outputs`
+        self._returned: set[int] = set()  # tokens in these that were given back unstarted
         self._no_more_inputs = False
         self._server_knows = False  # of the exit
         self._serial = True
@@ -276,7 +277,7 @@ class Cell:
     def acknowledged(self, count: int) -> None:
         """The server has RunOutputs frames up to this count."""
         while self._outputs and self._first_output < count:
-            self._outputs.popleft()
+            self._returned.difference_update(self._outputs.popleft()[1])
             self._first_output += 1
         self.tell(RunnerAck(count))
         self._release_if_known()
@@ -406,6 +407,8 @@ class Cell:
             input_id = self._inflight.pop(token, None)
             if input_id is not None:
                 inputs[token] = input_id
+                if status == Status.RETURNED:
+                    self._returned.add(token)
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
         self._outputs.append((data, inputs))
 
@@ -415,6 +418,7 @@ class Cell:
         self._first_output = message.first
         self._outputs.clear()
         self._inflight = dict(zip(message.tokens, message.input_ids, strict=False))
+        self._returned = set(message.returned)
         late = not self.resumed.is_set() and self.stream is not None
         self.resumed.set()
         if late and self.ready and self.stream is not None:
@@ -442,7 +446,13 @@ class Cell:
             self.exit is not None,
             self.devices,
             self.form,
+            [token for token in held if token in self._returned],
         )
+
+    @property
+    def outputs_sent(self) -> int:
+        """RunOutputs frames that the server has acknowledged."""
+        return self._first_output
 
     # -- logs
     def say(self, entry: LogEntry) -> None:
