@@ -68,7 +68,6 @@ RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
-HEARTBEAT_SECONDS = 300.0  # of silence after which a runner counts as stuck
 CPU_ABOVE_REQUEST = 16.0  # cores
 START = "/.intermodal/lib/intermodal/runner/start.py"
 
@@ -512,26 +511,16 @@ class Agent:
     async def _report_stats(self) -> None:
         while True:
             await asyncio.sleep(STATS_SECONDS)
+            running = [cell for cell in self.cells.values() if cell.running is not None]
+            usage = {cell.container_id: [float(part) for part in cell.running.usage()] for cell in running}  # type: ignore[union-attr]
             if self._connection is not None:
-                usage = {
-                    cell.container_id: [float(part) for part in cell.running.usage()]
-                    for cell in self.cells.values()
-                    if cell.running is not None
-                }
                 self._connection.note(WorkerStats(int(sum(part[1] for part in usage.values())), usage))
-            for cell in list(self.cells.values()):
-                if cell.running is not None and time.monotonic() - cell.last_heartbeat > HEARTBEAT_SECONDS:
-                    await self._end_stuck(cell, cell.running)
-
-    async def _end_stuck(self, cell: Cell, running: Running) -> None:
-        text = (
-            f"heartbeat timeout: the container has not been heard of for {HEARTBEAT_SECONDS:.0f} seconds "
-            "(native code that keeps the interpreter's lock, or an exit that hangs); it is ended\n"
-        )
-        log.warning("%s: %s", cell.container_id, text.rstrip())
-        cell.say(LogEntry(time.time(), Stream.SYSTEM, text))
-        cell.last_heartbeat = time.monotonic()
-        await running.kill()
+            for cell in running:
+                # Not what the clock says: this process, or the machine, may have stood still.
+                cell.liveness.passed(STATS_SECONDS, usage[cell.container_id][0])
+                verdict = cell.liveness.verdict(cell.ready)
+                if verdict:
+                    self._spawn(cell.end_stuck(verdict))
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

@@ -38,6 +38,7 @@ class RunnerSpec(Record):
     environment: str = ""
     parameters: bytes = b""  # pickled values of the class parameters
     heartbeat: float = 15.0  # seconds
+    start_limit: float = 0.0  # seconds until it must be ready (the worker knows it); 0: there is none
 
 
 class ContainerSpec(Record):
