@@ -10,12 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Iterator, Optional
 
-import modal
+from modal._protocol import errors
 from modal._protocol.errors import Code
 from modal._protocol.messages.call import CallFailure
 
 LIBRARY = os.path.dirname(os.__file__)
-NOT_THE_USERS = (str(Path(__file__).parents[1]), os.path.dirname(modal.__file__), "<frozen ")
+NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(errors.__file__).parents[1]), "<frozen ")
 
 
 def too_long(name: str, seconds: float) -> CallFailure:
