@@ -39,7 +39,7 @@ from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
-from modal._protocol.messages.web import ContainerConnect
+from modal._protocol.messages.web import LOCAL, ContainerConnect, LocalPorts
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -96,6 +96,7 @@ class Agent:
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
+        self.containers.local_ports.take = self._hand_local
         self.volumes = Volumes(self.home, lambda: self._connection)
         self.build_steps = BuildSteps(
             self.home, self.containers, self.devices, self.volumes, self.buckets, self.server, self._credentials,
@@ -193,6 +194,7 @@ class Agent:
         )
         answer = await connection.request(message, WorkerRegistered)
         lost = set(answer.lost)
+        await self._set_local_ports(answer.local_ports)
         log.info("registered as %s with %d containers; %d are disowned", self.worker_id, len(cells), len(lost))
         for cell in cells:
             if cell.container_id in lost:
@@ -211,6 +213,7 @@ class Agent:
         handlers.stream(WorkerImageBuild)(self._build)
         handlers.unary(ContainerConnect)(self._connect)
         handlers.unary(ContainerValues)(self._move_values)
+        handlers.unary(LocalPorts)(self._take_local_ports)
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
@@ -392,6 +395,17 @@ class Agent:
         with sock:
             self.handover.send(message.container_id, sock.fileno(), message.ticket)
         return Done()
+
+    async def _take_local_ports(self, connection: aio.Connection, message: LocalPorts) -> Done:
+        await self._set_local_ports(message.ports)
+        return Done()
+
+    async def _set_local_ports(self, ports: list[int]) -> None:
+        # Those of a server elsewhere are not this machine's.
+        await self.containers.local_ports.set(ports if self.handover.is_here else ())
+
+    def _hand_local(self, container_id: str, port: int, accepted: socket.socket) -> None:
+        self.handover.send(container_id, accepted.fileno(), f"{LOCAL}{port}")
 
     async def _move_values(self, connection: aio.Connection, message: ContainerValues) -> Done:
         cell = self.cells.get(message.container_id)

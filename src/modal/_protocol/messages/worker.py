@@ -126,6 +126,7 @@ class WorkerRegister(Message, type=123):
 
 class WorkerRegistered(Message, type=124):
     lost: List[str] = []  # containers that the server disowns: the worker ends them
+    local_ports: List[int] = []  # see LocalPorts
 
 
 class ContainerAdopt(Message, type=125):
