@@ -19,6 +19,7 @@ from modal._protocol.messages.call import BlobChunk
 from modal._protocol.messages.image import BuildLog
 from modal._protocol.messages.log import LogEntry
 from modal._protocol.messages.volume import WorkerVolumeSync
+from modal._protocol.messages.web import LocalPorts
 from modal._protocol.messages.wire import Done
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -49,6 +50,7 @@ log = logging.getLogger("intermodal.workers")
 ACK_SECONDS = 0.05  # how long outputs may stay unacknowledged
 LOG_NUMBERS = 10_000  # containers whose number of log entries is remembered, about
 LOST_SECONDS = 20.0  # how long a worker may be away before its containers count as lost
+PORTS_SECONDS = 5.0  # how long workers may take to open ports in their containers
 BUILD_ATTEMPTS = 3  # of one image, when its worker ends in the middle
 RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
 
@@ -123,6 +125,7 @@ class Workers:
         self._adopt_call = adopt_call
         self._spawned_inputs = spawned_inputs  # input ids -> those of spawned calls: are they without an output?
         self._adopt_spawned = adopt_spawned
+        self._local_ports: list[int] = []
         self._last_log_numbers = last_log_numbers  # app id -> container id -> number of the last entry that is kept
         self._log_numbers: dict[str, int] = {}  # container id -> the same, of those that run
         self._unacked_logs: dict[str, dict[str, int]] = {}  # worker id -> container id -> number
@@ -168,7 +171,7 @@ class Workers:
         )  # fmt: skip
         self._arrived.set()
         asyncio.get_running_loop().call_soon(self._resume)
-        return WorkerRegistered(lost)
+        return WorkerRegistered(lost, self._local_ports)
 
     async def _read_for(self, message: WorkerRegister) -> dict[str, bool]:
         """Of the inputs in containers that are not known here: the spawned ones, and whether they lack an output."""
@@ -411,6 +414,17 @@ class Workers:
         self._dispatch.scheduler.drain(container.id, time.monotonic())
         self.kill(container, STOP_GRACE, reason)
         self._dispatch.run()
+
+    # -- the network
+    async def set_local_ports(self, ports: list[int]) -> None:
+        """These ports of the machine's loopback address are there in containers; returns when it is so."""
+        if ports == self._local_ports:
+            return
+        self._local_ports = ports
+        links = [link for link in self.links.values() if not link.connection.closed]
+        asking = [asyncio.create_task(_ask(link.connection, LocalPorts(ports))) for link in links]
+        if asking:  # a worker that does not answer holds nobody up
+            await asyncio.wait(asking, timeout=PORTS_SECONDS)
 
     # -- volumes
     async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:

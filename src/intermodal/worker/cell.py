@@ -17,6 +17,7 @@ from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
 from intermodal.worker.disk_guard import size_of
+from intermodal.worker.liveness import START_SECONDS, Liveness, start_limit
 from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
 from modal._protocol.aio import Connection, Stream
@@ -79,7 +80,7 @@ class Cell:
         self.stream: Stream | None = None
         self.ready = False
         self.met = asyncio.Event()  # a runner has connected
-        self.entrypoint_failure = ""  # why it was ended, where its image's entrypoint did not do its part
+        self.start_failure = ""  # why this worker ended it while it started
         self.resumed = asyncio.Event()  # an adopted container's runner is back
         self.stop_reason = ""
         self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
@@ -115,7 +116,7 @@ class Cell:
         self._logs_full = False  # the container waits until the server has taken more in
         self._spool = LogSpool(directory / "logs.spool", app_id, container_id)
         self._release: asyncio.Task[None] | None = None
-        self.last_heartbeat = time.monotonic()
+        self.liveness = Liveness(START_SECONDS)
 
     # -- sockets
     async def listen(
@@ -140,6 +141,7 @@ class Cell:
             self._serial = not function.is_async and function.concurrent_max <= 1
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
+            self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
             "function_id": self.function_id,
@@ -147,6 +149,7 @@ class Cell:
             "restricted": self.restricted,
             "devices": self.devices,
             "form": self.form,
+            "start_limit": self.liveness.limit,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
 
@@ -157,6 +160,8 @@ class Cell:
         devices = note.get("devices")
         self.devices = [str(one) for one in devices] if isinstance(devices, list) else []
         self.form = str(note.get("form", ""))
+        limit = note.get("start_limit")
+        self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS
 
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
@@ -290,6 +295,17 @@ class Cell:
             own = (found.f_blocks - found.f_bfree) * found.f_frsize
         return own + size_of(self.run_dir)
 
+    async def end_stuck(self, text: str) -> None:
+        """It is not alive any more; see `liveness`."""
+        if self.running is None or self.start_failure:
+            return
+        log.warning("%s: %s", self.container_id, text)
+        if not self.ready:
+            self.start_failure = text
+        self.say(LogEntry(time.time(), LogStream.SYSTEM, f"{text}; it is ended\n"))
+        self.liveness.beat()
+        await self.running.kill()
+
     async def end_for_disk(self, text: str) -> None:
         """See disk_guard.Writer."""
         self._overran = text
@@ -369,7 +385,7 @@ class Cell:
         """A frame on the data or the control connection."""
         if connection is self._control:
             if frame.type == Heartbeat.TYPE:
-                self.last_heartbeat = time.monotonic()
+                self.liveness.beat()
             return
         if frame.kind != Kind.ITEM or frame.stream != RUNNER_STREAM:
             raise ProtocolError("a runner sends items on its own stream alone")
@@ -509,6 +525,8 @@ class Cell:
             self._pump.close()
         if self._overran:
             exit = replace(exit, reason="out-of-disk", detail=self._overran)
+        if self.start_failure:
+            exit = replace(exit, reason="start-failed", detail=self.start_failure)
         reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
         self._ended(ContainerExited(self.container_id, exit.code, reason, exit.detail or self.stop_reason, exit.signal))
 

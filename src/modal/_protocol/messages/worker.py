@@ -38,6 +38,7 @@ class RunnerSpec(Record):
     environment: str = ""
     parameters: bytes = b""  # pickled values of the class parameters
     heartbeat: float = 15.0  # seconds
+    start_limit: float = 0.0  # seconds until it must be ready (the worker knows it); 0: there is none
 
 
 class ContainerSpec(Record):
@@ -126,6 +127,7 @@ class WorkerRegister(Message, type=123):
 
 class WorkerRegistered(Message, type=124):
     lost: List[str] = []  # containers that the server disowns: the worker ends them
+    local_ports: List[int] = []  # see LocalPorts
 
 
 class ContainerAdopt(Message, type=125):
