@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.leaks import Traces
 # A busy machine is no failure: no example has an absolute time limit.
 settings.register_profile("intermodal", settings(deadline=None))
 settings.load_profile("intermodal")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every program that they start, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

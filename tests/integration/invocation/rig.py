@@ -72,6 +72,13 @@ class PlainProcess:
             os.close(descriptor)
 
 
+class NoLocalPorts:
+    """Plain processes are in this machine's network already."""
+
+    async def set(self, _ports: object) -> None:
+        """There is nothing to listen to."""
+
+
 class PlainContainers:
     """Starts runners as plain processes."""
 
@@ -79,6 +86,7 @@ class PlainContainers:
 
     def __init__(self, source: Path) -> None:
         self.source = source
+        self.local_ports = NoLocalPorts()
         self.running: list[PlainProcess] = []
 
     async def open(self) -> None:
@@ -114,6 +122,8 @@ class PlainContainers:
 
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
+
+    is_here = False  # no gateway
 
     async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
