@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import reaper
 from tests.leaks import Traces
 
 # A busy machine is no failure: no example has an absolute time limit.
@@ -61,13 +62,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any(item.get_closest_marker(name) for item in session.items for name in ("containers", "acceptance")):
+        reaper.start()  # before a test changes the environment or the mounts of this process
+
+
 @pytest.fixture(autouse=True)
 def no_traces(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a test that starts containers nothing of them is left on this machine."""
     if request.node.get_closest_marker("containers") is None:
         yield
         return
-    traces = Traces(request.getfixturevalue("tmp_path_factory").getbasetemp())
+    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    reaper.tell("below", base)
+    traces = Traces(base)
     before = traces.now()
     yield
     left = traces.after(before)

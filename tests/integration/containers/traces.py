@@ -9,7 +9,7 @@ from pathlib import Path
 from intermodal.worker.containers import names
 from intermodal.worker.network.netlink import Netlink
 
-GRACE = 5.0  # seconds for what the kernel removes in its own time
+GRACE = 60.0  # seconds for what the kernel removes in its own time: it costs time only where something stays
 
 
 def traces_of(home: Path) -> list[str]:
