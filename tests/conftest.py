@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -65,6 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if any(item.get_closest_marker(name) for item in session.items for name in ("containers", "acceptance")):
         reaper.start()  # before a test changes the environment or the mounts of this process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """A failed test leaves garbage that warns. Where it does while pytest parses the source for the report, the parser
+    of CPython 3.11 gives up ("AST constructor recursion depth mismatch"), and the run with it."""
+    if call.excinfo is not None:
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
