@@ -17,8 +17,8 @@ FETCH_SECONDS = 300.0
 OFF_SETTING = "UV_PYTHON_DOWNLOADS"  # uv's own: never
 ADVICE = (
     "On the worker's machine, either run `uv python install {minor}` or `pyenv install {minor}` and build again; or "
-    "set {setting} to a directory that holds it (bin/python{minor}, lib, include), or UV_PYTHON_INSTALL_MIRROR to a mirror "
-    "of the releases of python-build-standalone, then `intermodal down` and build again"
+    "set {setting} to a directory that holds it (bin/python{minor}, lib, include), or UV_PYTHON_INSTALL_MIRROR to a "
+    "mirror of the releases of python-build-standalone, then `intermodal down` and build again"
 )
 
 
