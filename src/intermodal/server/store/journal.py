@@ -1,7 +1,8 @@
 """A journal: records that are on the disk when their writer hears so, and that are read once, after a crash.
 
 Two files of SEGMENT bytes take turns. They are filled with zeros as soon as there is time for it, so that writing a
-record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread
+record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do, past the page
+cache where the file system lets us (`blocks`). One thread
 writes; what arrives while a write is under way is written together by the next one. Where the disk has been quick for a
 while the event loop writes itself what all that it has read from its clients needs: that spares changes of threads,
 which cost more than such a write.
@@ -28,6 +29,8 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from zlib import crc32
 
+from intermodal.server.store.blocks import Blocks
+from intermodal.server.store.writing import write_all
 from modal._protocol.errors import Code, Fault
 
 SEGMENT = 16 << 20  # bytes of a file
@@ -162,6 +165,7 @@ class Journal:
         self._released = last  # up to here the store has everything
         self._stuck: Exception | None = None  # why it has not
         self._files: list[int] = []
+        self._blocks: Blocks | None = None  # writes past the page cache, where the file system lets us
         self._unfilled = len(NAMES)  # files that may not have their size yet
         self._since_filled = 0  # groups since the thread made them longer
         self._ends = [last, last]  # number of the last record in each file
@@ -277,6 +281,8 @@ class Journal:
                     self._loop.call_soon_threadsafe(self._written_by_thread, group, error)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     open_ = False
+        if self._blocks is not None:
+            self._blocks.close()
         for file in self._files:
             os.close(file)
 
@@ -295,6 +301,8 @@ class Journal:
             try:
                 if fill(self._files[self._unfilled - 1], SEGMENT):
                     self._unfilled -= 1
+                    if not self._unfilled:
+                        self._blocks = Blocks.of(self._files)
             except OSError as error:  # a full disk, say: it will be slower
                 _log.warning("the journal could not be given its size: %s", error)
                 self._unfilled = 0
@@ -335,17 +343,15 @@ class Journal:
         self._at = BLOCK
 
     def _put(self, data: bytes, at: int) -> None:
-        view, file = memoryview(data), self._files[self._turn]
-        while view:
-            written = os.pwrite(file, view, at)
-            view, at = view[written:], at + written
+        if self._blocks is None or not self._blocks.put(self._turn, data, at):
+            write_all(self._files[self._turn], data, at)
 
     def _open(self) -> list[int]:
         """Both files."""
         files: list[int] = []
         try:
             for name in NAMES:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
+                flags = os.O_RDWR | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
                 files.append(os.open(self._folder / name, flags, 0o600))
             folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
