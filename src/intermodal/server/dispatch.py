@@ -563,21 +563,6 @@ class Dispatch:
             result[function.name] = [sum(both) for both in zip(known, numbers, strict=True)] if known else numbers
         return result
 
-    def notices(self, app_id: str) -> list[str]:
-        """What people should know of an app's functions: which wait for room, and which are crash-looping."""
-        functions = list(self.of_app.get(app_id, {}).values())
-        functions += [one for one in self.handovers.candidates.values() if one.app_id == app_id]
-        now = time.monotonic()
-        found: list[str] = []
-        for function in functions:
-            lack = self.scheduler.lack(function.pool, now)
-            if lack:
-                found.append(f"{function.name} waits for {lack}")
-            trouble = function.crashes.describe(function.name, self.handovers.is_candidate(function))
-            if trouble:
-                found.append(trouble)
-        return found
-
 
 def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
     blobs = [held.blob for held in batch]
