@@ -170,9 +170,7 @@ async def test_a_full_disk_is_said_and_over_when_it_is_over(tmp_path: Path) -> N
     assert contents(tmp_path) == [b"b"]
 
 
-async def test_on_a_quick_disk_nobody_waits_for_a_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_file, "QUICK", 60.0)
     monkeypatch.setattr(journal_file, "QUICK_WRITES", 3)
     journal = Journal(tmp_path, "sv-1", 0)
