@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from intermodal.spares import Spares, remove_all, spare_of
 from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
@@ -69,6 +70,7 @@ class Cell:
         store: Path,
         emit_logs: Callable[[Cell, ContainerLogs], None],
         hand_over: Callable[[str, int], None],
+        spares: Spares,
     ) -> None:
         self.container_id = container_id
         self.app_id = app_id
@@ -93,6 +95,8 @@ class Cell:
         self._store = store
         self._emit_logs = emit_logs
         self._hand_over = hand_over
+        self._spares = spares
+        self._memory = 0  # bytes that it may use, 0 where there is no limit
         self._web_link = -1  # descriptor of the runner's link to the gateway, until it is handed over
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
@@ -141,6 +145,7 @@ class Cell:
             self._serial = not function.is_async and function.concurrent_max <= 1
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
+            self._memory = self.spec.resources.memory_limit << 20
             self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
@@ -149,6 +154,7 @@ class Cell:
             "restricted": self.restricted,
             "devices": self.devices,
             "form": self.form,
+            "memory": self._memory,
             "start_limit": self.liveness.limit,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
@@ -160,6 +166,9 @@ class Cell:
         devices = note.get("devices")
         self.devices = [str(one) for one in devices] if isinstance(devices, list) else []
         self.form = str(note.get("form", ""))
+        memory = note.get("memory")
+        self._memory = memory if isinstance(memory, int) else 0
+        remove_all(self.run_dir / "values")
         limit = note.get("start_limit")
         self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS
 
@@ -232,11 +241,21 @@ class Cell:
         if blob:
             (self.run_dir / "values" / blob).unlink(missing_ok=True)
 
+    def _take(self, blob: str) -> bool:
+        """Move a large value that the container has written to the store. False where there is none."""
+        directory = self.run_dir / "values"
+        if not values.take(directory, self._store, blob):
+            return False
+        spare = spare_of(directory / blob)
+        if spare is not None:
+            self._spares.keep(*spare, self._memory)
+        return True
+
     async def move_values(self, written: list[str], wanted: list[str]) -> None:
         """Large values of calls that the container makes itself. Raises Fault. May be asked for twice."""
         directory = self.run_dir / "values"
         for blob in written:
-            if not values.take(directory, self._store, blob) and not values.is_kept(self._store, blob):
+            if not self._take(blob) and not values.is_kept(self._store, blob):
                 raise Fault(Code.NOT_FOUND, f"the container has written no value {blob[:80]!r}")
         for blob in wanted:
             try:
@@ -409,7 +428,7 @@ class Cell:
         message = RunOutputs.decode(frame.header, frame.body)
         self._drain()  # what was printed before an output arrives before it
         for blob in message.blobs:
-            if blob and not values.take(self.run_dir / "values", self._store, blob):
+            if blob and not self._take(blob):
                 log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
         if self.stream is not None:
             self.stream.send_frame(frame.type, frame.header, frame.body)
