@@ -120,6 +120,8 @@ class Server:
             undo.push_async_callback(self.store.close)
             self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
+            await asyncio.to_thread(self.values.drop_spares)
+            undo.callback(self.values.drop_spares)
             await self.environments.load()
             await self.tokens.load()
             await self.secrets.open()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal.home import Home
+from intermodal.spares import Spares
 from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
 from intermodal.worker.build_steps import BuildSteps
@@ -96,6 +97,7 @@ class Agent:
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
+        self._spares = Spares()
         self.containers.local_ports.take = self._hand_local
         self.volumes = Volumes(self.home, lambda: self._connection)
         self.build_steps = BuildSteps(
@@ -203,7 +205,7 @@ class Agent:
                 if cell.running is not None:
                     await cell.running.kill()
             elif cell.container_id in self.cells:
-                cell.attach(connection.open(ContainerAdopt(cell.container_id)))
+                cell.attach(connection.open(ContainerAdopt(cell.container_id, cell.outputs_sent)))
 
     # -- what the server asks for
     def _make_handlers(self) -> aio.Handlers:
@@ -225,7 +227,8 @@ class Agent:
         spec = message.spec
         cell = Cell(
             spec.container_id, spec.app_id, spec.function_id,
-            self.home.containers / spec.container_id, self.home.values, self._emit_logs, self.handover.send,
+            self.home.containers / spec.container_id, self.home.values,
+            self._emit_logs, self.handover.send, self._spares,
         )  # fmt: skip
         cell.spec = spec
         cell.marks["worker asked"] = time.time()
@@ -485,7 +488,7 @@ class Agent:
                 continue
             cell = Cell(
                 running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
-                self._emit_logs, self.handover.send,
+                self._emit_logs, self.handover.send, self._spares,
             )  # fmt: skip
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)

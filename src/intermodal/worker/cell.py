@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from intermodal.spares import Spares, remove_all, spare_of
 from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
@@ -69,6 +70,7 @@ class Cell:
         store: Path,
         emit_logs: Callable[[Cell, ContainerLogs], None],
         hand_over: Callable[[str, int], None],
+        spares: Spares,
     ) -> None:
         self.container_id = container_id
         self.app_id = app_id
@@ -93,6 +95,8 @@ class Cell:
         self._store = store
         self._emit_logs = emit_logs
         self._hand_over = hand_over
+        self._spares = spares
+        self._memory = 0  # bytes that it may use, 0 where there is no limit
         self._web_link = -1  # descriptor of the runner's link to the gateway, until it is handed over
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
@@ -106,6 +110,7 @@ class Cell:
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
         self._first_output = 0  # number of the first one in `_outputs`
+        self._returned: set[int] = set()  # tokens in these that were given back unstarted
         self._no_more_inputs = False
         self._server_knows = False  # of the exit
         self._serial = True
@@ -140,6 +145,7 @@ class Cell:
             self._serial = not function.is_async and function.concurrent_max <= 1
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
+            self._memory = self.spec.resources.memory_limit << 20
             self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
@@ -148,6 +154,7 @@ class Cell:
             "restricted": self.restricted,
             "devices": self.devices,
             "form": self.form,
+            "memory": self._memory,
             "start_limit": self.liveness.limit,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
@@ -159,6 +166,9 @@ class Cell:
         devices = note.get("devices")
         self.devices = [str(one) for one in devices] if isinstance(devices, list) else []
         self.form = str(note.get("form", ""))
+        memory = note.get("memory")
+        self._memory = memory if isinstance(memory, int) else 0
+        remove_all(self.run_dir / "values")
         limit = note.get("start_limit")
         self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS
 
@@ -231,11 +241,21 @@ class Cell:
         if blob:
             (self.run_dir / "values" / blob).unlink(missing_ok=True)
 
+    def _take(self, blob: str) -> bool:
+        """Move a large value that the container has written to the store. False where there is none."""
+        directory = self.run_dir / "values"
+        if not values.take(directory, self._store, blob):
+            return False
+        spare = spare_of(directory / blob)
+        if spare is not None:
+            self._spares.keep(*spare, self._memory)
+        return True
+
     async def move_values(self, written: list[str], wanted: list[str]) -> None:
         """Large values of calls that the container makes itself. Raises Fault. May be asked for twice."""
         directory = self.run_dir / "values"
         for blob in written:
-            if not values.take(directory, self._store, blob) and not values.is_kept(self._store, blob):
+            if not self._take(blob) and not values.is_kept(self._store, blob):
                 raise Fault(Code.NOT_FOUND, f"the container has written no value {blob[:80]!r}")
         for blob in wanted:
             try:
@@ -281,7 +301,7 @@ class Cell:
     def acknowledged(self, count: int) -> None:
         """The server has RunOutputs frames up to this count."""
         while self._outputs and self._first_output < count:
-            self._outputs.popleft()
+            self._returned.difference_update(self._outputs.popleft()[1])
             self._first_output += 1
         self.tell(RunnerAck(count))
         self._release_if_known()
@@ -408,7 +428,7 @@ class Cell:
         message = RunOutputs.decode(frame.header, frame.body)
         self._drain()  # what was printed before an output arrives before it
         for blob in message.blobs:
-            if blob and not values.take(self.run_dir / "values", self._store, blob):
+            if blob and not self._take(blob):
                 log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
         if self.stream is not None:
             self.stream.send_frame(frame.type, frame.header, frame.body)
@@ -422,6 +442,8 @@ class Cell:
             input_id = self._inflight.pop(token, None)
             if input_id is not None:
                 inputs[token] = input_id
+                if status == Status.RETURNED:
+                    self._returned.add(token)
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
         self._outputs.append((data, inputs))
 
@@ -431,6 +453,7 @@ class Cell:
         self._first_output = message.first
         self._outputs.clear()
         self._inflight = dict(zip(message.tokens, message.input_ids, strict=False))
+        self._returned = set(message.returned)
         late = not self.resumed.is_set() and self.stream is not None
         self.resumed.set()
         if late and self.ready and self.stream is not None:
@@ -458,7 +481,13 @@ class Cell:
             self.exit is not None,
             self.devices,
             self.form,
+            [token for token in held if token in self._returned],
         )
+
+    @property
+    def outputs_sent(self) -> int:
+        """RunOutputs frames that the server has acknowledged."""
+        return self._first_output
 
     # -- logs
     def say(self, entry: LogEntry) -> None:

@@ -165,6 +165,25 @@ class PlainAgent(Agent):
         return Launch()
 
 
+class Life:
+    """One life of the server. Once it is over nobody is greeted: not who was about to be when it ended, either."""
+
+    def __init__(self, connections: list[aio.Connection]) -> None:
+        self.is_over = False
+        self._connections = connections
+
+    def greet(self, connection: aio.Connection, _hello: Hello) -> Welcome:
+        if self.is_over:
+            connection.abort()
+        return Welcome(1)
+
+    def connected(self, connection: aio.Connection) -> None:
+        if self.is_over:
+            connection.abort()
+        else:
+            self._connections.append(connection)
+
+
 class Rig:
     """A server with one worker. `rig.function(...)` publishes; clients connect to `rig.address`."""
 
@@ -180,6 +199,7 @@ class Rig:
         self.agent: PlainAgent
         self.server: asyncio.AbstractServer
         self.connections: list[aio.Connection] = []
+        self._life: Life
         self._published: dict[str, FunctionSpec] = {}
         self._clients: list[Client] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -198,13 +218,13 @@ class Rig:
         handlers = aio.Handlers()
         self.invocation.register(handlers)
         await self.invocation.open(expect_workers)
-        self.server = await aio.serve(
-            self.address, lambda _connection, _hello: Welcome(1), handlers, connected=self.connections.append
-        )
+        life = self._life = Life(self.connections)
+        self.server = await aio.serve(self.address, life.greet, handlers, connected=life.connected)
 
     async def restart_server(self) -> None:
         """As after kill -9: everything in its memory is gone, every connection cut."""
         self.server.close()
+        self._life.is_over = True
         self.cut()
         await self.store.close()
         await self.start_server(expect_workers=True)

@@ -108,6 +108,7 @@ class ContainerReport(Record):
     ended: bool = False  # its process is gone; its last outputs and ContainerExited follow on the stream
     devices: List[str] = []  # as in its ContainerSpec
     form: str = ""  # the same
+    returned: List[int] = []  # those of `tokens` that were given back unstarted, in frames that follow
 
 
 class WorkerRegister(Message, type=123):
@@ -133,6 +134,7 @@ class ContainerAdopt(Message, type=125):
     """Worker to server: opens the stream of a container that outlived a connection."""
 
     container_id: str
+    outputs_sent: int = -1  # as in its ContainerReport; more may have been acknowledged since that was written
 
 
 class OutputsAck(Message, type=126):
@@ -313,6 +315,7 @@ class RunnerResumed(Message, type=159):
     input_ids: List[str]
     app_id: str = ""
     function_id: str = ""
+    returned: List[int] = []  # those of `tokens` that it gives back unstarted, in the frames that follow
 
 
 class RunnerAck(Message, type=160):
