@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import pytest
 
 import modal
+from modal._definition import Resolved
 from modal._lifecycle import construct
 from modal._parameter import pickle_values
 from modal.exception import DeprecationError, InvalidError
