@@ -191,6 +191,7 @@ class Server:
             listener.close()
         if self._listeners:
             self.home.socket.unlink(missing_ok=True)
+        self.queues.note_arrivals()
         for connection in list(self._connections):
             connection.close()
 
