@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,10 @@ class PlainProcess:
 
 
 class NoLocalPorts:
-    """Plain processes are in this machine's network already."""
+    """These containers are on the machine's own network."""
 
-    async def set(self, _ports: object) -> None:
-        """There is nothing to listen to."""
+    async def set(self, _ports: Iterable[int]) -> None:
+        pass
 
 
 class PlainContainers:
@@ -123,7 +123,7 @@ class PlainContainers:
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
 
-    is_here = False  # no gateway
+    is_here = False  # the gateway, for connections to hand over
 
     async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
