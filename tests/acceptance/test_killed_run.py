@@ -72,5 +72,5 @@ def _named(home: Path) -> set[str]:
     """What stands for the directory by a hash of its name."""
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.splitlines()
     interfaces = os.listdir("/sys/class/net")
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{names.cgroup_name(home)}")]
+    groups = [name for _place, found, _files in os.walk("/sys/fs/cgroup") for name in found]
     return {one for one in [*tables, *interfaces, *groups] if names.token(home)[:7] in one}
