@@ -244,6 +244,7 @@ class Volumes:
     async def collect(self, older_than: float | None = None) -> int:
         """Forget versions beyond what is kept, and delete contents that no version needs; bytes freed."""
         await self._store.forget_history(time.time())
+        await asyncio.to_thread(self.objects.begun.collect, time.time() - SPARED)
         async with self._contents:
             used = await self._store.contents()
             unused = await asyncio.to_thread(lambda: set(self.objects.names()) - used)
