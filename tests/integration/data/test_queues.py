@@ -128,7 +128,7 @@ def test_whoever_waits_longest_is_served_first(q: modal.Queue) -> None:
         wait_for_getters(q, number + 1)
     q.put_many(list(range(5)))
     for thread, _results in waiting:
-        thread.join(10)
+        thread.join(100)
     assert [results for _thread, results in waiting] == [[0], [1], [2], [3], [4]]
 
 
