@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from intermodal.home import Home
+from tests import reaper
 from tests.images_cache import lend_base
 from tests.leaks import RUNNING, Traces
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
 START_SECONDS = 60
 GPUS = "T4,L4,A10G,A100-40GB:2,A100-80GB:2,L40S:2,H100:2"  # simulated: what documented programs ask for
-RUN_SECONDS = 110
+RUN_SECONDS = 280  # less than a test has, so that what hangs is shown
 BUILD_SECONDS = 1000  # of a command that builds large images
 
 
@@ -106,12 +107,18 @@ class Platform:
         self._started.append(process)
         return process
 
-    def end_commands(self) -> None:
-        """Kill what a failed test has left."""
-        for process in self._started:
+    def end_commands(self, kept: int = 0) -> None:
+        """Kill what a failed test has left: all but the first `kept`."""
+        for process in self._started[kept:]:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+        del self._started[kept:]
+
+    @property
+    def commands(self) -> int:
+        """How many were started."""
+        return len(self._started)
 
     def run(
         self,
@@ -167,10 +174,12 @@ def new_platform(size: str = "") -> Iterator[Platform]:
     if os.geteuid() != 0 or shutil.which("crun") is None:
         pytest.skip("acceptance tests need root and crun")
     home = disk = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
+    reaper.tell("disk" if size else "home", disk)
     if size:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)], check=True)
         home = disk / "h"  # others' mount namespaces have the disk too: what names it alone is not ours
         home.mkdir(mode=0o700)
+        reaper.tell("home", home)
     traces = Traces(home)
     before = traces.now()
     RUNNING.add(home)
@@ -187,6 +196,8 @@ def new_platform(size: str = "") -> Iterator[Platform]:
         if size:
             subprocess.run(["umount", "-l", str(disk)], check=True)
             disk.rmdir()
+        reaper.tell("gone", home)
+        reaper.tell("gone", disk)
     assert down.code == 0, down.text
     assert not left, "left behind:\n  " + "\n  ".join(left)
 
@@ -198,6 +209,18 @@ def platform() -> Iterator[Platform]:
         up = it.intermodal("up")
         assert up.code == 0, up.text
         yield it
+
+
+@pytest.fixture(autouse=True)
+def no_commands_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a failed test has left running on the shared platform does not disturb the next one."""
+    if "platform" not in request.fixturenames:
+        yield
+        return
+    shared: Platform = request.getfixturevalue("platform")
+    kept = shared.commands  # those of fixtures of wider scopes
+    yield
+    shared.end_commands(kept)
 
 
 @pytest.fixture

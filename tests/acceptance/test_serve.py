@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Platform, ProgramFinder
 
 pytestmark = pytest.mark.acceptance
 
-WAIT = 60.0  # seconds at most for anything that an edit brings about
+WAIT = 120.0  # seconds at most for anything that an edit brings about: it only ends what hangs
 SERVING = "Serving."
 
 CALLER = """
@@ -56,13 +56,7 @@ class Served:
     def wait_for(self, text: str) -> str:
         """The next line that contains `text`."""
         until = time.monotonic() + WAIT
-        while True:
-            try:
-                line = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                pytest.fail(f"no line with {text!r} in:\n" + "\n".join(self.lines))
-            if line is None:
-                break
+        while (line := self._next(until, f"line with {text!r}")) is not None:
             self.lines.append(line)
             if text in line:
                 return line
@@ -70,13 +64,21 @@ class Served:
 
     def rest(self) -> list[str]:
         """All that is printed until the end."""
-        while (line := self._queue.get(timeout=WAIT)) is not None:
+        until = time.monotonic() + WAIT
+        while (line := self._next(until, "an end")) is not None:
             self.lines.append(line)
         return self.lines
 
-    def app_id(self) -> str:
-        ran = self.platform.modal("app", "list", "--json")
-        (app_id,) = [app["App ID"] for app in json.loads(ran.out) if app["State"] == "ephemeral"]
+    def _next(self, until: float, what: str) -> str | None:
+        try:
+            return self._queue.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            pytest.fail(f"no {what} after:\n" + "\n".join(self.lines))
+
+    def app_id(self, name: str) -> str:
+        """By the app's name: another test's app may be left, whose command was killed."""
+        apps = json.loads(self.platform.modal("app", "list", "--json").out)
+        (app_id,) = [app["App ID"] for app in apps if app["State"] == "ephemeral" and app["Description"] == name]
         return str(app_id)
 
     def call(self, app_id: str, name: str, *args: str) -> subprocess.Popen[str]:
@@ -185,7 +187,7 @@ def test_running_inputs_finish_on_the_version_before(platform: Platform, tmp_pat
     save(path, SLOW.format(version="v1"))
     served = Served(platform, path, "--timeout", "600", cwd=tmp_path)
     served.wait_for(SERVING)
-    app_id = served.app_id()
+    app_id = served.app_id("slow-serve")
     old = served.call(app_id, "f", "3")
     served.wait_for("begun v1")
     save(path, SLOW.format(version="v2"))
@@ -327,26 +329,26 @@ def test_a_web_function_is_updated_without_a_failed_request(platform: Platform, 
     served.wait_for(SERVING)
     name, port = url.split("//")[1].split(".")[0], url.rpartition(":")[2]
     base = f"http://127.0.0.1:{port}/_web/{name}"
-    assert httpx.get(base, timeout=60).text == "v1"
+    assert httpx.get(base, timeout=WAIT).text == "v1"
     slow: list[str] = []
-    asking = threading.Thread(target=lambda: slow.append(httpx.get(f"{base}/slow", timeout=60).text))
+    asking = threading.Thread(target=lambda: slow.append(httpx.get(f"{base}/slow", timeout=WAIT).text))
     asking.start()
     served.wait_for("slow begins in v1")
     save(path, WEB.format(version="v2"))
     answers = []
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(timeout=WAIT) as client:
         while not answers or answers[-1].text == "v1":
             answers.append(client.get(base))
     assert {answer.status_code for answer in answers} == {200}
     assert answers[-1].text == "v2"
-    asking.join(60)
+    asking.join(WAIT)
     assert slow == ["v1"]
     served.wait_for("Updated")
     assert not [line for line in served.lines if line.count("=> http") and url not in line]
     served.interrupt()
     served.rest()
     assert served.code() == 0
-    assert httpx.get(base, timeout=60).status_code == 404
+    assert httpx.get(base, timeout=WAIT).status_code == 404
 
 
 SHARED = """
@@ -379,8 +381,8 @@ def test_the_newest_has_the_name_and_tracebacks_are_shown(platform: Platform, tm
     (url,) = addresses
     assert "--shared-name-dev." in url
     base = f"http://127.0.0.1:{url.rpartition(':')[2]}/_web/{url.split('//')[1].split('.')[0]}"
-    assert httpx.get(base, timeout=60).text == "newer"
-    failed = httpx.get(f"{base}/raise", timeout=60)
+    assert httpx.get(base, timeout=WAIT).text == "newer"
+    failed = httpx.get(f"{base}/raise", timeout=WAIT)
     assert failed.status_code == 500
     for shown in (failed.text, "\n".join(iter(lambda: running[1].wait_for(""), "LookupError: the drawer is empty"))):
         assert "Traceback (most recent call last)" in shown
@@ -389,7 +391,7 @@ def test_the_newest_has_the_name_and_tracebacks_are_shown(platform: Platform, tm
         served.interrupt()
         served.rest()
         assert served.code() == 0
-        after = httpx.get(base, timeout=60)
+        after = httpx.get(base, timeout=WAIT)
         assert (after.text == answer) if answer else (after.status_code == 404)
 
 
@@ -428,10 +430,10 @@ def test_a_server_that_is_killed_meanwhile(own_platform: Platform, tmp_path: Pat
     save(path, STAYS.format(version="v1"))
     served = Served(own_platform, path, cwd=tmp_path)
     served.wait_for("state v1")
-    app_id = served.app_id()
+    app_id = served.app_id("stays")
     os.kill(int(own_platform.status()["pid"]), signal.SIGKILL)
     assert own_platform.intermodal("up").code == 0
-    assert served.app_id() == app_id
+    assert served.app_id("stays") == app_id
     save(path, STAYS.format(version="v2"))
     served.wait_for("Updated")
     served.wait_for("state v2")
