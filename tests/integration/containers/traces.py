@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -30,7 +31,8 @@ def _traces(home: Path) -> list[str]:
         ]
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     found += [line for line in tables.splitlines() if token in line]
-    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/*{token}*")]
+    for folder, names_below, _files in os.walk("/sys/fs/cgroup"):  # other homes' groups come and go meanwhile
+        found += [f"cgroup {folder}/{name}" for name in names_below if token in name]
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(home) in line]
     for entry in Path("/proc").iterdir():
         try:
