@@ -20,6 +20,7 @@ from modal._protocol.messages.worker import (
     RunnerAck,
     RunnerFailed,
     RunnerSpec,
+    RunnerStops,
     RunPause,
     RunRecall,
     RunResume,
@@ -125,5 +126,7 @@ class Control(threading.Thread):
                 continue
             self._link = control
             self._queue.relink(data, early)
+            if self._queue.stopping:
+                self._outbox.tell(RunnerStops())
             return
         os._exit(EXIT_ABANDONED)

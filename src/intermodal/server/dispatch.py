@@ -27,6 +27,7 @@ from modal._protocol.messages.worker import (
     RunInputs,
     RunnerFailed,
     RunnerReady,
+    RunnerStops,
     RunOutputs,
 )
 
@@ -352,6 +353,9 @@ class Dispatch:
             self._outputs(container, RunOutputs.decode(frame.header, frame.body))
         elif frame.type == RunnerReady.TYPE:
             self._ready(container, RunnerReady.decode(frame.header, frame.body))
+        elif frame.type == RunnerStops.TYPE:
+            self.scheduler.drain(container.id, time.monotonic())
+            self.run()
         elif frame.type == RunnerFailed.TYPE:
             container.failure = RunnerFailed.decode(frame.header, frame.body).failure
         elif frame.type == ContainerExited.TYPE:

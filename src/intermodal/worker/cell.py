@@ -42,6 +42,7 @@ from modal._protocol.messages.worker import (
     RunnerReady,
     RunnerResumed,
     RunnerStart,
+    RunnerStops,
     RunOutputs,
     RunPause,
     RunRecall,
@@ -109,6 +110,7 @@ class Cell:
         self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
+        self._stops = False  # its code wants no more inputs
         self._first_output = 0  # number of the first one in `_outputs`
         self._returned: set[int] = set()  # tokens in these that were given back unstarted
         self._no_more_inputs = False
@@ -189,6 +191,8 @@ class Cell:
             self._emit_logs(self, message)
         if self.ready:  # it may have become so while nobody listened
             stream.send_now(RunnerReady())
+        if self._stops:
+            stream.send_now(RunnerStops())
         for data, _inputs in self._outputs:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
@@ -416,6 +420,8 @@ class Cell:
         elif frame.type == RunnerResumed.TYPE:
             self._resume(RunnerResumed.decode(frame.header, frame.body))
             return
+        elif frame.type == RunnerStops.TYPE:
+            self._stops = True
         elif frame.type == RunnerFailed.TYPE:
             self._failure = frame.header, frame.body
         else:

@@ -181,7 +181,7 @@ async def test_kill_ends_a_frozen_container(containers: Containers, launch):
     running = await containers.start(launch("sh", "-c", "echo up; sleep 1000"))
     await _line(running.stdout_fd)
     freeze(running.cgroup)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(200):
         await running.kill()
     assert running.exit is not None
     assert running.exit.reason == "killed"

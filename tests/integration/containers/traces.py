@@ -10,7 +10,7 @@ from pathlib import Path
 from intermodal.worker.containers import names
 from intermodal.worker.network.netlink import Netlink
 
-GRACE = 5.0  # seconds for what the kernel removes in its own time
+GRACE = 60.0  # seconds for what the kernel removes in its own time: it costs time only where something stays
 
 
 def traces_of(home: Path) -> list[str]:
@@ -31,8 +31,8 @@ def _traces(home: Path) -> list[str]:
         ]
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     found += [line for line in tables.splitlines() if token in line]
-    for folder, names_below, _files in os.walk("/sys/fs/cgroup"):  # other homes' groups come and go meanwhile
-        found += [f"cgroup {folder}/{name}" for name in names_below if token in name]
+    for place, groups, _files in os.walk("/sys/fs/cgroup"):  # unlike a glob, it takes no harm when some vanish
+        found += [f"cgroup {place}/{group}" for group in groups if token in group]
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(home) in line]
     for entry in Path("/proc").iterdir():
         try:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,13 @@ class PlainProcess:
             os.close(descriptor)
 
 
+class NoLocalPorts:
+    """These containers are on the machine's own network."""
+
+    async def set(self, _ports: Iterable[int]) -> None:
+        pass
+
+
 class PlainContainers:
     """Starts runners as plain processes."""
 
@@ -79,6 +86,7 @@ class PlainContainers:
 
     def __init__(self, source: Path) -> None:
         self.source = source
+        self.local_ports = NoLocalPorts()
         self.running: list[PlainProcess] = []
 
     async def open(self) -> None:
@@ -114,6 +122,8 @@ class PlainContainers:
 
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
+
+    is_here = False  # the gateway, for connections to hand over
 
     async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
@@ -255,7 +265,7 @@ class Rig:
         for connection in self.connections:
             if hasattr(connection, "worker_id"):
                 connection.abort()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(200):
             while not all(link.connection.closed for link in self.invocation.workers.links.values()):
                 await asyncio.sleep(0.01)
             try:

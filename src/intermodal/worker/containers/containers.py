@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from intermodal.home import Home
-from intermodal.worker.containers import names, probe, protected_binary, runtimes, seccomp_filter, sweep
+from intermodal.worker.containers import leftovers, names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
 from intermodal.worker.containers.disks import Disks
 from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
@@ -57,6 +57,7 @@ class Containers:
         self._slot_makers = ThreadPoolExecutor(2, "slots")
         self.disks = Disks(home.path / "disks")
         self._tree = CgroupTree(names.cgroup_name(home.path))  # as far as can be said before `open`
+        self._record = leftovers.Record(home.path)
         self._bridge: Bridge | None = None
         self._network_problem = ""
         self._found: list[sweep.Found] = []
@@ -127,6 +128,7 @@ class Containers:
             self._warn_unisolated()
         notes = self.home.path / "control-groups"
         self._tree = CgroupTree(names.cgroup_name(self.home.path), None, delegated(), notes)
+        self._record.open()  # before anything is there that it tells of
         self._tree.open()
         if self._tree.problem:
             self.problems.append(self._tree.problem)
@@ -409,6 +411,7 @@ class Containers:
             remove_tree(self.home.path / "crun")
         self.disks.close(remove=not keep_containers)
         protected_binary.release(self._binary, remove=not keep_containers)
+        self._record.close(remove=not keep_containers)
 
 
 async def sweep_home(home: Home) -> None:

@@ -306,6 +306,10 @@ class Heartbeat(Message, type=158):
     failure: Optional[CallFailure] = None
 
 
+class RunnerStops(Message, type=470):
+    """ITEM from the runner: its user's code wants no more inputs. It returns what it has not started."""
+
+
 class RunnerResumed(Message, type=159):
     """ITEM from a runner whose worker was restarted: what it holds. RunOutputs frames from number `first` on follow."""
 
