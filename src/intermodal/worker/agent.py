@@ -64,6 +64,7 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.worker")
 
+EXPRESS_SECONDS = 2.0  # how long a container may take to tell what it has by the express way
 RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
@@ -168,6 +169,7 @@ class Agent:
         ended = asyncio.get_running_loop().create_future()
         connection.on_close.append(lambda _error: None if ended.done() else ended.set_result(None))
         try:
+            await self._hear_express()
             await self._register(connection)
             self._registered = True
             await ended
@@ -179,6 +181,14 @@ class Agent:
                 cell.detach()
                 if cell.running is None and cell.exit is None:
                     cell.forsake()
+
+    async def _hear_express(self) -> None:
+        """After a loss: what containers have by the express way, which the server must be told."""
+        hearing = [asyncio.ensure_future(cell.express_told.wait()) for cell in self.cells.values()]
+        if hearing:
+            _told, late = await asyncio.wait(hearing, timeout=EXPRESS_SECONDS)
+            for one in late:
+                one.cancel()
 
     async def _register(self, connection: aio.Connection) -> None:
         cells = [cell for cell in self.cells.values() if not cell.forsaken]

@@ -32,11 +32,13 @@ from modal._protocol.messages.worker import (
     ContainerLogs,
     ContainerReport,
     ContainerSpec,
+    ExpressLeave,
     Heartbeat,
     RunCancel,
     RunInputs,
     RunnerAck,
     RunnerFailed,
+    RunnerHolds,
     RunnerReady,
     RunnerResumed,
     RunnerStart,
@@ -50,7 +52,8 @@ log = logging.getLogger("intermodal.cell")
 
 RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
-WEB_LINK_SECONDS = 0.2  # between attempts to hand over a container's link to the gateway
+HANDED_OVER = ("runner-web", "runner-express")  # roles of connections that are the server's: bytes pass no worker
+LINK_SECONDS = 0.2  # between attempts to hand over such a connection
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
 BLOB_MARK = b'"vl-'  # stands in the header of a message that names large values
 HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
@@ -67,7 +70,7 @@ class Cell:
         directory: Path,
         store: Path,
         emit_logs: Callable[[Cell, ContainerLogs], None],
-        hand_over: Callable[[str, int], None],
+        hand_over: Callable[[str, int, str, str], None],
     ) -> None:
         self.container_id = container_id
         self.app_id = app_id
@@ -92,7 +95,11 @@ class Cell:
         self._store = store
         self._emit_logs = emit_logs
         self._hand_over = hand_over
-        self._web_link = -1  # descriptor of the runner's link to the gateway, until it is handed over
+        self._for_server: dict[str, int] = {}  # role -> descriptor of a link of the runner's, until it is handed over
+        self.express_told = asyncio.Event()  # what came by the express way is known here
+        self.express_told.set()
+        self._has_express = False
+        self._unasked: deque[int] = deque(maxlen=16)  # tokens with an output whose inputs have not come this way
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._runner: RunnerConnection | None = None
@@ -168,6 +175,7 @@ class Cell:
     def attach(self, stream: Stream) -> None:
         """The way to the server is there (again): send what it has not acknowledged."""
         self.stream = stream
+        self._unasked.clear()
         stream.raw = self.from_server
         stream.on_end = self._server_ended
         for message in self._spool.waiting():
@@ -178,7 +186,7 @@ class Cell:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
             stream.send_frame(RunnerFailed.TYPE, *self._failure)
-        self._give_web_link()
+        self._give_links()
         if self.exit is not None:
             self._tell_exit()
         elif self._pump is not None and not self._logs_full:
@@ -187,6 +195,10 @@ class Cell:
     def detach(self) -> None:
         """The server is away."""
         self.stream = None
+        if self._has_express:
+            self._has_express = False
+            self.express_told.clear()
+            self.tell(ExpressLeave())
         if self._pump is not None:
             self._pump.stop()
 
@@ -202,6 +214,8 @@ class Cell:
                     self._give(token, blob)
             self._inputs += len(message.tokens)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
+            while self._unasked:  # what came by the express way may be answered before this copy of it comes
+                self._inflight.pop(self._unasked.popleft(), None)
             if self._runner is None:
                 self._early.append(message)
             elif not sent:
@@ -316,8 +330,8 @@ class Cell:
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
         """A runner has connected."""
-        if hello.role == "runner-web":
-            self._keep_web_link(connection)
+        if hello.role in HANDED_OVER:
+            self._keep_link(hello.role, connection)
             return
         if hello.role == "runner-control":
             self._control = connection
@@ -339,30 +353,35 @@ class Cell:
         if self._no_more_inputs:
             connection.send(Kind.END, 0, b"", b"")
 
-    def _keep_web_link(self, connection: RunnerConnection) -> None:
-        """This connection is for the gateway: nothing more is read from it here."""
+    def _keep_link(self, role: str, connection: RunnerConnection) -> None:
+        """This connection is for the server: nothing more is read from it here."""
         assert connection.transport is not None
         connection.transport.pause_reading()
-        self._drop_web_link()
-        self._web_link = os.dup(connection.transport.get_extra_info("socket").fileno())
+        self._drop_link(role)
+        self._for_server[role] = os.dup(connection.transport.get_extra_info("socket").fileno())
         connection.transport.abort()  # closes this process's own descriptor
-        self._give_web_link()
+        self._give_links()
 
-    def _give_web_link(self) -> None:
-        if self._web_link < 0 or self.stream is None:
+    def _give_links(self) -> None:
+        if self.stream is None:
             return  # with `attach`
-        try:
-            self._hand_over(self.container_id, self._web_link)
-        except OSError as error:
-            log.info("%s: its web link waits: %s", self.container_id, error)
-            asyncio.get_running_loop().call_later(WEB_LINK_SECONDS, self._give_web_link)
-        else:
-            self._drop_web_link()
+        for role, descriptor in list(self._for_server.items()):
+            try:
+                self._hand_over(self.container_id, descriptor, "", role)
+            except OSError as error:
+                if role == "runner-express" and isinstance(error, FileNotFoundError):
+                    self._drop_link(role)  # the server is on another machine: it is not to be had
+                    continue
+                log.info("%s: its link %s waits: %s", self.container_id, role, error)
+                asyncio.get_running_loop().call_later(LINK_SECONDS, self._give_links)
+            else:
+                self._drop_link(role)
+                self._has_express = self._has_express or role == "runner-express"
 
-    def _drop_web_link(self) -> None:
-        if self._web_link >= 0:
-            os.close(self._web_link)
-            self._web_link = -1
+    def _drop_link(self, role: str) -> None:
+        descriptor = self._for_server.pop(role, -1)
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def from_runner(self, connection: RunnerConnection, frame: Frame) -> None:
         """A frame on the data or the control connection."""
@@ -379,6 +398,11 @@ class Cell:
             self.ready = True
         elif frame.type == RunnerResumed.TYPE:
             self._resume(RunnerResumed.decode(frame.header, frame.body))
+            return
+        elif frame.type == RunnerHolds.TYPE:
+            holds = RunnerHolds.decode(frame.header, frame.body)
+            self._inflight.update(zip(holds.tokens, holds.input_ids, strict=False))
+            self.express_told.set()
             return
         elif frame.type == RunnerFailed.TYPE:
             self._failure = frame.header, frame.body
@@ -406,6 +430,8 @@ class Cell:
             input_id = self._inflight.pop(token, None)
             if input_id is not None:
                 inputs[token] = input_id
+            else:
+                self._unasked.append(token)
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
         self._outputs.append((data, inputs))
 
@@ -426,6 +452,7 @@ class Cell:
         elif connection is self._runner:
             self._runner = None
             self._runner_gone.set()
+            self.express_told.set()
 
     def report(self) -> ContainerReport:
         """What the server must know when the worker registers: also the inputs whose outputs it may not have."""
@@ -524,7 +551,8 @@ class Cell:
 
     async def close(self) -> None:
         """Close the sockets; the process is the caller's."""
-        self._drop_web_link()
+        for role in list(self._for_server):
+            self._drop_link(role)
         for server in self._servers:
             server.close()
         for connection in (self._runner, self._control):

@@ -281,6 +281,9 @@ class Gateway:
         if message.ticket:
             self.ports.take(message.ticket, sock)
             return
+        if message.role == "runner-express":
+            self._dispatch.express.open(message.container_id, sock)
+            return
         task = asyncio.get_running_loop().create_task(self._link(message, sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
