@@ -1,4 +1,4 @@
-"""The express way: a connection of the container's own to the server, for small inputs when there is nothing else to do.
+"""The express way: a connection of the container's own to the server, for small inputs when nothing else is to do.
 
 What comes and goes by it passes no worker, which saves two changes of process each way. Nothing rests on it:
 

@@ -112,10 +112,6 @@ class InputQueue:
         new, self._new_express = self._new_express, None
         if new is not None:
             self.express = new
-            try:
-                new.link.note(ExpressReady())
-            except OSError:
-                self._close_express(new)
         return self.express
 
     def offer_express(self, express: Express) -> None:
@@ -158,7 +154,9 @@ class InputQueue:
             self._close_express(express)
             return
         for frame in frames:
-            if frame.type == ExpressAck.TYPE:
+            if frame.type == ExpressReady.TYPE:
+                self._say_ready(express)
+            elif frame.type == ExpressAck.TYPE:
                 self._outbox.express_acknowledged(ExpressAck.decode(frame.header, frame.body).tokens)
             elif frame.type == RunInputs.TYPE:
                 message = RunInputs.decode(frame.header, frame.body)
@@ -170,6 +168,12 @@ class InputQueue:
                     self._express_last = token, input_id
                     self._newest = max(self._newest, token)
                     self._waiting.append(Input(token, input_id, message.args[0], "", method, (), True))
+
+    def _say_ready(self, express: Express) -> None:
+        try:
+            express.link.note(ExpressReady())
+        except OSError:
+            self._close_express(express)
 
     def receive_express(self) -> None:
         """As `read_express`, for who does not read already."""

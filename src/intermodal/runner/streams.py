@@ -16,7 +16,6 @@ from typing import Any
 from modal._context import current_input_id
 from modal._protocol.messages.worker import OUTPUT_MARK
 
-
 PIPE_SECONDS = 0.02
 
 

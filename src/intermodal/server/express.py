@@ -51,6 +51,7 @@ class ExpressLink(FrameSender):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self.send_frame(Kind.NOTE, ExpressReady.TYPE, 0, *ExpressReady().encode())
 
     def data_received(self, data: bytes) -> None:
         try:

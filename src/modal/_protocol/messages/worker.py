@@ -334,7 +334,7 @@ class ExpressLeave(Message, type=491):
 
 
 class ExpressReady(Message, type=492):
-    """NOTE from the runner on its express way: it listens there."""
+    """NOTE from either side on the express way: it is there. The runner answers when it listens."""
 
 
 class ExpressAck(Message, type=493):
