@@ -44,6 +44,7 @@ def report(home: Home) -> list[Check]:
         _overlay(trial),
         _cgroups(trial),
         _disks(trial),
+        _layers(trial),
         _gpus(trial),
         _user_namespaces(),
         _nftables(),
@@ -176,6 +177,12 @@ def _disks(trial: dict[str, Any]) -> Check:
     return Check(
         "disks of containers", not problem, problem or "have a limit (ephemeral_disk=)", remedy, required=False
     )
+
+
+def _layers(trial: dict[str, Any]) -> Check:
+    why = trial.get("unpacks", "not tried")
+    detail = f"unpacked, which takes longer: {why}" if why else "mounted as they are (docs/images.md)"
+    return Check("layers of registries", True, detail, required=False)
 
 
 def _gpus(trial: dict[str, Any]) -> Check:

@@ -154,7 +154,8 @@ class Client:
 
         The request is sent again after a reconnect; `patience` is how many seconds the server may be away, `again`
         makes the message that is sent then. `receipt(answer)` makes the note, if there is to be one, that tells the
-        server on the same connection that the answer has arrived; with None, that it will not be taken.
+        server on the same connection that the answer has arrived, unless it sees that itself; with None, that it will
+        not be taken.
         """
         waiting: Optional[Patience] = None
         while True:
@@ -376,12 +377,14 @@ class Client:
         connection = self._checkout()
         try:
             answer = connection.request(message, expect)
-            if receipt is not None:
+            if receipt is not None and not connection.direct:
                 _confirm(connection, receipt(answer))
         except Fault:
             self._give_back(connection)
             raise
-        except BaseException:  # lost, or interrupted in the middle of a frame
+        except BaseException as error:  # lost, or interrupted in the middle of a frame
+            if receipt is not None and not isinstance(error, ConnectionLost):
+                _confirm(connection, receipt(None))  # it may have been read: the server must not take it for arrived
             connection.close()
             raise
         self._give_back(connection)

@@ -89,9 +89,9 @@ def _check_constructor(tag: str, user_cls: type, has_parameters: bool) -> None:
         return
     if has_parameters:
         raise InvalidError(f"{tag}: a class with modal.parameter() can have no __init__. Use @modal.enter() instead.")
-    from modal._deprecation import warn_deprecated
+    from modal._deprecation import warn_definition
 
-    warn_deprecated(
+    warn_definition(
         f"{tag} has a constructor (__init__). This is deprecated: use modal.parameter() for what instances "
         "differ in and @modal.enter() for what is done when a container starts."
     )
@@ -100,10 +100,10 @@ def _check_constructor(tag: str, user_cls: type, has_parameters: bool) -> None:
 def _warn_old_hooks(user_cls: type) -> None:
     for name, decorator in _OLD_HOOKS.items():
         if name in vars(user_cls):
-            from modal._deprecation import warn_deprecated
+            from modal._deprecation import warn_definition
 
             hook = f"{user_cls.__name__}.{name}"
-            warn_deprecated(f"{hook} is no lifecycle hook any more. Use @modal.{decorator}() instead.")
+            warn_definition(f"{hook} is no lifecycle hook any more. Use @modal.{decorator}() instead.")
 
 
 __all__ = ["define_class"]

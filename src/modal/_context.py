@@ -17,6 +17,7 @@ CONTAINER_API = "unix:/.intermodal/run/api.sock"  # where a container's own clie
 APP_VARIABLE = "INTERMODAL_APP_ID"  # set by the runner for processes that user code starts
 
 building = False  # set by the runner: this process runs a function of `Image.run_function`
+stop_fetching: Optional[Callable[[], None]] = None  # set by the runner: the container takes no more inputs
 spec: Optional[RunnerSpec] = None  # set by the runner: this process is a container's main process
 
 _thread = threading.local()  # .input_id: the input that this thread runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from modal._callables import is_async, is_generator, parameter_names, required_parameters
@@ -10,7 +11,7 @@ from modal._options import Options
 from modal._partial import PartialFunction
 from modal._protocol.messages.function import FunctionSpec, MethodSpec, VolumeMount
 from modal._source import Source, is_interactive_module, source_of
-from modal.exception import ExecutionError, InvalidError
+from modal.exception import DeprecationError, ExecutionError, InvalidError
 
 if TYPE_CHECKING:
     from modal._app import App
@@ -142,7 +143,10 @@ class Definition:
         if by_value:
             cloudpickle.register_pickle_by_value(module)
         try:
-            data: bytes = cloudpickle.dumps(self.raw)
+            with warnings.catch_warnings():
+                # To pickle a method by its name is to look it up on the class, which is no call of the user's.
+                warnings.simplefilter("ignore", DeprecationError)
+                data: bytes = cloudpickle.dumps(self.raw)
         except Exception as error:
             from modal.exception import SerializationError
 

@@ -71,7 +71,7 @@ class Endpoint:
         self._lost_at = 0.0  # monotonic time at which an outage began, 0.0 while the server answers
         self._noticed = False  # the user knows of the outage
 
-    def hello(self) -> Hello:
+    def hello(self, process: int = 0) -> Hello:
         from modal._protocol.frames import VERSION_MAX, VERSION_MIN
         from modal._protocol.messages.wire import Hello
 
@@ -83,6 +83,7 @@ class Endpoint:
             python=".".join(map(str, sys.version_info[:3])),
             token_id=self.token_id,
             token_secret=self.token_secret,
+            process=process,
         )
 
     def dial(self) -> blocking.Connection:
@@ -90,7 +91,7 @@ class Endpoint:
         from modal._protocol import blocking
 
         try:
-            connection = blocking.connect(self.address, self.hello())
+            connection = blocking.connect(self.address, self.hello(os.getpid()))
         except Unreachable:
             raise
         except (Fault, WireError) as error:

@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any, BinaryIO, Callable, Optional
 
+from modal._mapped_bytes import fill
+
 LARGE = 8 << 20  # bytes; below, the first use of ctypes costs more than it saves
 STEP = 4 << 20  # bytes that are filled and timed at once
 DEAR = 0.6e-9  # seconds of processor time a byte, above which huge pages are; usual are 0.15e-9 to 0.25e-9
@@ -26,9 +28,10 @@ _now = getattr(time, "thread_time", time.process_time)  # that others use the pr
 
 
 class Reader:
-    """A file for `pickle.load`, which reads each large `bytes` straight into its final place."""
+    """A file for `pickle.load`, which reads each large `bytes` straight into its final place, or maps it there."""
 
     def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self.read = file.read
         self.readline = file.readline
         self._readinto: Callable[[Any], int] = file.readinto  # type: ignore[attr-defined]
@@ -38,6 +41,8 @@ class Reader:
         view = memoryview(buffer)
         if view.nbytes < LARGE:
             return self._readinto(buffer)
+        if fill(view, self._file):
+            return view.nbytes
         advise(view, huge=True)
         at, dear, most = 0, 0, view.nbytes // DEAR_PART
         while at < view.nbytes:

@@ -40,7 +40,7 @@ AWAIT_SECONDS = 50.0  # that one CallAwait with a time limit lasts at most
 
 async def invoke(client: Client, target: Target, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
     """`.remote`: one input; its result, or the exception that it raised."""
-    packed = await pack(client, args, kwargs)
+    packed = await pack(client, args, kwargs, target.app_id)
     call_id = new_call_id()
     message = Invoke(
         call_id,
@@ -61,7 +61,7 @@ async def invoke_gen(client: Client, target: Target, args: Sequence[Any], kwargs
     """`.remote_gen`: the items of a generator function as they are produced. Closing it early cancels the input."""
     call = CallStream(client, target, "generator")
     try:
-        await call.send({0: await pack(client, args, kwargs)})
+        await call.send({0: await pack(client, args, kwargs, target.app_id)})
         await call.end()
         while True:
             outputs = await call.receive()

@@ -317,7 +317,7 @@ class _Map:
             if item is _NOT_YET:
                 self._waits = True
                 break
-            packed = await pack(self._client, *item)
+            packed = await pack(self._client, *item, self._target.app_id)
             self._batch[self._count] = packed
             self._sizes[self._count] = packed.size
             self._count += 1

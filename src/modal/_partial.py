@@ -193,10 +193,10 @@ def build(
     _warn_parentheses_missing: Any = None, *, force: bool = False, timeout: int = 86400
 ) -> Callable[[Any], PartialFunction]:
     """Deprecated: decorator for methods that ran while the image was built."""
-    from modal._deprecation import warn_deprecated
+    from modal._deprecation import warn_definition
 
     require_parentheses("modal.build", _warn_parentheses_missing)
-    warn_deprecated("@modal.build is deprecated. Use a modal.Volume or Image.run_function instead.")
+    warn_definition("@modal.build is deprecated. Use a modal.Volume or Image.run_function instead.")
 
     def apply(partial: PartialFunction) -> None:
         partial.build = True

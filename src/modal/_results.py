@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from modal._client import Client
 
 
-async def pack(client: Client, args: Sequence[Any], kwargs: Dict[str, Any]) -> Packed:
-    """Pickle arguments; large ones into the values directory, or uploaded. Raises SerializationError."""
-    dumped = _serialization.dump_args(args, kwargs, await client.values_dir())
+async def pack(client: Client, args: Sequence[Any], kwargs: Dict[str, Any], audience: str = "") -> Packed:
+    """Pickle arguments; large ones into the values directory, or uploaded. Raises SerializationError.
+
+    `audience`: the app that will read them while this process waits; "" for a spawned call.
+    """
+    dumped = _serialization.dump_args(args, kwargs, await client.values_dir(), audience=audience)
     if dumped.parts is None and not dumped.blob:
         return Packed(dumped.inline, "", dumped.size)
     inline, blob = await client.put_value(dumped)

@@ -3,8 +3,8 @@
 A value is pickled with protocol 5. What plain pickle can name (builtins, and whatever is importable
 outside of `__main__`) never needs cloudpickle, whose import costs 31 ms; everything else goes through
 it. A value above `INLINE_LIMIT` is written to a file of the values directory while it is pickled,
-and read back without a copy in between. Large buffers (numpy arrays and the like) stand behind the
-pickle, aligned, and are mapped into memory rather than read:
+and read back without a copy in between; a very large `bytes` is not even read (`_mapped_bytes`). Large
+buffers (numpy arrays and the like) stand behind the pickle, aligned, and are mapped into memory too:
 
     pickle | padding | buffer | padding | buffer | … | (offset u64, size u64) of each | count u64 | MAGIC
 
@@ -34,6 +34,7 @@ _ALPHABET = bytes(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 _SMALL = frozenset((int, float, bool, type(None)))
 _SMALL_TEXT = 32 * 1024  # characters or bytes
 _LARGE = 8 << 20  # bytes; as `_fresh_memory.LARGE`
+_HELD = 256 * 1024  # bytes; what pickle writes in front of a large piece is less, as its frames are
 
 Part = Union[bytes, memoryview]
 
@@ -62,13 +63,16 @@ def value_path(values_dir: str, blob: str) -> str:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def dump(value: Any, values_dir: str = "", what: str = "the value") -> Dumped:
-    """Pickle one value. Raises SerializationError that says what of it cannot be pickled."""
-    return _dump(value, values_dir, lambda error: _explain(value, what, error))
+def dump(value: Any, values_dir: str = "", what: str = "the value", *, audience: str = "") -> Dumped:
+    """Pickle one value. Raises SerializationError that says what of it cannot be pickled.
+
+    `audience`: who will soon read and delete it; then its file may be used again for them (`_spare_files`).
+    """
+    return _dump(value, values_dir, lambda error: _explain(value, what, error), audience)
 
 
-def dump_args(args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "") -> Dumped:
-    """Pickle `(args, kwargs)`. Raises SerializationError that names the argument which cannot be."""
+def dump_args(args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "", *, audience: str = "") -> Dumped:
+    """Pickle `(args, kwargs)`, as `dump`. Raises SerializationError that names the argument which cannot be."""
     if not kwargs:
         for value in args:
             kind = type(value)
@@ -78,7 +82,7 @@ def dump_args(args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "")
             data = pickle.dumps((tuple(args), kwargs), PROTOCOL)
             if len(data) <= INLINE_LIMIT:
                 return Dumped(data, "", len(data))
-    return _dump((tuple(args), kwargs), values_dir, lambda error: _explain_args(args, kwargs, error))
+    return _dump((tuple(args), kwargs), values_dir, lambda error: _explain_args(args, kwargs, error), audience)
 
 
 def dumps(value: Any, what: str = "the value") -> bytes:
@@ -95,8 +99,8 @@ def dumps_small(value: Any) -> Optional[bytes]:
     return None
 
 
-def _dump(value: Any, values_dir: str, explain: Any) -> Dumped:
-    sink = _Sink(values_dir)
+def _dump(value: Any, values_dir: str, explain: Any, audience: str = "") -> Dumped:
+    sink = _Sink(values_dir, audience)
     try:
         try:
             _pickle_into(sink, value, _PlainPickler)
@@ -122,28 +126,32 @@ def _dump(value: Any, values_dir: str, explain: Any) -> Dumped:
 class _Sink:
     """Where a pickler writes: memory first, the values directory from `INLINE_LIMIT` bytes on."""
 
-    __slots__ = ("blob", "buffers", "fd", "parts", "path", "size", "values_dir")
+    __slots__ = ("aligns", "audience", "blob", "buffers", "fd", "held", "parts", "path", "size", "values_dir")
 
-    def __init__(self, values_dir: str) -> None:
+    def __init__(self, values_dir: str, audience: str) -> None:
         self.parts: List[Part] = []
         self.size = 0
         self.fd = -1
+        self.held = b""  # the last small piece, not yet in the file
         self.path = ""
         self.blob = ""
         self.buffers: List[memoryview] = []
         self.values_dir = values_dir
+        self.audience = audience
+        self.aligns = True  # large pieces of the pickle
 
     def write(self, data: Union[Part, pickle.PickleBuffer]) -> int:
+        """A pickler's. A large piece comes alone, after what belongs in front of it."""
         if isinstance(data, pickle.PickleBuffer):
             data = data.raw()
         size = data.nbytes if isinstance(data, memoryview) else len(data)
-        self.size += size
         if self.fd >= 0:
-            _write_all(self.fd, data)
+            self._append(data, size)
             return size
         self.parts.append(data)
+        self.size += size
         if self.size > INLINE_LIMIT and self.values_dir:
-            self._open()
+            self._open(size)
         return size
 
     def keep(self, buffer: pickle.PickleBuffer) -> bool:
@@ -161,9 +169,8 @@ class _Sink:
         if self.buffers:
             self._write_buffers()
         if self.fd >= 0:
-            os.close(self.fd)
-            os.rename(self.path, os.path.join(self.values_dir, self.blob))
-            self.fd = -1
+            self._flush()
+            self._close()
             return Dumped(b"", self.blob, self.size)
         if self.size <= INLINE_LIMIT:
             inline = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
@@ -173,7 +180,7 @@ class _Sink:
     def reset(self) -> None:
         """Forget what was written."""
         self.discard()
-        self.parts, self.buffers, self.size = [], [], 0
+        self.parts, self.buffers, self.size, self.held = [], [], 0, b""
 
     def discard(self) -> None:
         """Delete the unfinished file, if there is one."""
@@ -182,15 +189,54 @@ class _Sink:
             self.fd = -1
             os.unlink(self.path)
 
-    def _open(self) -> None:
+    def _open(self, size: int) -> None:
+        """`size`: of the last part."""
         self.blob = new_value_id()
         self.path = os.path.join(self.values_dir, self.blob + ".tmp")
-        self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        parts, self.parts = self.parts, []
+        expected = sum([buffer.nbytes for buffer in self.buffers], size)
+        if self.audience and expected >= _LARGE:
+            from modal._spare_files import take
+
+            self.fd = take(self.values_dir, expected, self.path, self.audience)
+        if self.fd < 0:
+            self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        parts, self.parts, self.size = self.parts, [], 0
         for part in parts:
-            _write_all(self.fd, part)
+            self._append(part, part.nbytes if isinstance(part, memoryview) else len(part))
+
+    def _append(self, data: Part, size: int) -> None:
+        """To the file; a large `bytes` so that its reader need not copy it."""
+        if size >= _LARGE and self.held and self.aligns:
+            from modal._mapped_bytes import padding
+
+            pad = padding(self.size)
+            _write_all(self.fd, pad)
+            self.size += len(pad)
+        self._flush()
+        self.size += size
+        if size <= _HELD and isinstance(data, bytes):
+            self.held = data
+        else:
+            _write_all(self.fd, data)
+
+    def _flush(self) -> None:
+        held, self.held = self.held, b""
+        if held:
+            _write_all(self.fd, held)
+
+    def _close(self) -> None:
+        if os.fstat(self.fd).st_size != self.size:  # it was larger before
+            os.ftruncate(self.fd, self.size)
+        if self.audience and self.size >= _LARGE:
+            from modal._spare_files import keep
+
+            keep(self.values_dir, self.blob, self.path, self.size, self.audience)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+        os.rename(self.path, os.path.join(self.values_dir, self.blob))
 
     def _write_buffers(self) -> None:
+        self.aligns = False
         places = []
         for buffer in self.buffers:
             self.write(bytes(-self.size % ALIGNMENT))

@@ -9,7 +9,12 @@ from modal._planned import not_yet
 
 def stop_fetching_inputs() -> None:
     """Don't fetch any more inputs from the server, after the current one. The container will exit gracefully."""
-    raise not_yet("modal.experimental.stop_fetching_inputs")
+    from modal import _context
+    from modal.exception import InvalidError
+
+    if _context.stop_fetching is None:
+        raise InvalidError("modal.experimental.stop_fetching_inputs can be called by a function in its container only.")
+    _context.stop_fetching()
 
 
 def clustered(size: int, broadcast: bool = True) -> Callable[[Any], Any]:

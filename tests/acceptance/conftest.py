@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
 START_SECONDS = 60
 GPUS = "T4,L4,A10G,A100-40GB:2,A100-80GB:2,L40S:2,H100:2"  # simulated: what documented programs ask for
-RUN_SECONDS = 110
+RUN_SECONDS = 280  # less than a test has, so that what hangs is shown
 BUILD_SECONDS = 1000  # of a command that builds large images
 
 
@@ -106,12 +106,18 @@ class Platform:
         self._started.append(process)
         return process
 
-    def end_commands(self) -> None:
-        """Kill what a failed test has left."""
-        for process in self._started:
+    def end_commands(self, kept: int = 0) -> None:
+        """Kill what a failed test has left: all but the first `kept`."""
+        for process in self._started[kept:]:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+        del self._started[kept:]
+
+    @property
+    def commands(self) -> int:
+        """How many were started."""
+        return len(self._started)
 
     def run(
         self,
@@ -198,6 +204,18 @@ def platform() -> Iterator[Platform]:
         up = it.intermodal("up")
         assert up.code == 0, up.text
         yield it
+
+
+@pytest.fixture(autouse=True)
+def no_commands_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a failed test has left running on the shared platform does not disturb the next one."""
+    if "platform" not in request.fixturenames:
+        yield
+        return
+    shared: Platform = request.getfixturevalue("platform")
+    kept = shared.commands  # those of fixtures of wider scopes
+    yield
+    shared.end_commands(kept)
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from intermodal.worker.images import layer_mounts
 from tests.acceptance.conftest import Platform, Ran, new_platform
 from tests.oci.bases import SETTINGS, base_layer
 from tests.oci.layouts import Layout, archive, directory, file, gzipped
@@ -154,3 +157,25 @@ ENTRYPOINT ["/entry/good"]
     ran = run(platform, tmp_path, app(image, body))
     assert ran.code != 0
     assert "line 2: unknown instruction 'COPPY'; did you mean COPY?" in " ".join(ran.text.replace("│", " ").split())
+
+
+def test_mounted_layers_outlive_a_killed_worker_and_go_with_their_image(
+    platform: Platform, registry: RegistryServer, tmp_path: Path
+) -> None:
+    layers = Path(platform.env["INTERMODAL_HOME"]) / "layers"
+    why = layer_mounts.problem(tmp_path)
+    text = app(f'modal.Image.from_registry("{registry.host}/library/app:good", secret=secret)', "return os.getcwd()")
+    assert "answer: /work" in run(platform, tmp_path, text).out
+    assert bool(list(layers.glob("*.erofs"))) == (not why)
+    os.kill(platform.status()["local_worker"]["pid"], signal.SIGKILL)
+    ran = run(platform, tmp_path, text)
+    assert "answer: /work" in ran.out, ran.text
+    assert "Copied image in " not in ran.text
+    assert str(layers) not in Path("/proc/mounts").read_text()
+    assert platform.intermodal("images", "verify").code == 0
+    assert str(layers) not in Path("/proc/mounts").read_text()
+    pruned = platform.intermodal("images", "prune", "--yes")
+    assert pruned.code == 0, pruned.text
+    assert not [*layers.glob("*.erofs"), *layers.glob("*.tar")]
+    assert "answer: /work" in run(platform, tmp_path, text).out
+    assert bool(list(layers.glob("*.erofs"))) == (not why)

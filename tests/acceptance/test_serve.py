@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Platform, ProgramFinder
 
 pytestmark = pytest.mark.acceptance
 
-WAIT = 60.0  # seconds at most for anything that an edit brings about
+WAIT = 120.0  # seconds at most for anything that an edit brings about: it only ends what hangs
 SERVING = "Serving."
 
 CALLER = """
@@ -56,13 +56,7 @@ class Served:
     def wait_for(self, text: str) -> str:
         """The next line that contains `text`."""
         until = time.monotonic() + WAIT
-        while True:
-            try:
-                line = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                pytest.fail(f"no line with {text!r} in:\n" + "\n".join(self.lines))
-            if line is None:
-                break
+        while (line := self._next(until, f"line with {text!r}")) is not None:
             self.lines.append(line)
             if text in line:
                 return line
@@ -70,13 +64,21 @@ class Served:
 
     def rest(self) -> list[str]:
         """All that is printed until the end."""
-        while (line := self._queue.get(timeout=WAIT)) is not None:
+        until = time.monotonic() + WAIT
+        while (line := self._next(until, "an end")) is not None:
             self.lines.append(line)
         return self.lines
 
-    def app_id(self) -> str:
-        ran = self.platform.modal("app", "list", "--json")
-        (app_id,) = [app["App ID"] for app in json.loads(ran.out) if app["State"] == "ephemeral"]
+    def _next(self, until: float, what: str) -> str | None:
+        try:
+            return self._queue.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            pytest.fail(f"no {what} after:\n" + "\n".join(self.lines))
+
+    def app_id(self, name: str) -> str:
+        """By the app's name: another test's app may be left, whose command was killed."""
+        apps = json.loads(self.platform.modal("app", "list", "--json").out)
+        (app_id,) = [app["App ID"] for app in apps if app["State"] == "ephemeral" and app["Description"] == name]
         return str(app_id)
 
     def call(self, app_id: str, name: str, *args: str) -> subprocess.Popen[str]:
@@ -185,7 +187,7 @@ def test_running_inputs_finish_on_the_version_before(platform: Platform, tmp_pat
     save(path, SLOW.format(version="v1"))
     served = Served(platform, path, "--timeout", "600", cwd=tmp_path)
     served.wait_for(SERVING)
-    app_id = served.app_id()
+    app_id = served.app_id("slow-serve")
     old = served.call(app_id, "f", "3")
     served.wait_for("begun v1")
     save(path, SLOW.format(version="v2"))
@@ -428,10 +430,10 @@ def test_a_server_that_is_killed_meanwhile(own_platform: Platform, tmp_path: Pat
     save(path, STAYS.format(version="v1"))
     served = Served(own_platform, path, cwd=tmp_path)
     served.wait_for("state v1")
-    app_id = served.app_id()
+    app_id = served.app_id("stays")
     os.kill(int(own_platform.status()["pid"]), signal.SIGKILL)
     assert own_platform.intermodal("up").code == 0
-    assert served.app_id() == app_id
+    assert served.app_id("stays") == app_id
     save(path, STAYS.format(version="v2"))
     served.wait_for("Updated")
     served.wait_for("state v2")

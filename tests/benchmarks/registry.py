@@ -44,9 +44,9 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="an image of about 1 GB")
     options = parser.parse_args()
     enter_private_mounts()
-    who: dict[str, Callable[[str, Path], Taken]] = {OURS: _unpacked}
-    if not layer_mounts.why_not():
-        who[f"{OURS}, layers mounted"] = _mounted
+    who: dict[str, Callable[[str, Path], Taken]] = {f"{OURS}, layers unpacked": _unpacked}
+    if not layer_mounts.problem(Path(tempfile.gettempdir())):
+        who[OURS] = _mounted
     if shutil.which("umoci") and not options.large:
         who["skopeo + umoci"] = _umoci
     if shutil.which("buildah"):
@@ -103,12 +103,12 @@ def _content(number: int, size: int) -> bytes:
 
 
 def _unpacked(tag: str, place: Path) -> Taken:
-    os.environ.pop(layer_mounts.SETTING, None)
+    os.environ[layer_mounts.SETTING] = "0"
     return asyncio.run(_ours(tag, place))
 
 
 def _mounted(tag: str, place: Path) -> Taken:
-    os.environ[layer_mounts.SETTING] = "1"
+    os.environ.pop(layer_mounts.SETTING)
     return asyncio.run(_ours(tag, place))
 
 

@@ -99,8 +99,10 @@ def images_verify() -> None:
 
     Exit code 1 when there were any.
     """
+    from intermodal.worker.containers import enter_private_mounts
     from intermodal.worker.images.layers import LayerStore
 
+    enter_private_mounts()  # what is mounted for this goes with this process
     store = LayerStore(Home())
     layers, damaged = store.all(), 0
     for layer in layers:

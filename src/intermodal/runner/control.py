@@ -6,7 +6,7 @@ import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from intermodal.runner.express import Express
 from intermodal.runner.link import Link
@@ -15,11 +15,14 @@ from modal._protocol.errors import WireError
 from modal._protocol.frames import Kind
 from modal._protocol.messages.worker import (
     EXIT_ABANDONED,
+    EXIT_INIT_FAILED,
     ExpressLeave,
     Heartbeat,
     RunCancel,
     RunnerAck,
+    RunnerFailed,
     RunnerSpec,
+    RunnerStops,
     RunPause,
     RunRecall,
     RunResume,
@@ -49,6 +52,7 @@ class Control(threading.Thread):
         self._queue = queue
         self._outbox = outbox
         self._heartbeat = max(1.0, spec.heartbeat)
+        self._ready_by = time.monotonic() + spec.start_limit if spec.start_limit else float("inf")
         self._nudges = Nudges()
         self._express: Express | None = None
 
@@ -66,7 +70,8 @@ class Control(threading.Thread):
         poll.register(self._nudges.fd, select.POLLIN)
         due = time.monotonic() + self._heartbeat
         while True:
-            wait = min(due, self._nudges.next()) - time.monotonic()
+            ready_by = self._ready_by if not self.ready else due
+            wait = min(due, ready_by, self._nudges.next()) - time.monotonic()
             for ready, _events in poll.poll(max(0.0, wait) * 1000):
                 if ready == self._nudges.fd:
                     self._nudges.read()
@@ -75,9 +80,21 @@ class Control(threading.Thread):
                     if frame.kind == Kind.NOTE:
                         self._obey(frame.type, frame.header, frame.body)
             self._nudges.nudge()
+            if not self.ready and time.monotonic() >= self._ready_by:
+                self._end_start()
             if time.monotonic() >= due:
                 self._link.note(Heartbeat())
                 due = time.monotonic() + self._heartbeat
+
+    def _end_start(self) -> NoReturn:
+        """The user's code has had its time to become ready."""
+        from intermodal.runner.start_limit import too_long
+
+        failure = too_long(self.spec.function.name, self.spec.start_limit)
+        # Past Python's streams: the main thread may hold their locks.
+        os.write(2, f"{failure.traceback}{failure.type_name}: {failure.text}\n".encode())
+        self._outbox.tell(RunnerFailed(failure))
+        os._exit(EXIT_INIT_FAILED)
 
     def _obey(self, type: int, header: bytes, body: bytes) -> None:
         if type == RunRecall.TYPE:
@@ -125,5 +142,7 @@ class Control(threading.Thread):
                 continue
             self._link = control
             self._queue.relink(data, early)
+            if self._queue.stopping:
+                self._outbox.tell(RunnerStops())
             return
         os._exit(EXIT_ABANDONED)

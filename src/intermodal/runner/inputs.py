@@ -15,7 +15,7 @@ from intermodal.runner.outbox import Outbox
 from modal._protocol.errors import ConnectionLost, ProtocolError
 from modal._protocol.frames import Frame, Kind
 from modal._protocol.messages.call import CallFailure, Status, pack_failure
-from modal._protocol.messages.worker import ExpressAck, ExpressReady, RunInputs
+from modal._protocol.messages.worker import ExpressAck, ExpressReady, RunInputs, RunnerStops
 
 CANCEL_SIGNAL = signal.SIGUSR1
 RELINK_SECONDS = 120.0  # how long a container waits for a worker to come back
@@ -72,6 +72,7 @@ class InputQueue:
         self._newest = -1  # the highest token that has arrived
         self._paused: set[int] = set()
         self._ended = False
+        self.stopping = False  # the user's code wants no more
 
     # -- the reading side
     def take(self) -> Input:
@@ -168,6 +169,8 @@ class InputQueue:
                     self._express_last = token, input_id
                     self._newest = max(self._newest, token)
                     self._waiting.append(Input(token, input_id, message.args[0], "", method, (), True))
+                    if self.stopping:
+                        self._return_waiting()
 
     def _say_ready(self, express: Express) -> None:
         try:
@@ -247,6 +250,9 @@ class InputQueue:
                     self._waiting.extend(batch)
             elif frame.kind == Kind.END:
                 self._ended = True
+
+        if self.stopping:
+            self._return_waiting()
 
     def _feed_batch(self, items: list[Input], size: int) -> None:
         self._batch.extend(items)
@@ -344,6 +350,19 @@ class InputQueue:
             for item in self._withdraw(set(tokens)):
                 self._outbox.put(item.token, Status.RETURNED, b"", "", 0.0, item.input_id)
         self._outbox.flush()
+
+    def stop_fetching(self) -> None:
+        """The user's code wants no more: what is not started goes back, also what is on its way."""
+        self.stopping = True
+        self._outbox.tell(RunnerStops())  # first: else the same inputs would be given to this container again
+        with self._lock:
+            self._return_waiting()
+        self._outbox.flush()
+
+    def _return_waiting(self) -> None:
+        while self._waiting:
+            for one in self._waiting.popleft().members:
+                self._outbox.put(one.token, Status.RETURNED, b"", "", 0.0, one.input_id)
 
     def cancel(self, tokens: list[int]) -> None:
         """End inputs: the waiting ones quietly, the running ones by interruption."""

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Optional
 
 from intermodal.runner.express import Express
+from intermodal.runner.hooks import Hooks
 from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.link import Link
@@ -33,6 +34,7 @@ class LoopExecutor:
         self._invoker = invoker
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
+        self._hooks = Hooks(service, self._loop)
         self._limit = max(1, service.spec.concurrent_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._end: Optional[BaseException] = None
@@ -50,8 +52,7 @@ class LoopExecutor:
         _context.set_task_lookup(_input_id.get)
 
     def enter(self) -> None:
-        for hook in self._service.enter_hooks:
-            self._run_hook(hook)
+        self._hooks.enter()
         if self._web is not None:
             self._web.call()
             asyncio.set_event_loop(self._loop)  # `asyncio.run` has unset it
@@ -60,17 +61,7 @@ class LoopExecutor:
     def exit(self) -> None:
         if self._web is not None:
             self._loop.run_until_complete(self._web.close())
-        for hook in self._service.exit_hooks:
-            self._run_hook(hook)
-
-    def _run_hook(self, hook: Callable[[], Any]) -> None:
-        result = hook()
-        if inspect.isawaitable(result):
-
-            async def wait() -> None:
-                await result
-
-            self._loop.run_until_complete(wait())
+        self._hooks.exit()
 
     def run(self) -> None:
         """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""

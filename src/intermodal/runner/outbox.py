@@ -196,10 +196,21 @@ class Outbox:
             known = {**self._ids, **held}
             tokens = [token for token, input_id in known.items() if input_id]
             ids = [known[token] for token in tokens]
-            link.send(RunnerResumed(self._first, ready, tokens, ids, app_id, function_id))
+            link.send(RunnerResumed(self._first, ready, tokens, ids, app_id, function_id, self._returned()))
             for message in self._take_express():
                 self._sent.append((message, len(message.values[0])))
                 self._sent_bytes += len(message.values[0])
             for message, _size in self._sent:
                 link.send(message)
             self._link = link
+
+    def _returned(self) -> list[int]:
+        """What was given back in messages that are not acknowledged, or not sent yet."""
+        batches = [(message.tokens, message.statuses) for message, _size in self._sent]
+        batches.append((self._tokens, self._statuses))
+        return [
+            token
+            for tokens, statuses in batches
+            for token, status in zip(tokens, statuses)  # noqa: B905 - Python 3.9
+            if status == Status.RETURNED
+        ]

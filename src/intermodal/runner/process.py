@@ -91,6 +91,7 @@ def _serve(
     try:
         marks["ready"] = time.time()
         control.ready = True
+        _context.stop_fetching = lambda: None if forks.is_child() else queue.stop_fetching()
         outbox.tell(RunnerReady(marks))
         queue.feed(early, data)
         executor.run()
@@ -113,7 +114,20 @@ def _serve(
 
         traceback.print_exc()
         code = code if code == EXIT_INTERRUPTED else EXIT_HOOK_FAILED
+    _tell_of_threads()
     return code
+
+
+def _tell_of_threads() -> None:
+    """Threads that the user's code has left, beside those of idle pools: nobody waits for them."""
+    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
+    main = threading.main_thread()
+    left = [one.name for one in threading.enumerate() if one is not main and not one.daemon and one not in pools]
+    if left:
+        text = (
+            f"Warning: {len(left)} thread(s) still run at the end of the container and end with it: {', '.join(left)}"
+        )
+        print(text, file=sys.stderr)  # noqa: T201
 
 
 def _ask_on_interrupt() -> threading.Event:

@@ -8,6 +8,7 @@ import time
 from types import FrameType
 from typing import Optional
 
+from intermodal.runner.hooks import Hooks
 from intermodal.runner.inputs import CANCEL_SIGNAL, Input
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.loading import Service
@@ -20,17 +21,11 @@ class SerialExecutor:
     def __init__(self, service: Service, invoker: Invoker) -> None:
         self._service = service
         self._invoker = invoker
+        hooks = Hooks(service)
+        self.enter, self.exit = hooks.enter, hooks.exit
         self._token: Optional[int] = None  # the input that user code runs for, right now
         self.interrupted = False  # by SIGINT: the container shall end
         signal.signal(CANCEL_SIGNAL, self._on_cancel)
-
-    def enter(self) -> None:
-        for hook in self._service.enter_hooks:
-            hook()
-
-    def exit(self) -> None:
-        for hook in self._service.exit_hooks:
-            hook()
 
     def run(self) -> None:
         """Until NoMoreInputs, ConnectionLost or KeyboardInterrupt."""

@@ -7,6 +7,7 @@ import threading
 import time
 from queue import SimpleQueue
 
+from intermodal.runner.hooks import Hooks
 from intermodal.runner.inputs import Input, NoMoreInputs, cancelled_failure
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.loading import Service
@@ -21,19 +22,13 @@ class ThreadExecutor:
     def __init__(self, service: Service, invoker: Invoker) -> None:
         self._service = service
         self._invoker = invoker
+        hooks = Hooks(service)
+        self.enter, self.exit = hooks.enter, hooks.exit
         self._tasks: SimpleQueue[Input] = SimpleQueue()
         self.interrupted = True  # by SIGINT, where the main thread is: no user code runs there
         self._threads = 0
         self._unfinished = 0  # inputs taken and not done
         self._done = threading.Condition()
-
-    def enter(self) -> None:
-        for hook in self._service.enter_hooks:
-            hook()
-
-    def exit(self) -> None:
-        for hook in self._service.exit_hooks:
-            hook()
 
     def run(self) -> None:
         """Until NoMoreInputs (what runs is finished first), ConnectionLost or KeyboardInterrupt."""

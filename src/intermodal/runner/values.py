@@ -26,5 +26,5 @@ class Values:
         small = _serialization.dumps_small(value)
         if small is not None and len(small) <= _serialization.INLINE_LIMIT:  # integers may be large
             return small, ""
-        dumped = _serialization.dump(value, self._directory, "the result")
+        dumped = _serialization.dump(value, self._directory, "the result", audience="callers")
         return dumped.inline, dumped.blob

@@ -152,6 +152,7 @@ class Calls:
                 return  # a newer connection has taken the call over
             if error is None:
                 call.inputs_ended = True
+                self._drop_answered(call)
                 self.delivery.end_if_over(call)
             elif isinstance(error, Fault):
                 self._drop(call)  # the caller gave it up
@@ -191,6 +192,15 @@ class Calls:
         if new:
             self._check_total(function, len(new))
             self.dispatch.accept(function, new)
+
+    def _drop_answered(self, call: Call) -> None:
+        """The client has sent what it has no answer to (again): what is known by name alone, it has the answer to."""
+        answered = [held for held in call.inputs.values() if held.is_hollow]
+        if answered:
+            failure = pack_failure(CallFailure("cancelled", text="the client has its result"))
+            for held in answered:
+                self.dispatch.finish(held, Status.TERMINATED, failure, interrupt=True)
+            self.settle()
 
     # -- outputs
     def deliver(self, held: Held, status: int, value: bytes, blob: str, number: int = -1) -> None:

@@ -28,6 +28,7 @@ from modal._protocol.messages.worker import (
     RunInputs,
     RunnerFailed,
     RunnerReady,
+    RunnerStops,
     RunOutputs,
 )
 
@@ -356,6 +357,9 @@ class Dispatch:
             self._outputs(container, RunOutputs.decode(frame.header, frame.body))
         elif frame.type == RunnerReady.TYPE:
             self._ready(container, RunnerReady.decode(frame.header, frame.body))
+        elif frame.type == RunnerStops.TYPE:
+            self.scheduler.drain(container.id, time.monotonic())
+            self.run()
         elif frame.type == RunnerFailed.TYPE:
             container.failure = RunnerFailed.decode(frame.header, frame.body).failure
         elif frame.type == ContainerExited.TYPE:
@@ -578,21 +582,6 @@ class Dispatch:
             known = result.get(function.name)  # variants of a class have its name
             result[function.name] = [sum(both) for both in zip(known, numbers, strict=True)] if known else numbers
         return result
-
-    def notices(self, app_id: str) -> list[str]:
-        """What people should know of an app's functions: which wait for room, and which are crash-looping."""
-        functions = list(self.of_app.get(app_id, {}).values())
-        functions += [one for one in self.handovers.candidates.values() if one.app_id == app_id]
-        now = time.monotonic()
-        found: list[str] = []
-        for function in functions:
-            lack = self.scheduler.lack(function.pool, now)
-            if lack:
-                found.append(f"{function.name} waits for {lack}")
-            trouble = function.crashes.describe(function.name, self.handovers.is_candidate(function))
-            if trouble:
-                found.append(trouble)
-        return found
 
 
 def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:

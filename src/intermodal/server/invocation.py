@@ -15,6 +15,7 @@ from intermodal.server.function_rules import request_of
 from intermodal.server.ids import new_id
 from intermodal.server.inputs import Held
 from intermodal.server.lending import Lending
+from intermodal.server.notices import Notices
 from intermodal.server.scheduler import Scheduler
 from intermodal.server.spawns import Spawns
 from intermodal.server.store.calls import CallStore
@@ -147,7 +148,7 @@ class Invocation:
 
     def notices(self, app_id: str) -> list[str]:
         """See ports.CallsPort."""
-        return self.dispatch.notices(app_id)
+        return Notices(self.dispatch).of_app(app_id)
 
     def app_idle(self, app_id: str) -> bool:
         """See ports.CallsPort."""

@@ -23,6 +23,7 @@ from intermodal.server.gateway.gateway import Gateway
 from intermodal.server.gateway.routes import Routes
 from intermodal.server.gateway.settings import read_settings
 from intermodal.server.invocation import Invocation
+from intermodal.server.local_ports import LocalPorts
 from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
 from intermodal.server.rpc.access import Gate, tables, user_name
@@ -119,6 +120,8 @@ class Server:
             undo.push_async_callback(self.store.close)
             self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
+            await asyncio.to_thread(self.values.drop_spares)
+            undo.callback(self.values.drop_spares)
             await self.environments.load()
             await self.tokens.load()
             await self.secrets.open()
@@ -137,6 +140,7 @@ class Server:
             await self._listen()
             undo.callback(self.gateway.close)
             await self.tunnels.start()
+            await self.local_ports.refresh()
             undo.push_async_callback(self.tunnels.close)
             if self.local_worker is not None:
                 self.local_worker.start()
@@ -187,6 +191,7 @@ class Server:
             listener.close()
         if self._listeners:
             self.home.socket.unlink(missing_ok=True)
+        self.queues.note_arrivals()
         for connection in list(self._connections):
             connection.close()
 
@@ -246,6 +251,7 @@ class Server:
             read_tunnel_settings(), store.tunnels, self.certificates.get, self.gateway.ports.connect, self._is_running
         )
         self.invocation.dispatch.gone.append(self.tunnels.container_gone)
+        self.local_ports = LocalPorts(self.gateway, self.tunnels, self.invocation.workers.set_local_ports)
         files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()

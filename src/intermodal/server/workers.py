@@ -19,6 +19,7 @@ from modal._protocol.messages.call import BlobChunk
 from modal._protocol.messages.image import BuildLog
 from modal._protocol.messages.log import LogEntry
 from modal._protocol.messages.volume import WorkerVolumeSync
+from modal._protocol.messages.web import LocalPorts
 from modal._protocol.messages.wire import Done
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -49,6 +50,7 @@ log = logging.getLogger("intermodal.workers")
 ACK_SECONDS = 0.05  # how long outputs may stay unacknowledged
 LOG_NUMBERS = 10_000  # containers whose number of log entries is remembered, about
 LOST_SECONDS = 20.0  # how long a worker may be away before its containers count as lost
+PORTS_SECONDS = 5.0  # how long workers may take to open ports in their containers
 BUILD_ATTEMPTS = 3  # of one image, when its worker ends in the middle
 RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
 
@@ -123,12 +125,14 @@ class Workers:
         self._adopt_call = adopt_call
         self._spawned_inputs = spawned_inputs  # input ids -> those of spawned calls: are they without an output?
         self._adopt_spawned = adopt_spawned
+        self._local_ports: list[int] = []
         self._last_log_numbers = last_log_numbers  # app id -> container id -> number of the last entry that is kept
         self._log_numbers: dict[str, int] = {}  # container id -> the same, of those that run
         self._unacked_logs: dict[str, dict[str, int]] = {}  # worker id -> container id -> number
         self._unacked: dict[str, dict[str, int]] = {}  # worker id -> container id -> frames taken in
         self._ack_timer: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
+        self._registering: dict[str, WorkerLink] = {}  # worker id -> its newest registration, while that is prepared
         self._adopted: dict[str, Container] = {}
         dispatch.start_container = self.start
         dispatch.kill_container = self.kill
@@ -144,13 +148,20 @@ class Workers:
     # -- registration
     async def _register(self, connection: Connection, message: WorkerRegister) -> WorkerRegistered:
         link = WorkerLink(connection, message)
+        self._registering[link.worker_id] = link
+        # What must be read comes first: from here to the end of `_take_reports` nothing else may happen, or inputs
+        # that the worker holds would be assigned anew to it.
+        spawned = await self._read_for(message)
+        if connection.closed or self._registering.get(link.worker_id) is not link:
+            raise Fault(Code.INTERNAL, "the worker has registered again meanwhile")
+        del self._registering[link.worker_id]
         old = self.links.get(link.worker_id)
         self.links[link.worker_id] = link
         connection.worker_id = link.worker_id  # type: ignore[attr-defined]
         connection.on_close.append(lambda _error: self._lost(link))
         scheduler = self._dispatch.scheduler
         scheduler.capacity.add(link.worker_id, message.cpus, message.memory, link.devices)
-        lost = await self._take_reports(link, message)
+        lost = self._take_reports(link, message, spawned)
         if old is not None and not old.connection.closed:
             old.connection.abort()
         log.info(
@@ -160,9 +171,22 @@ class Workers:
         )  # fmt: skip
         self._arrived.set()
         asyncio.get_running_loop().call_soon(self._resume)
-        return WorkerRegistered(lost)
+        return WorkerRegistered(lost, self._local_ports)
 
-    async def _take_reports(self, link: WorkerLink, message: WorkerRegister) -> list[str]:
+    async def _read_for(self, message: WorkerRegister) -> dict[str, bool]:
+        """Of the inputs in containers that are not known here: the spawned ones, and whether they lack an output."""
+        await self._recall_logs(message)
+        spawned: dict[str, bool] = {}
+        read: set[str] = set()
+        while True:  # while we read, one that is known may be given up
+            unknown = [one for one in message.containers if one.container_id not in self._dispatch.containers]
+            input_ids = [input_id for report in unknown for input_id in report.input_ids if input_id not in read]
+            if not input_ids:
+                return spawned
+            read.update(input_ids)
+            spawned |= await self._spawned_inputs(input_ids)
+
+    def _take_reports(self, link: WorkerLink, message: WorkerRegister, spawned: dict[str, bool]) -> list[str]:
         """Match what the worker has with what the server knows; returns what the server disowns."""
         dispatch, scheduler = self._dispatch, self._dispatch.scheduler
         now = time.monotonic()
@@ -170,10 +194,6 @@ class Workers:
         for known in [c for c in dispatch.containers.values() if c.worker_id == link.worker_id]:
             if known.id not in reported and known.asked:
                 dispatch.exited(known, ContainerExited(known.id, -1, "lost", "its worker was restarted"))
-        await self._recall_logs(message)
-        unknown = [report for report in message.containers if report.container_id not in dispatch.containers]
-        input_ids = [input_id for report in unknown for input_id in report.input_ids]
-        spawned = await self._spawned_inputs(input_ids) if input_ids else {}
         lost: list[str] = []
         outdated: dict[str, Function] = {}  # they were deployed again, and the server ended before the new took over
         for report in message.containers:
@@ -195,8 +215,12 @@ class Workers:
                 container.state = "running" if report.ready else "starting"
                 container.frames = report.outputs_sent
                 dispatch.containers[container.id] = container
+                returned = set(report.returned)
                 for token, input_id in zip(report.tokens, report.input_ids, strict=True):
-                    self._hold(container, token, input_id, spawned, now)
+                    if token in returned:  # it was given to another one since, or is to be
+                        container.next_token = max(container.next_token, token + 1)
+                    else:
+                        self._hold(container, token, input_id, spawned, now)
             else:
                 # What was sent while the worker was away never arrived.
                 arrived = set(report.tokens)
@@ -227,6 +251,11 @@ class Workers:
             held = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
             held.over = True
             container.cancelled[token] = now
+        elif held.container is container:  # it has had it before, and what came of that is for nobody
+            before = container.tokens[held.token] = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
+            before.over = True
+            container.cancelled[held.token] = now
+            self._dispatch.scheduler.swap(container.id, held, before, now)
         else:
             # Its client, or the disk, may have been quicker than the worker: then it waits in the queue already.
             self._dispatch.scheduler.withdraw(container.function.function_id, [held])
@@ -253,6 +282,8 @@ class Workers:
             call = self._adopt_call(call_id, function.function_id, function.app_id)
             if index in call.done or (call.kind == "unary" and (call.sent or call.unsent)):
                 return None
+            if call.inputs_ended and index not in call.inputs:
+                return None  # the client has sent all that it waits for
             held = call.inputs.setdefault(index, Held(call, index, b"", "", ""))
         return held if held.container is None or held.container is container else None
 
@@ -341,6 +372,8 @@ class Workers:
             raise Fault(Code.NOT_FOUND, f"container {message.container_id} is not known here")
         container_link = ContainerLink(link, stream, container)
         self._adopted.pop(container.id, None)
+        if message.outputs_sent >= 0:
+            container.known_frames = max(0, container.frames - message.outputs_sent)
         self._attach(container, container_link, stream)
         missing, container.lost_inputs = container.lost_inputs, []
         for held in self._dispatch.reattached(container, missing):
@@ -381,6 +414,17 @@ class Workers:
         self._dispatch.scheduler.drain(container.id, time.monotonic())
         self.kill(container, STOP_GRACE, reason)
         self._dispatch.run()
+
+    # -- the network
+    async def set_local_ports(self, ports: list[int]) -> None:
+        """These ports of the machine's loopback address are there in containers; returns when it is so."""
+        if ports == self._local_ports:
+            return
+        self._local_ports = ports
+        links = [link for link in self.links.values() if not link.connection.closed]
+        asking = [asyncio.create_task(_ask(link.connection, LocalPorts(ports))) for link in links]
+        if asking:  # a worker that does not answer holds nobody up
+            await asyncio.wait(asking, timeout=PORTS_SECONDS)
 
     # -- volumes
     async def sync_volume(self, container_id: str, volume_id: str, action: str, worker_id: str = "") -> None:

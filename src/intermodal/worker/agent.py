@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal.home import Home
+from intermodal.spares import Spares
 from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
 from intermodal.worker.build_steps import BuildSteps
@@ -39,7 +40,7 @@ from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
-from modal._protocol.messages.web import ContainerConnect
+from modal._protocol.messages.web import LOCAL, ContainerConnect, LocalPorts
 from modal._protocol.messages.wire import Done, Hello
 from modal._protocol.messages.worker import (
     ContainerAdopt,
@@ -69,7 +70,6 @@ RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
-HEARTBEAT_SECONDS = 300.0  # of silence after which a runner counts as stuck
 CPU_ABOVE_REQUEST = 16.0  # cores
 START = "/.intermodal/lib/intermodal/runner/start.py"
 
@@ -98,6 +98,8 @@ class Agent:
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
         self.handover = Handover(self.home)
+        self._spares = Spares()
+        self.containers.local_ports.take = self._hand_local
         self.volumes = Volumes(self.home, lambda: self._connection)
         self.build_steps = BuildSteps(
             self.home, self.containers, self.devices, self.volumes, self.buckets, self.server, self._credentials,
@@ -204,6 +206,7 @@ class Agent:
         )
         answer = await connection.request(message, WorkerRegistered)
         lost = set(answer.lost)
+        await self._set_local_ports(answer.local_ports)
         log.info("registered as %s with %d containers; %d are disowned", self.worker_id, len(cells), len(lost))
         for cell in cells:
             if cell.container_id in lost:
@@ -212,7 +215,7 @@ class Agent:
                 if cell.running is not None:
                     await cell.running.kill()
             elif cell.container_id in self.cells:
-                cell.attach(connection.open(ContainerAdopt(cell.container_id)))
+                cell.attach(connection.open(ContainerAdopt(cell.container_id, cell.outputs_sent)))
 
     # -- what the server asks for
     def _make_handlers(self) -> aio.Handlers:
@@ -222,6 +225,7 @@ class Agent:
         handlers.stream(WorkerImageBuild)(self._build)
         handlers.unary(ContainerConnect)(self._connect)
         handlers.unary(ContainerValues)(self._move_values)
+        handlers.unary(LocalPorts)(self._take_local_ports)
         handlers.unary(WorkerStop)(self._stop)
         handlers.unary(WorkerVolumeSync)(self._sync_volume)
         handlers.note(OutputsAck)(self._acknowledged)
@@ -233,7 +237,8 @@ class Agent:
         spec = message.spec
         cell = Cell(
             spec.container_id, spec.app_id, spec.function_id,
-            self.home.containers / spec.container_id, self.home.values, self._emit_logs, self.handover.send,
+            self.home.containers / spec.container_id, self.home.values,
+            self._emit_logs, self.handover.send, self._spares,
         )  # fmt: skip
         cell.spec = spec
         cell.marks["worker asked"] = time.time()
@@ -404,6 +409,17 @@ class Agent:
             self.handover.send(message.container_id, sock.fileno(), message.ticket)
         return Done()
 
+    async def _take_local_ports(self, connection: aio.Connection, message: LocalPorts) -> Done:
+        await self._set_local_ports(message.ports)
+        return Done()
+
+    async def _set_local_ports(self, ports: list[int]) -> None:
+        # Those of a server elsewhere are not this machine's.
+        await self.containers.local_ports.set(ports if self.handover.is_here else ())
+
+    def _hand_local(self, container_id: str, port: int, accepted: socket.socket) -> None:
+        self.handover.send(container_id, accepted.fileno(), f"{LOCAL}{port}")
+
     async def _move_values(self, connection: aio.Connection, message: ContainerValues) -> Done:
         cell = self.cells.get(message.container_id)
         if cell is None:
@@ -482,7 +498,7 @@ class Agent:
                 continue
             cell = Cell(
                 running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
-                self._emit_logs, self.handover.send,
+                self._emit_logs, self.handover.send, self._spares,
             )  # fmt: skip
             cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
@@ -522,26 +538,16 @@ class Agent:
     async def _report_stats(self) -> None:
         while True:
             await asyncio.sleep(STATS_SECONDS)
+            running = [cell for cell in self.cells.values() if cell.running is not None]
+            usage = {cell.container_id: [float(part) for part in cell.running.usage()] for cell in running}  # type: ignore[union-attr]
             if self._connection is not None:
-                usage = {
-                    cell.container_id: [float(part) for part in cell.running.usage()]
-                    for cell in self.cells.values()
-                    if cell.running is not None
-                }
                 self._connection.note(WorkerStats(int(sum(part[1] for part in usage.values())), usage))
-            for cell in list(self.cells.values()):
-                if cell.running is not None and time.monotonic() - cell.last_heartbeat > HEARTBEAT_SECONDS:
-                    await self._end_stuck(cell, cell.running)
-
-    async def _end_stuck(self, cell: Cell, running: Running) -> None:
-        text = (
-            f"heartbeat timeout: the container has not been heard of for {HEARTBEAT_SECONDS:.0f} seconds "
-            "(native code that keeps the interpreter's lock, or an exit that hangs); it is ended\n"
-        )
-        log.warning("%s: %s", cell.container_id, text.rstrip())
-        cell.say(LogEntry(time.time(), Stream.SYSTEM, text))
-        cell.last_heartbeat = time.monotonic()
-        await running.kill()
+            for cell in running:
+                # Not what the clock says: this process, or the machine, may have stood still.
+                cell.liveness.passed(STATS_SECONDS, usage[cell.container_id][0])
+                verdict = cell.liveness.verdict(cell.ready)
+                if verdict:
+                    self._spawn(cell.end_stuck(verdict))
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

@@ -13,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from intermodal.spares import Spares, remove_all, spare_of
 from intermodal.worker import api, values
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
 from intermodal.worker.disk_guard import size_of
+from intermodal.worker.liveness import START_SECONDS, Liveness, start_limit
 from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
+from intermodal.worker.server_links import ServerLinks
 from modal._protocol.aio import Connection, Stream
 from modal._protocol.errors import Code, Fault, ProtocolError, WireError
 from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
@@ -42,6 +45,7 @@ from modal._protocol.messages.worker import (
     RunnerReady,
     RunnerResumed,
     RunnerStart,
+    RunnerStops,
     RunOutputs,
     RunPause,
     RunRecall,
@@ -52,8 +56,6 @@ log = logging.getLogger("intermodal.cell")
 
 RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
-HANDED_OVER = ("runner-web", "runner-express")  # roles of connections that are the server's: bytes pass no worker
-LINK_SECONDS = 0.2  # between attempts to hand over such a connection
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
 BLOB_MARK = b'"vl-'  # stands in the header of a message that names large values
 HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
@@ -71,6 +73,7 @@ class Cell:
         store: Path,
         emit_logs: Callable[[Cell, ContainerLogs], None],
         hand_over: Callable[[str, int, str, str], None],
+        spares: Spares,
     ) -> None:
         self.container_id = container_id
         self.app_id = app_id
@@ -82,7 +85,7 @@ class Cell:
         self.stream: Stream | None = None
         self.ready = False
         self.met = asyncio.Event()  # a runner has connected
-        self.entrypoint_failure = ""  # why it was ended, where its image's entrypoint did not do its part
+        self.start_failure = ""  # why this worker ended it while it started
         self.resumed = asyncio.Event()  # an adopted container's runner is back
         self.stop_reason = ""
         self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
@@ -94,11 +97,11 @@ class Cell:
         self.marks: dict[str, float] = {}
         self._store = store
         self._emit_logs = emit_logs
-        self._hand_over = hand_over
-        self._for_server: dict[str, int] = {}  # role -> descriptor of a link of the runner's, until it is handed over
+        self._spares = spares
+        self._memory = 0  # bytes that it may use, 0 where there is no limit
+        self._links = ServerLinks(container_id, hand_over, lambda: self.stream is not None)
         self.express_told = asyncio.Event()  # what came by the express way is known here
         self.express_told.set()
-        self._has_express = False
         self._unasked: deque[int] = deque(maxlen=16)  # tokens with an output whose inputs have not come this way
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
@@ -111,7 +114,9 @@ class Cell:
         self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
+        self._stops = False  # its code wants no more inputs
         self._first_output = 0  # number of the first one in `_outputs`
+        self._returned: set[int] = set()  # tokens in these that were given back unstarted
         self._no_more_inputs = False
         self._server_knows = False  # of the exit
         self._serial = True
@@ -121,7 +126,7 @@ class Cell:
         self._logs_full = False  # the container waits until the server has taken more in
         self._spool = LogSpool(directory / "logs.spool", app_id, container_id)
         self._release: asyncio.Task[None] | None = None
-        self.last_heartbeat = time.monotonic()
+        self.liveness = Liveness(START_SECONDS)
 
     # -- sockets
     async def listen(
@@ -146,6 +151,8 @@ class Cell:
             self._serial = not function.is_async and function.concurrent_max <= 1
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
+            self._memory = self.spec.resources.memory_limit << 20
+            self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
             "function_id": self.function_id,
@@ -153,6 +160,8 @@ class Cell:
             "restricted": self.restricted,
             "devices": self.devices,
             "form": self.form,
+            "memory": self._memory,
+            "start_limit": self.liveness.limit,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
 
@@ -163,6 +172,11 @@ class Cell:
         devices = note.get("devices")
         self.devices = [str(one) for one in devices] if isinstance(devices, list) else []
         self.form = str(note.get("form", ""))
+        memory = note.get("memory")
+        self._memory = memory if isinstance(memory, int) else 0
+        remove_all(self.run_dir / "values")
+        limit = note.get("start_limit")
+        self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS
 
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
@@ -182,11 +196,13 @@ class Cell:
             self._emit_logs(self, message)
         if self.ready:  # it may have become so while nobody listened
             stream.send_now(RunnerReady())
+        if self._stops:
+            stream.send_now(RunnerStops())
         for data, _inputs in self._outputs:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
             stream.send_frame(RunnerFailed.TYPE, *self._failure)
-        self._give_links()
+        self._links.give()
         if self.exit is not None:
             self._tell_exit()
         elif self._pump is not None and not self._logs_full:
@@ -195,8 +211,8 @@ class Cell:
     def detach(self) -> None:
         """The server is away."""
         self.stream = None
-        if self._has_express:
-            self._has_express = False
+        if self._links.has_express:
+            self._links.has_express = False
             self.express_told.clear()
             self.tell(ExpressLeave())
         if self._pump is not None:
@@ -240,11 +256,21 @@ class Cell:
         if blob:
             (self.run_dir / "values" / blob).unlink(missing_ok=True)
 
+    def _take(self, blob: str) -> bool:
+        """Move a large value that the container has written to the store. False where there is none."""
+        directory = self.run_dir / "values"
+        if not values.take(directory, self._store, blob):
+            return False
+        spare = spare_of(directory / blob)
+        if spare is not None:
+            self._spares.keep(*spare, self._memory)
+        return True
+
     async def move_values(self, written: list[str], wanted: list[str]) -> None:
         """Large values of calls that the container makes itself. Raises Fault. May be asked for twice."""
         directory = self.run_dir / "values"
         for blob in written:
-            if not values.take(directory, self._store, blob) and not values.is_kept(self._store, blob):
+            if not self._take(blob) and not values.is_kept(self._store, blob):
                 raise Fault(Code.NOT_FOUND, f"the container has written no value {blob[:80]!r}")
         for blob in wanted:
             try:
@@ -290,7 +316,7 @@ class Cell:
     def acknowledged(self, count: int) -> None:
         """The server has RunOutputs frames up to this count."""
         while self._outputs and self._first_output < count:
-            self._outputs.popleft()
+            self._returned.difference_update(self._outputs.popleft()[1])
             self._first_output += 1
         self.tell(RunnerAck(count))
         self._release_if_known()
@@ -302,6 +328,17 @@ class Cell:
             found = os.statvfs(self.running.places.disk)
             own = (found.f_blocks - found.f_bfree) * found.f_frsize
         return own + size_of(self.run_dir)
+
+    async def end_stuck(self, text: str) -> None:
+        """It is not alive any more; see `liveness`."""
+        if self.running is None or self.start_failure:
+            return
+        log.warning("%s: %s", self.container_id, text)
+        if not self.ready:
+            self.start_failure = text
+        self.say(LogEntry(time.time(), LogStream.SYSTEM, f"{text}; it is ended\n"))
+        self.liveness.beat()
+        await self.running.kill()
 
     async def end_for_disk(self, text: str) -> None:
         """See disk_guard.Writer."""
@@ -330,8 +367,9 @@ class Cell:
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
         """A runner has connected."""
-        if hello.role in HANDED_OVER:
-            self._keep_link(hello.role, connection)
+        if hello.role in ServerLinks.roles:
+            assert connection.transport is not None
+            self._links.keep(hello.role, connection.transport)
             return
         if hello.role == "runner-control":
             self._control = connection
@@ -353,41 +391,11 @@ class Cell:
         if self._no_more_inputs:
             connection.send(Kind.END, 0, b"", b"")
 
-    def _keep_link(self, role: str, connection: RunnerConnection) -> None:
-        """This connection is for the server: nothing more is read from it here."""
-        assert connection.transport is not None
-        connection.transport.pause_reading()
-        self._drop_link(role)
-        self._for_server[role] = os.dup(connection.transport.get_extra_info("socket").fileno())
-        connection.transport.abort()  # closes this process's own descriptor
-        self._give_links()
-
-    def _give_links(self) -> None:
-        if self.stream is None:
-            return  # with `attach`
-        for role, descriptor in list(self._for_server.items()):
-            try:
-                self._hand_over(self.container_id, descriptor, "", role)
-            except OSError as error:
-                if role == "runner-express" and isinstance(error, FileNotFoundError):
-                    self._drop_link(role)  # the server is on another machine: it is not to be had
-                    continue
-                log.info("%s: its link %s waits: %s", self.container_id, role, error)
-                asyncio.get_running_loop().call_later(LINK_SECONDS, self._give_links)
-            else:
-                self._drop_link(role)
-                self._has_express = self._has_express or role == "runner-express"
-
-    def _drop_link(self, role: str) -> None:
-        descriptor = self._for_server.pop(role, -1)
-        if descriptor >= 0:
-            os.close(descriptor)
-
     def from_runner(self, connection: RunnerConnection, frame: Frame) -> None:
         """A frame on the data or the control connection."""
         if connection is self._control:
             if frame.type == Heartbeat.TYPE:
-                self.last_heartbeat = time.monotonic()
+                self.liveness.beat()
             return
         if frame.kind != Kind.ITEM or frame.stream != RUNNER_STREAM:
             raise ProtocolError("a runner sends items on its own stream alone")
@@ -404,6 +412,8 @@ class Cell:
             self._inflight.update(zip(holds.tokens, holds.input_ids, strict=False))
             self.express_told.set()
             return
+        elif frame.type == RunnerStops.TYPE:
+            self._stops = True
         elif frame.type == RunnerFailed.TYPE:
             self._failure = frame.header, frame.body
         else:
@@ -416,7 +426,7 @@ class Cell:
         message = RunOutputs.decode(frame.header, frame.body)
         self._drain()  # what was printed before an output arrives before it
         for blob in message.blobs:
-            if blob and not values.take(self.run_dir / "values", self._store, blob):
+            if blob and not self._take(blob):
                 log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
         if self.stream is not None:
             self.stream.send_frame(frame.type, frame.header, frame.body)
@@ -432,6 +442,8 @@ class Cell:
                 inputs[token] = input_id
             else:
                 self._unasked.append(token)
+                if status == Status.RETURNED:
+                    self._returned.add(token)
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
         self._outputs.append((data, inputs))
 
@@ -441,6 +453,7 @@ class Cell:
         self._first_output = message.first
         self._outputs.clear()
         self._inflight = dict(zip(message.tokens, message.input_ids, strict=False))
+        self._returned = set(message.returned)
         late = not self.resumed.is_set() and self.stream is not None
         self.resumed.set()
         if late and self.ready and self.stream is not None:
@@ -469,7 +482,13 @@ class Cell:
             self.exit is not None,
             self.devices,
             self.form,
+            [token for token in held if token in self._returned],
         )
+
+    @property
+    def outputs_sent(self) -> int:
+        """RunOutputs frames that the server has acknowledged."""
+        return self._first_output
 
     # -- logs
     def say(self, entry: LogEntry) -> None:
@@ -526,6 +545,8 @@ class Cell:
             self._pump.close()
         if self._overran:
             exit = replace(exit, reason="out-of-disk", detail=self._overran)
+        if self.start_failure:
+            exit = replace(exit, reason="start-failed", detail=self.start_failure)
         reason = "stopped" if self.stop_reason and exit.reason in ("exited", "killed") else exit.reason
         self._ended(ContainerExited(self.container_id, exit.code, reason, exit.detail or self.stop_reason, exit.signal))
 
@@ -551,8 +572,7 @@ class Cell:
 
     async def close(self) -> None:
         """Close the sockets; the process is the caller's."""
-        for role in list(self._for_server):
-            self._drop_link(role)
+        self._links.close()
         for server in self._servers:
             server.close()
         for connection in (self._runner, self._control):

@@ -43,7 +43,7 @@ async def watch(cell: Cell, running: Running, entrypoint: list[str]) -> None:
     try:
         await asyncio.wait_for(cell.met.wait(), seconds)
     except TimeoutError:
-        cell.entrypoint_failure = (
+        cell.start_failure = (
             f"the image's ENTRYPOINT {shlex.join(entrypoint)} has not run the command that it was given within "
             f"{seconds:g} seconds: {ADVICE} (more time: {PATIENCE_SETTING} of the worker)"
         )
@@ -52,9 +52,7 @@ async def watch(cell: Cell, running: Running, entrypoint: list[str]) -> None:
 
 def explained(cell: Cell, exit: Exit, entrypoint: list[str]) -> Exit:
     """The end of a container whose runner never appeared, as what it means; any other end as it is."""
-    if cell.entrypoint_failure:
-        return Exit(exit.code, exit.signal, "start-failed", cell.entrypoint_failure)
-    if cell.met.is_set() or cell.stop_reason or exit.reason != "exited":
+    if cell.met.is_set() or cell.stop_reason or cell.start_failure or exit.reason != "exited":
         return exit
     how = f"was ended by signal {exit.signal}" if exit.signal else f"ended with exit code {exit.code}"
     text = f"the image's ENTRYPOINT {shlex.join(entrypoint)} {how} before it ran the command that it was given"

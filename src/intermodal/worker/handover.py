@@ -23,6 +23,11 @@ class Handover:
     def __init__(self, home: Home) -> None:
         self._path = str(home.handover)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the server of this home runs on this machine."""
+        return os.path.exists(self._path)
+
     def send(self, container_id: str, descriptor: int, ticket: str = "", role: str = "") -> None:
         """Raises OSError where the server is away. The descriptor stays the caller's to close."""
         message = WebHandover(container_id, ticket, role)

@@ -56,6 +56,7 @@ class Connection(FrameTransport):
         self.welcome: Optional[Welcome] = None
         self.context: Any = None  # whatever the owner wants to keep with the connection
         self.held = 0  # bytes that came and were neither received nor answered
+        self.direct = False  # what the peer's socket has been read of has arrived (accepting side only)
         self.on_cancel: Optional[Callable[[int], None]] = None  # the peer gave up this request of a fast handler
         self.greeted: asyncio.Future[Message] = self.loop.create_future()
         self._greet = greet

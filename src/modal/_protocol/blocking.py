@@ -42,6 +42,7 @@ class Connection:
         self.welcome: Message | None = None
         self.notes: deque[Frame] = deque()  # NOTE frames that came meanwhile, for whoever wants them
         self.on_note: Callable[[Frame], None] | None = None  # gets them instead, as they come
+        self.direct = False  # the server sees itself what has been read here
         self.broken = False
         self._watched = sock.family != socket.AF_UNIX  # the peer may vanish without a word
         self._poll = select.poll()
@@ -350,7 +351,8 @@ def connect(
         if where.scheme != "unix":
             connection.upgrade(where, timeout)
         connection.send_bytes(pack(Kind.HELLO, hello.TYPE, 0, *hello.encode()))
-        connection.welcome = _welcome(connection, timeout)
+        welcome = connection.welcome = _welcome(connection, timeout)
+        connection.direct = isinstance(welcome, Welcome) and welcome.direct
     except TimeoutError:
         connection.close()
         raise Unreachable(f"{where} does not greet: is it an Intermodal server?") from None

@@ -32,6 +32,7 @@ class FrameTransport(FrameSender):
         super().__init__()
         self.accepting = accepting
         self.paused = False  # the transport has more than it should: wait with `drain`
+        self.read_to_end = False  # the peer, on a unix socket, ended the connection and had read all that was sent
         self.on_close: list[Callable[[Optional[Exception]], None]] = []
         self._http = http
         self._buffer = FrameBuffer(greeting=accepting)
@@ -92,6 +93,7 @@ class FrameTransport(FrameSender):
                 self.flush()
 
     def eof_received(self) -> bool:
+        self.read_to_end = not self.unsent  # where it has not read what its kernel has, a reset comes and no end
         return False
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
@@ -180,6 +182,11 @@ class FrameTransport(FrameSender):
     def report(self, text: str, error: Exception) -> None:
         """A defect, to the loop's exception handler."""
         self.loop.call_exception_handler({"message": text, "exception": error, "protocol": self})
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written is not even in the kernel yet."""
+        return bool(self._out) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
 
     def count_answer(self) -> None:
         """The wire itself answers. Raises ProtocolError where the peer asks on and on but does not read."""

@@ -8,6 +8,7 @@ import pytest
 
 from intermodal import doctor
 from intermodal.home import Home
+from intermodal.worker.images import layer_mounts
 
 pytestmark = pytest.mark.containers
 
@@ -24,6 +25,20 @@ def test_report(tmp_path: Path):
         assert check.detail, check
         assert check.ok or check.remedy, check
     assert list(home.iterdir()) == []
+
+
+def test_it_says_how_layers_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def said() -> str:
+        (check,) = [one for one in doctor.report(Home(tmp_path)) if one.name == "layers of registries"]
+        assert check.ok
+        return check.detail
+
+    monkeypatch.setenv(layer_mounts.SETTING, "0")
+    assert said() == "unpacked, which takes longer: INTERMODAL_MOUNT_LAYERS is 0"
+    monkeypatch.delenv(layer_mounts.SETTING)
+    why = layer_mounts.problem(tmp_path)
+    assert said() == (f"unpacked, which takes longer: {why}" if why else "mounted as they are (docs/images.md)")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 
 from intermodal.home import Home
 from intermodal.worker.containers import Containers, StartFailed
+from intermodal.worker.containers.cgroups import Cgroup
 from tests.integration.containers.conftest import PYTHON, drain, finish
 from tests.integration.containers.traces import traces_of
 
@@ -173,6 +174,31 @@ async def test_a_runtime_that_is_not_there_is_refused_by_name(tmp_path: Path, mo
     with pytest.raises(ContainersError, match="no runtime 'moon'; choose one of crun, runc, host"):
         await containers.open()
     await containers.close()
+
+
+async def test_kill_ends_a_frozen_container(containers: Containers, launch):
+    """By the control group's freezer: such processes notice nothing before they are thawed."""
+    running = await containers.start(launch("sh", "-c", "echo up; sleep 1000"))
+    await _line(running.stdout_fd)
+    freeze(running.cgroup)
+    async with asyncio.timeout(10):
+        await running.kill()
+    assert running.exit is not None
+    assert running.exit.reason == "killed"
+    await running.close()
+
+
+def freeze(cgroup: Cgroup) -> None:
+    """Every process of the group stands still. Skips where there is no freezer."""
+    if cgroup.v2:
+        (cgroup.directories[0] / "cgroup.freeze").write_text("1")
+        return
+    if "freezer" not in cgroup.by_controller:
+        pytest.skip("no freezer here")
+    state = cgroup.by_controller["freezer"] / "freezer.state"
+    state.write_text("FROZEN")
+    while state.read_text().strip() != "FROZEN":
+        os.sched_yield()
 
 
 async def _line(fd: int) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,9 +18,19 @@ import pytest
 
 import modal
 from modal import exception
+from modal._protocol import blocking
+from modal._protocol.frames import VERSION_MAX, VERSION_MIN
+from modal._protocol.messages.wire import Hello
 from tests.integration.data.conftest import ServerProcess
 
 MIB = 1 << 20
+CONSUMER = """
+import modal, os, sys
+from modal._client import Client
+Client.set_current(Client(sys.argv[1]))
+q = modal.Queue.from_name(sys.argv[2]).hydrate()
+print('waits', flush=True)
+"""
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -162,15 +174,7 @@ def test_a_consumer_that_gives_up_takes_nothing_with_it(q: modal.Queue) -> None:
 
 
 def test_a_consumer_that_is_killed_takes_nothing_with_it(q: modal.Queue, server: ServerProcess) -> None:
-    program = (
-        "import modal, sys\n"
-        "from modal._client import Client\n"
-        "Client.set_current(Client(sys.argv[1]))\n"
-        "q = modal.Queue.from_name(sys.argv[2]).hydrate()\n"
-        "print('waits', flush=True)\n"
-        "q.get()\n"
-        "print('got', flush=True)\n"
-    )
+    program = CONSUMER + "q.get()\nprint('got', flush=True)\n"
     q.hydrate()
     consumers = []
     for _ in range(3):
@@ -194,6 +198,68 @@ def test_a_consumer_that_is_killed_takes_nothing_with_it(q: modal.Queue, server:
         assert child.stdout is not None
         child.stdout.close()
     assert q.len() == 0
+
+
+def test_what_a_client_of_this_machine_has_read_has_arrived(
+    q: modal.Queue, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[object] = []
+    monkeypatch.setattr(blocking.Connection, "note", lambda _self, message: notes.append(message))
+    q.put("a")
+    q.put("b", partition="p")
+    assert q.get() == "a"
+    assert q.get(partition="p") == "b"
+    server.stop()  # it asks the kernel once more; the client has said nothing of "b"
+    with contextlib.closing(sqlite3.connect(server.home.path / "store.sqlite")) as store:
+        assert store.execute("SELECT count(*) FROM queue_taken").fetchone() == (0,)
+    server.start()
+    assert notes == []
+    assert q.len(total=True) == 0
+
+
+def test_a_consumer_that_ends_at_once_keeps_what_it_got(q: modal.Queue, server: ServerProcess) -> None:
+    q.put("first")
+    subprocess.run(
+        [sys.executable, "-c", f"{CONSUMER}q.get()\nos._exit(0)\n", server.home.address, q._name],
+        stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    wait_for_getters(q, 0)
+    q.put("second")
+    assert q.get() == "second"
+
+
+def test_a_consumer_that_is_interrupted_gives_back_what_it_has_read(q: modal.Queue, server: ServerProcess) -> None:
+    program = CONSUMER + (
+        "from modal._protocol import blocking\n"
+        "decode = blocking.decode\n"
+        "def interrupted(type, *parts):\n"
+        "    decode(type, *parts)\n"
+        "    raise KeyboardInterrupt\n"
+        "blocking.decode = interrupted\n"
+        "try:\n"
+        "    q.get()\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    q.put("first")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, server.home.address, q._name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert [child.stdout.readline(), child.stdout.readline()] == ["waits\n", "interrupted\n"]
+        assert q.get(timeout=20) == "first"
+        child.communicate()
+
+
+def test_only_the_process_itself_is_believed_to_have_read(server: ServerProcess) -> None:
+    believed = []
+    for process in (os.getpid(), os.getpid() + 1, 0):
+        connection = blocking.connect(server.home.address, Hello("client", VERSION_MIN, VERSION_MAX, process=process))
+        believed.append(connection.direct)
+        connection.close()
+    assert believed == [True, False, False]
 
 
 def test_a_deleted_queue_wakes_whoever_waits(q: modal.Queue) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,13 @@ class PlainProcess:
             os.close(descriptor)
 
 
+class NoLocalPorts:
+    """These containers are on the machine's own network."""
+
+    async def set(self, _ports: Iterable[int]) -> None:
+        pass
+
+
 class PlainContainers:
     """Starts runners as plain processes."""
 
@@ -80,6 +87,7 @@ class PlainContainers:
 
     def __init__(self, source: Path) -> None:
         self.source = source
+        self.local_ports = NoLocalPorts()
         self.running: list[PlainProcess] = []
 
     async def open(self) -> None:
@@ -115,6 +123,8 @@ class PlainContainers:
 
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
+
+    is_here = False  # the gateway, for connections to hand over
 
     async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
@@ -176,6 +186,25 @@ class PlainAgent(Agent):
         return Launch()
 
 
+class Life:
+    """One life of the server. Once it is over nobody is greeted: not who was about to be when it ended, either."""
+
+    def __init__(self, connections: list[aio.Connection]) -> None:
+        self.is_over = False
+        self._connections = connections
+
+    def greet(self, connection: aio.Connection, _hello: Hello) -> Welcome:
+        if self.is_over:
+            connection.abort()
+        return Welcome(1)
+
+    def connected(self, connection: aio.Connection) -> None:
+        if self.is_over:
+            connection.abort()
+        else:
+            self._connections.append(connection)
+
+
 class Rig:
     """A server with one worker. `rig.function(...)` publishes; clients connect to `rig.address`."""
 
@@ -191,6 +220,7 @@ class Rig:
         self.agent: PlainAgent
         self.server: asyncio.AbstractServer
         self.connections: list[aio.Connection] = []
+        self._life: Life
         self._published: dict[str, FunctionSpec] = {}
         self._clients: list[Client] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -209,13 +239,13 @@ class Rig:
         handlers = aio.Handlers()
         self.invocation.register(handlers)
         await self.invocation.open(expect_workers)
-        self.server = await aio.serve(
-            self.address, lambda _connection, _hello: Welcome(1), handlers, connected=self.connections.append
-        )
+        life = self._life = Life(self.connections)
+        self.server = await aio.serve(self.address, life.greet, handlers, connected=life.connected)
 
     async def restart_server(self) -> None:
         """As after kill -9: everything in its memory is gone, every connection cut."""
         self.server.close()
+        self._life.is_over = True
         self.cut()
         self.cut_express()
         await self.store.close()

@@ -89,9 +89,9 @@ async def test_code_that_raises_keyboard_interrupt_while_it_starts_has_failed(it
 async def test_a_container_that_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by native code that never gives the interpreter's lock back: it is ended, the log says why, and its input runs
     again."""
-    from intermodal.worker import agent
+    from intermodal.worker import agent, liveness
 
-    monkeypatch.setattr(agent, "HEARTBEAT_SECONDS", 3.0)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 3.0)
     monkeypatch.setattr(agent, "STATS_SECONDS", 0.5)
     async with rig() as it:
         it.write("program", MODULE)

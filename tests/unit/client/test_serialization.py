@@ -137,6 +137,7 @@ def test_very_large_pieces_are_read_into_fresh_memory(
         advised.append((view.nbytes, huge))
         advise(view, huge=huge)
 
+    monkeypatch.setattr(_fresh_memory, "fill", lambda _view, _file: False)
     monkeypatch.setattr(_fresh_memory, "advise", note)
     monkeypatch.setattr(_fresh_memory, "DEAR", 1.0)
     data = kind(b"0123456789abcdef" * (600 << 10) + b"tail")
@@ -148,6 +149,7 @@ def test_very_large_pieces_are_read_into_fresh_memory(
 
 def test_where_huge_pages_are_dear_the_rest_gets_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advised: list[tuple[int, bool]] = []
+    monkeypatch.setattr(_fresh_memory, "fill", lambda _view, _file: False)
     monkeypatch.setattr(_fresh_memory, "advise", lambda view, *, huge: advised.append((view.nbytes, huge)))
     monkeypatch.setattr(_fresh_memory, "DEAR", -1.0)
     written: list[int] = []

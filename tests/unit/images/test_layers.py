@@ -51,6 +51,21 @@ def test_half_layers_of_an_ended_process_are_removed(store: LayerStore, tmp_path
     assert [path.name for path in (tmp_path / "layers").iterdir()] == [".new-1-0"]
 
 
+def test_archives_without_their_layer_are_removed(
+    store: LayerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = tmp_path / "layers"
+    (layers / "aa").mkdir(parents=True)
+    names = ["aa.tar", "aa.erofs", "bb.tar", "bb.erofs"]
+    for name in names:
+        (layers / name).write_text("x")
+    store.clean()  # another process may be about to give bb its directory
+    assert sorted(path.name for path in layers.iterdir() if path.is_file()) == sorted(names)
+    monkeypatch.setattr(module, "ORPHANED", -1.0)
+    store.clean()
+    assert sorted(path.name for path in layers.iterdir() if path.is_file()) == ["aa.erofs", "aa.tar"]
+
+
 def test_a_layer_without_its_directory_is_not_there(store: LayerStore) -> None:
     layer = make(store, "aa")
     remove_tree(store.path(layer.id))

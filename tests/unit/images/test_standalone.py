@@ -6,11 +6,14 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from intermodal.worker.images import interpreters, standalone
 from intermodal.worker.images.failures import StepError
+from intermodal.worker.images.kinds import add_python
+from intermodal.worker.images.kinds.kind import Instruction
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +82,16 @@ async def test_what_cannot_be_had_names_the_choices(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     with pytest.raises(StepError, match="UV_PYTHON_DOWNLOADS forbids to fetch one"):
         await standalone.ensure("3.12", lambda _kind, _text: None)
+
+
+async def test_an_image_is_told_of_the_debian_that_has_its_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    monkeypatch.setattr(standalone, "find", lambda _minor: None)
+    (kind,) = [one for one in add_python.KINDS if one.name == "add_python"]
+    for minor, told in (("3.14", True), ("3.12", False)):
+        instruction = Instruction(0, "add_python", "", {"version": minor})
+        with pytest.raises(StepError) as caught:
+            await kind.prepare(cast("Any", None), instruction, lambda _kind, _text: None)
+        assert ('debian_slim("3.14")' in caught.value.reason) == told

@@ -149,3 +149,52 @@ def test_who_waits_for_its_own_call_is_not_asked_to_make_room() -> None:
     world.ready()
     world.pass_time(100.0)
     assert len(world.of("parent")) == 2
+
+
+def lack(world: World, name: str = "f") -> str:
+    world.pass_time(2.0)
+    return world.scheduler.lack(world.scheduler.pools[name], world.now)
+
+
+def test_what_a_recursion_waits_for_that_cannot_go_on() -> None:
+    """Memory is not lent: people hear who holds it, and that waiting is of no use."""
+    world = World(cpus=8.0, memory=250)
+    world.function(request=CPU)
+    for _ in range(2):
+        (item,) = world.send()
+        world.pass_time(1.0)
+        world.ready()
+        (box,) = [box for box in world.boxes.values() if item in box.inputs]
+        world.waits(box, item)
+    world.send()
+    assert lack(world) == (
+        "memory=100: 50 of 250 MiB are not reserved by other containers, 200 MiB held by 2 that wait for calls of "
+        "their own. No other container runs, so this will not change: ask for less memory, or make fewer calls in calls"
+    )
+
+
+def test_where_others_run_waiting_may_help() -> None:
+    world = World(cpus=8.0, memory=250)
+    world.function(request=CPU)
+    (item,) = world.send()
+    world.ready()
+    world.waits(world.box(), item)
+    world.send(2)
+    world.pass_time(1.0)
+    world.ready()
+    text = lack(world)
+    assert text.endswith("100 MiB held by 1 that wait for calls of their own")
+
+
+def test_what_a_recursion_waits_for_within_max_containers() -> None:
+    world = World()
+    world.function(request=CPU, max_containers=1)
+    (item,) = world.send()
+    world.ready()
+    assert lack(world) == ""
+    world.send()
+    assert lack(world) == "", "its container will be free"
+    world.waits(world.box(), item)
+    assert lack(world) == (
+        "a container of its own: all 1 (max_containers) wait for calls that they have made themselves"
+    )

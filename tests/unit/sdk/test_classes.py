@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import pytest
 
 import modal
+from modal._definition import Resolved
 from modal._lifecycle import construct
 from modal._parameter import pickle_values
 from modal.exception import DeprecationError, InvalidError
@@ -241,3 +243,19 @@ def test_references_travel() -> None:
     assert cls._values == {"foo": "a"}
     assert cls._cls._reference == ("an-app", "Model", None)
     assert cls.anything.tag == "Model.anything"
+
+
+def test_a_serialized_class_is_pickled_without_warnings() -> None:
+    """Its methods are looked up on the class then, which is no call of the user's."""
+    app = modal.App()
+
+    @app.cls(serialized=True)
+    class Sent:
+        @modal.method()
+        def f(self) -> int:
+            return 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spec = app.registered_classes["Sent"]._definition.spec(Resolved("im-1", [], [], [], ""))  # type: ignore[union-attr]
+    assert b"Sent" in spec.serialized

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from intermodal.server.store.database import Database
 from intermodal.server.store.migrations import Refused, known, migrate
+from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
 
 
@@ -147,10 +149,105 @@ def test_a_migration_takes_effect_as_a_whole_or_not_at_all(tmp_path: Path) -> No
     connection = sqlite3.connect(tmp_path / "db", isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
         migrate(connection, tmp_path / "db", steps)
-    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
-    assert tables == ["a"]
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    assert tables == ["a", "applied_migrations"]
     assert connection.execute("PRAGMA user_version").fetchone() == (1,)
     second.write_text("CREATE TABLE b (x);")
     assert migrate(connection, tmp_path / "db", steps) == 2
     assert migrate(connection, tmp_path / "db", steps) == 2
     connection.close()
+
+
+# -- databases that have had something else
+
+
+class Versions:
+    """Migrations as different builds have them, and one database that they take turns with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "db"
+        self.connection = sqlite3.connect(self.path, isolation_level=None)
+
+    def step(self, number: int, text: str, name: str = "x") -> tuple[int, Path]:
+        path = self.folder / f"{number:04d}_{name}.sql"
+        path.write_text(text)
+        return number, path
+
+    def migrate(self, *steps: tuple[int, Path]) -> int:
+        return migrate(self.connection, self.path, list(steps))
+
+    def tables(self) -> set[str]:
+        names = {row[0] for row in self.connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        return names - {"applied_migrations"}
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Iterator[Versions]:
+    found = Versions(tmp_path)
+    yield found
+    found.connection.close()
+
+
+def test_a_migration_that_an_unfinished_build_has_left_out_is_made_up_for(versions: Versions) -> None:
+    first, second, third = (versions.step(n, f"CREATE TABLE t{n} (x);") for n in (1, 2, 3))
+    assert versions.migrate(first, third) == 3
+    assert versions.migrate(first, second, third) == 3
+    assert versions.tables() == {"t1", "t2", "t3"}
+    assert versions.migrate(first, second, third) == 3
+
+
+def test_one_that_cannot_be_made_up_for_is_named(versions: Versions) -> None:
+    first, second = versions.step(1, "CREATE TABLE a (x);"), versions.step(2, "ALTER TABLE a RENAME TO b;")
+    third = versions.step(3, "DROP TABLE a;")
+    versions.migrate(first, third)
+    with pytest.raises(Refused, match=r"lacks migration 0002_x\.sql, .*no such table: a.*INTERMODAL_HOME"):
+        versions.migrate(first, second, third)
+
+
+def test_another_form_of_a_migration_is_refused(versions: Versions) -> None:
+    versions.migrate(versions.step(1, "CREATE TABLE a (x);"), versions.step(2, "CREATE TABLE b (x);"))
+    with pytest.raises(Refused, match=r"another form of migration 0002_x\.sql"):
+        versions.migrate(versions.step(1, "CREATE TABLE a (x);"), versions.step(2, "CREATE TABLE b (x, y);"))
+
+
+def test_a_migration_that_nobody_knows_is_refused(versions: Versions) -> None:
+    first, third = versions.step(1, "CREATE TABLE a (x);"), versions.step(3, "CREATE TABLE c (x);")
+    versions.migrate(first, versions.step(2, "CREATE TABLE b (x);", "of_a_branch"), third)
+    with pytest.raises(Refused, match=r"had migration 0002_of_a_branch\.sql, which this Intermodal does not know"):
+        versions.migrate(first, third)
+
+
+@pytest.mark.parametrize("left_out", [None, 2, 3])
+def test_a_database_without_a_record_is_looked_at(versions: Versions, left_out: int | None) -> None:
+    """From before there was one: what it has had shows in its tables and columns."""
+    steps = [
+        versions.step(1, "CREATE TABLE a (x); CREATE TABLE gone (x);"),
+        versions.step(2, "CREATE TABLE b (x);"),
+        versions.step(3, "ALTER TABLE a ADD COLUMN y;"),
+        versions.step(4, "DROP TABLE gone; CREATE TABLE d (x);"),
+    ]
+    versions.migrate(*(step for step in steps if step[0] != left_out))
+    versions.connection.execute("DROP TABLE applied_migrations")
+    assert versions.migrate(*steps) == 4
+    assert versions.tables() == {"a", "b", "d"}
+    assert [row[1] for row in versions.connection.execute("PRAGMA table_info(a)")] == ["x", "y"]
+    numbers = [row[0] for row in versions.connection.execute("SELECT number FROM applied_migrations ORDER BY number")]
+    assert numbers == [1, 2, 3, 4]
+
+
+async def test_a_store_of_an_earlier_version_gets_its_record(tmp_path: Path) -> None:
+    """Its volumes have moved to their own database: their tables are not missed."""
+    store = await Store.open(tmp_path / "store.sqlite")
+    await store.close()
+    for name in ("store.sqlite", "volumes.sqlite"):
+        old = sqlite3.connect(tmp_path / name)
+        old.execute("DROP TABLE applied_migrations")
+        old.commit()
+        before = old.execute("SELECT name FROM sqlite_schema ORDER BY name").fetchall()
+        old.close()
+        await (await Store.open(tmp_path / "store.sqlite")).close()
+        new = sqlite3.connect(tmp_path / name)
+        after = [row for row in new.execute("SELECT name FROM sqlite_schema ORDER BY name") if "applied" not in row[0]]
+        new.close()
+        assert after == before

@@ -170,9 +170,7 @@ async def test_a_full_disk_is_said_and_over_when_it_is_over(tmp_path: Path) -> N
     assert contents(tmp_path) == [b"b"]
 
 
-async def test_on_a_quick_disk_a_single_writer_waits_for_no_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_file, "QUICK", 60.0)
     monkeypatch.setattr(journal_file, "QUICK_WRITES", 3)
     journal = Journal(tmp_path, "sv-1", 0)
@@ -189,9 +187,32 @@ async def test_on_a_quick_disk_a_single_writer_waits_for_no_thread(
         await append(journal, b"%d" % number)
     main = threading.current_thread().name
     assert threads == ["journal"] * 3 + [main] * 3
+    before = journal.syncs
+    for _ in range(20):  # of many clients, in one turn of the loop
+        journal.append(b"x", lambda _error: None)
+    await append(journal, b"y")
+    assert (threads[6:], journal.syncs - before) == ([main], 1)
     monkeypatch.setattr(journal_file, "QUICK", 0.0)  # from now on every write is a slow one
-    await append(journal, b"6")
-    await append(journal, b"7")
-    assert threads[6:] == [main, "journal"]
+    for number in range(4):
+        await append(journal, b"%d" % number)
+    assert threads[7:] == [main, main, "journal", "journal"]  # 7 quick ones, then 3, then 1
+    monkeypatch.setattr(journal_file, "QUICK", 60.0)
+    monkeypatch.setattr(journal_file, "HERE", 10)
+    for number in range(4):
+        await append(journal, b"%d" % number)
+    assert threads[11:] == ["journal"] * 4  # too much for the loop
     await journal.close()
-    assert contents(tmp_path) == [b"%d" % number for number in range(8)]
+    assert len(contents(tmp_path)) == 6 + 21 + 8
+
+
+async def test_files_get_their_size_also_when_there_is_never_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "QUIET", 60.0)
+    monkeypatch.setattr(journal_file, "CHUNK", 10_000)
+    journal = Journal(tmp_path, "sv-1", 0)
+    for number in range(2 * journal_file.BUSY * (SIZE // 10_000 + 2)):
+        await append(journal, b"%d" % number)
+    await journal.close()
+    assert [(tmp_path / name).stat().st_size for name in NAMES] == [SIZE] * 2
+    assert len(contents(tmp_path)) == number + 1

@@ -29,7 +29,7 @@ class Peer:
     """A connection that keeps what it is answered."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = self.direct = False
         self.on_close: list[object] = []
         self.on_cancel = None
         self.answers: dict[int, object] = {}
@@ -272,7 +272,7 @@ async def test_deleting_an_environment_deletes_what_is_in_it(parts: Parts) -> No
     await parts.put(dict_id, b"k")
     await parts.enqueue(queue_id, b"")
     await parts.objects.delete_environment(MAIN)
-    for task in [*parts.dicts._tasks, *parts.queues._tasks]:
+    for task in [*parts.dicts._tasks, *parts.queues._peers._tasks]:
         await task
     for table in ("objects", "dict_entries", "queue_partitions", "queue_items"):
         assert await parts.store.database.row(f"SELECT count(*) FROM {table}") == (0,)

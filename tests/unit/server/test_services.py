@@ -410,6 +410,24 @@ async def test_values(store: Store, tmp_path: Path) -> None:
         [chunk async for chunk in values.chunks(blob_id)]
 
 
+async def test_what_a_client_would_use_again_is_kept_for_a_moment(store: Store, tmp_path: Path) -> None:
+    directory = tmp_path / "values"
+    directory.mkdir()
+    values = Values(directory, store.calls.blobs_in_use)
+    blob_id = new_id("vl")
+    value, spare = directory / blob_id, directory / f"{blob_id}.spare"
+    value.write_bytes(b"abc")
+    spare.hardlink_to(value)
+    await values.forget([blob_id])
+    assert list(directory.iterdir()) == [spare]
+    values.drop_spares()  # the server ends
+    assert list(directory.iterdir()) == []
+    spare.write_bytes(b"abc")
+    value.write_bytes(b"abc")
+    values.drop_spares()  # a server begins
+    assert list(directory.iterdir()) == [value]
+
+
 async def test_mounts(store: Store, tmp_path: Path) -> None:
     files = Files(Home(tmp_path / "home"))
     mounts = Mounts(store.images, files)

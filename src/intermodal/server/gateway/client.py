@@ -14,6 +14,7 @@ class Client(Sink, Protocol):
     exchange: Exchange | None  # whose response goes to this client
     secure: bool  # it came by TLS
     peer: tuple[str, int]
+    within: bool  # it came from a container of this machine, see LocalPorts
 
     @property
     def is_open(self) -> bool:

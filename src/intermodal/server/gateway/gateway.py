@@ -31,7 +31,7 @@ from intermodal.server.gateway.routes import PATH_FORM, Route, Routes
 from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.gateway.websocket import check_handshake
 from modal._protocol.errors import Fault
-from modal._protocol.messages.web import WebHandover
+from modal._protocol.messages.web import LOCAL, WebHandover
 
 if TYPE_CHECKING:
     from modal._protocol.messages.function import FunctionBind, FunctionHandle
@@ -65,6 +65,7 @@ class Gateway:
         self.connections: set[Connection] = set()
         self.frames: Callable[[], asyncio.Protocol] | None = None  # for a connection that is to carry frames
         self.ports = ContainerPorts(calls.dispatch)
+        self.take_local: Callable[[int, socket.socket], None] = lambda _port, sock: sock.close()  # see LocalPorts
         self._home = home
         self._proxy_refusal = proxy_refusal
         self._calls = calls
@@ -106,16 +107,20 @@ class Gateway:
         """For a new connection that speaks HTTP, of either version."""
         return HttpConnection(self, self._http2)
 
-    def _http2(self) -> asyncio.Protocol:
+    def protocol_within(self) -> asyncio.Protocol:
+        """The same for a connection from a container: it carries no frames, and no proxy is behind it."""
+        return HttpConnection(self, lambda: self._http2(within=True), within=True)
+
+    def _http2(self, within: bool = False) -> asyncio.Protocol:
         from intermodal.server.gateway.http2 import Http2Connection  # many servers never need it
 
-        return Http2Connection(self)
+        return Http2Connection(self, within)
 
     # -- a request comes in
     def admit(self, connection: Client, request: Request) -> None:
         """Route it and make it an input. Raises Refusal."""
         if request.upgrade.startswith(b"intermodal/") and request.path == FRAMES and self.frames is not None:
-            if isinstance(connection, HttpConnection):
+            if isinstance(connection, HttpConnection) and not connection.within:
                 connection.be_frames(self.frames())
                 return
         self._note_client(connection, request)
@@ -198,7 +203,7 @@ class Gateway:
     def _note_client(self, connection: Client, request: Request) -> None:
         request.client, request.client_port = connection.peer
         request.scheme = "https" if connection.secure else "http"
-        if self.settings.trusted and self._is_trusted(request.client):
+        if self.settings.trusted and not connection.within and self._is_trusted(request.client):
             headers = dict(request.headers())
             forwarded = [part.strip() for part in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
             for address in reversed([part for part in forwarded if part]):
@@ -278,12 +283,16 @@ class Gateway:
         self._dispatch.scheduler.withdraw(exchange.call.function_id, {exchange.held})
 
     def _take_handover(self, message: WebHandover, sock: socket.socket) -> None:
-        if message.ticket:
+        if message.ticket.startswith(LOCAL):
+            self.take_local(int(message.ticket[len(LOCAL) :]), sock)
+        elif message.ticket:
             self.ports.take(message.ticket, sock)
-            return
-        if message.role == "runner-express":
+        elif message.role == "runner-express":
             self._dispatch.express.open(message.container_id, sock)
-            return
+        else:
+            self._take_link(message, sock)
+
+    def _take_link(self, message: WebHandover, sock: socket.socket) -> None:
         task = asyncio.get_running_loop().create_task(self._link(message, sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

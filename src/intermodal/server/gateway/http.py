@@ -48,8 +48,9 @@ class Raw(Protocol):
 class HttpConnection(asyncio.Protocol):
     """The `Client` of its exchanges, one after the other."""
 
-    def __init__(self, gateway: Gateway, http2: Callable[[], asyncio.Protocol]) -> None:
-        """`http2` makes what serves a connection that begins with HTTP/2's preface."""
+    def __init__(self, gateway: Gateway, http2: Callable[[], asyncio.Protocol], within: bool = False) -> None:
+        """`http2` makes what serves a connection that begins with HTTP/2's preface. `within`: see client.Client."""
+        self.within = within
         self._gateway = gateway
         self._http2 = http2
         self._preface: bytes | None = b""  # what may become HTTP/2's; None: it is HTTP/1

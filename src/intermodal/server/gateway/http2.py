@@ -46,7 +46,8 @@ _CONTROLS = (events.PingReceived, events.RemoteSettingsChanged, events.PriorityU
 class Http2Connection(asyncio.Protocol):
     """`gateway.admit` gets each request with its stream."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, within: bool = False) -> None:
+        self.within = within  # see client.Client
         self.streams: dict[int, Http2Stream] = {}
         self.secure = False
         self.peer: tuple[str, int] = ("", 0)

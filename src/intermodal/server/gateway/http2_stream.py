@@ -32,6 +32,7 @@ class Http2Stream:
         self.exchange: Exchange | None = None
         self.secure = connection.secure
         self.peer = connection.peer
+        self.within = connection.within
         self.out: deque[memoryview] = deque()  # of the response's body: waits for the client's window
         self.ending = False  # `out` is the last of it
         self.parts: list[bytes] = []  # of the request's body: came just now

@@ -9,7 +9,7 @@ from intermodal.server.queues.partition import Partition
 from intermodal.server.store.queues import Ranges
 from modal._protocol.aio import Connection
 
-WAITING, READING, LENT = "waiting", "reading", "lent"
+WAITING, READING, LENT, ARRIVED = "waiting", "reading", "lent", "arrived"
 
 
 class Getter:
@@ -59,11 +59,11 @@ class Putter:
 class Peer:
     """What one connection waits for: by stream, and what it was lent by token."""
 
-    __slots__ = ("streams", "tokens")
+    __slots__ = ("getters", "streams")
 
     def __init__(self) -> None:
         self.streams: dict[int, Getter | Putter | asyncio.Task[Any]] = {}
-        self.tokens: set[bytes] = set()
+        self.getters: dict[bytes, Getter] = {}
 
 
 def stop_timer(waiting: Getter | Putter) -> None:

@@ -154,7 +154,10 @@ class Gate:
         connection.handlers = self._by_role[principal.role]
         if principal.role == Role.WORKER and peer is not None:
             self._worker_seen(peer[0])
-        return self._welcome(principal)
+        welcome = self._welcome(principal)
+        # By way of a proxy, a worker's say, it is not: what that has read need not have arrived anywhere.
+        connection.direct = welcome.direct = peer is not None and peer[0] == hello.process
+        return welcome
 
     def _local(self, hello: Hello, pid: int, uid: int) -> Principal:
         if uid not in (os.geteuid(), 0):

@@ -122,6 +122,11 @@ class Capacity:
         if all(choose(request.gpus, worker.free) is None for worker in there):
             asked = " or ".join(str(option) for option in request.gpus)
             return f"gpu={asked!r}: {', '.join(self._gpus())} in all, taken by other containers"
+        wanted = self.fit(request)
+        most = max(there, key=lambda worker: worker.memory - worker.memory_used)
+        free = max(0, most.memory - most.memory_used)
+        if wanted.memory > free:
+            return f"memory={request.memory}: {free} of {most.memory} MiB are not reserved by other containers"
         return "room: other containers have reserved the CPU and memory of the machine"
 
     def _has(self, what: str) -> str:

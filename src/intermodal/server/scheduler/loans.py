@@ -8,11 +8,12 @@ for a container that waits has its own all the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from intermodal.server.scheduler.agenda import NEVER
 from intermodal.server.scheduler.capacity import Capacity
-from intermodal.server.scheduler.pool import Slot
+from intermodal.server.scheduler.pool import READY, Slot
 
 LEND_AFTER = 0.02  # seconds that a container must have waited: calls that are answered at once change nothing
 
@@ -67,6 +68,23 @@ class Loans:
         if slot.lent:
             slot.lent = False
             self._capacity.take_back(slot.worker_id, slot.taken)
+
+    def holders(self, slots: Iterable[Slot], gpus: bool) -> str:
+        """What containers that wait for calls of their own keep from others all the same, for people; "" for nothing.
+
+        Where nothing else runs, what lacks it will wait for ever: they may be waiting for that very call.
+        """
+        busy = [slot for slot in slots if slot.inputs or slot.state != READY]
+        waiting = [slot for slot in busy if slot.waiting and (slot.taken.devices or not gpus)]
+        if not waiting:
+            return ""
+        memory = sum(slot.taken.memory for slot in waiting)
+        what = f"{sum(len(slot.taken.devices) for slot in waiting)} of them" if gpus else f"{memory} MiB"
+        text = f"{what} held by {len(waiting)} that wait for calls of their own"
+        if len(waiting) < len(busy):
+            return text
+        less = "fewer GPUs" if gpus else "less memory"
+        return f"{text}. No other container runs, so this will not change: ask for {less}, or make fewer calls in calls"
 
     def lend(self, now: float) -> float:
         """Somebody needs room: have those lend that have waited for a while. When the next one will have."""

@@ -520,9 +520,16 @@ class Scheduler:
 
     def lack(self, pool: Pool, now: float) -> str:
         """What the function has waited for, for a moment at least, in words; "" where it waits for nothing."""
-        if now - pool.waits_since < WAITS_AFTER or not (pool.queue or pool.backlog or pool.replaces):
+        if not (pool.queue or pool.backlog or pool.replaces):
             return ""
-        return self.capacity.lack(pool.rules.request)
+        limit = pool.rules.max_containers
+        if pool.queue and limit and len(pool.slots) >= limit and all(slot.waiting for slot in pool.slots.values()):
+            return f"a container of its own: all {limit} (max_containers) wait for calls that they have made themselves"
+        if now - pool.waits_since < WAITS_AFTER:
+            return ""
+        lack = self.capacity.lack(pool.rules.request)
+        holders = self.loans.holders(self.slots.values(), bool(pool.rules.request.gpus))
+        return f"{lack}, {holders}" if holders else lack
 
     def longest_idle(self) -> dict[str, Slot]:
         """Idle containers of all functions (for `Starts`, which may reorder them)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from intermodal.files import disk_fault, sync
 from intermodal.server.ids import is_blob_id
+from intermodal.spares import Spares, remove_all, spare_of
 from modal._protocol.errors import Code, Fault
 
 CHUNK = 1 << 20  # bytes
@@ -28,6 +29,7 @@ class Values:
         """`in_use`: each says which of these values it still needs."""
         self.directory = directory
         self._in_use = in_use
+        self._spares = Spares()  # of clients
         self._unwanted: list[str] = []  # what `forget_soon` has been told of
         self._forgetting: asyncio.Task[None] | None = None
 
@@ -83,7 +85,8 @@ class Values:
         wanted = [blob_id for blob_id in blob_ids if is_blob_id(blob_id)]
         kept = await self._kept(wanted)
         doomed = [self.path(blob_id) for blob_id in wanted if blob_id not in kept]
-        await asyncio.to_thread(_unlink, doomed)  # milliseconds for a large one
+        for path, size in await asyncio.to_thread(_unlink, doomed):  # milliseconds for a large one
+            self._spares.keep(path, size)
 
     def forget_soon(self, blob_ids: Iterable[str]) -> None:
         """As `forget`, for who does not wait."""
@@ -101,6 +104,11 @@ class Values:
                     _log.exception("%d values could not be deleted", len(blob_ids))
         finally:
             self._forgetting = None
+
+    def drop_spares(self) -> None:
+        """What clients would use again: when a server ends, and when one begins after a killed one. Blocking."""
+        self._spares.close()
+        remove_all(self.directory)
 
     async def sweep(self) -> int:
         """Delete what nobody has asked for in a long time; how many."""
@@ -125,6 +133,8 @@ class Values:
         return found
 
 
-def _unlink(paths: list[Path]) -> None:
+def _unlink(paths: list[Path]) -> list[tuple[Path, int]]:
+    """What is beside them for their writers to use again: see `spares`."""
     for path in paths:
         path.unlink(missing_ok=True)
+    return [spare for path in paths if (spare := spare_of(path)) is not None]

@@ -1,9 +1,11 @@
 """A journal: records that are on the disk when their writer hears so, and that are read once, after a crash.
 
 Two files of SEGMENT bytes take turns. They are filled with zeros as soon as there is time for it, so that writing a
-record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do. One thread
+record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do, past the page
+cache where the file system lets us (`blocks`). One thread
 writes; what arrives while a write is under way is written together by the next one. Where the disk has been quick for a
-while and a single writer waits, the event loop writes itself: that spares two changes of threads.
+while the event loop writes itself what all that it has read from its clients needs: that spares changes of threads,
+which cost more than such a write.
 
 A file begins with a head block: magic, store, salt, the number of the last record before it, CRC. Then come records:
 length, CRC, number, number of the record before, content. The salt is new whenever a file is begun anew and is part of
@@ -27,6 +29,8 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from zlib import crc32
 
+from intermodal.server.store.blocks import Blocks
+from intermodal.server.store.writing import write_all
 from modal._protocol.errors import Code, Fault
 
 SEGMENT = 16 << 20  # bytes of a file
@@ -34,11 +38,13 @@ BLOCK = 4096  # bytes that the head has for itself
 GROUP = 4 << 20  # bytes that are written together, unless it is one record
 MAX_RECORD = 11 << 20  # bytes
 MAGIC = b"IMJOURN1"
-QUIET = 0.2  # seconds without work after which the files are filled up
+QUIET = 0.002  # seconds without work after which the files are filled up
+BUSY = 4  # groups of a thread that is never without work, after which it does so all the same
 CHUNK = 1 << 20  # bytes that are filled up at once
 QUICK = 0.001  # seconds that a write takes on a disk that is quick
-QUICK_WRITES = 8  # one after another, before the event loop writes itself; it stops at the first one that is not
-FEW = 2  # records that it writes: of one who waits, and what goes with it
+QUICK_WRITES = 8  # on balance, before the event loop writes itself; a slow one undoes half of the quick ones
+MAX_QUICK = 32  # that are counted
+HERE = 256 << 10  # bytes that it writes at once
 NAMES = ("journal-0", "journal-1")
 _HEAD = struct.Struct("<8s24sQQ")
 _CRC = struct.Struct("<I")
@@ -154,12 +160,14 @@ class Journal:
         self._due = False
         self._queue: SimpleQueue[list[_Entry] | None] = SimpleQueue()
         self._under_way = 0  # groups that the thread has
-        self._quick = 0  # writes since the last slow one
+        self._quick = 0  # writes on balance
         self._state = threading.Condition()
         self._released = last  # up to here the store has everything
         self._stuck: Exception | None = None  # why it has not
         self._files: list[int] = []
+        self._blocks: Blocks | None = None  # writes past the page cache, where the file system lets us
         self._unfilled = len(NAMES)  # files that may not have their size yet
+        self._since_filled = 0  # groups since the thread made them longer
         self._ends = [last, last]  # number of the last record in each file
         self._turn = 1
         self._at = SEGMENT  # the first record begins a file
@@ -202,9 +210,9 @@ class Journal:
     def _may_write_here(self, pending: list[_Entry]) -> bool:
         return (
             self._quick >= QUICK_WRITES
-            and len(pending) <= FEW
             and not (self._under_way or self._unfilled)
-            and self._at + _size(pending) <= SEGMENT  # else it might have to wait for the store
+            and (size := _size(pending)) <= HERE
+            and self._at + size <= SEGMENT  # else it might have to wait for the store
         )
 
     def release(self, number: int) -> None:
@@ -245,7 +253,8 @@ class Journal:
         except (OSError, Fault) as failure:
             self._quick = 0
             return self._explained(failure)
-        self._quick = self._quick + 1 if time.perf_counter() - began < QUICK else 0
+        quick = time.perf_counter() - began < QUICK
+        self._quick = min(self._quick + 1, MAX_QUICK) if quick else self._quick // 2
         return None
 
     # -- the thread
@@ -272,20 +281,28 @@ class Journal:
                     self._loop.call_soon_threadsafe(self._written_by_thread, group, error)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     open_ = False
+        if self._blocks is not None:
+            self._blocks.close()
         for file in self._files:
             os.close(file)
 
     def _next(self) -> list[_Entry] | None:
         """What is to be written; None: there will be no more."""
-        pause = QUIET
         while self._files and self._unfilled:
-            try:
-                return self._queue.get(timeout=pause)
-            except Empty:
-                pause = 0.001
+            if self._since_filled < BUSY:
+                try:
+                    entries = self._queue.get(timeout=QUIET)
+                except Empty:
+                    pass
+                else:
+                    self._since_filled += 1
+                    return entries
+            self._since_filled = 0
             try:
                 if fill(self._files[self._unfilled - 1], SEGMENT):
                     self._unfilled -= 1
+                    if not self._unfilled:
+                        self._blocks = Blocks.of(self._files)
             except OSError as error:  # a full disk, say: it will be slower
                 _log.warning("the journal could not be given its size: %s", error)
                 self._unfilled = 0
@@ -326,17 +343,15 @@ class Journal:
         self._at = BLOCK
 
     def _put(self, data: bytes, at: int) -> None:
-        view, file = memoryview(data), self._files[self._turn]
-        while view:
-            written = os.pwrite(file, view, at)
-            view, at = view[written:], at + written
+        if self._blocks is None or not self._blocks.put(self._turn, data, at):
+            write_all(self._files[self._turn], data, at)
 
     def _open(self) -> list[int]:
         """Both files."""
         files: list[int] = []
         try:
             for name in NAMES:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
+                flags = os.O_RDWR | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
                 files.append(os.open(self._folder / name, flags, 0o600))
             folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:

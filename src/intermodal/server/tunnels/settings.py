@@ -78,6 +78,11 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def is_localhost(host: str) -> bool:
+    """Whether each machine, and each container, calls itself so."""
+    return host == "localhost" or host.endswith(".localhost")
+
+
 def _resolves(name: str) -> bool:
     """Whether programs on this machine reach the loopback address by that name."""
     try:

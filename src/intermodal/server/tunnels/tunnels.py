@@ -16,12 +16,13 @@ from intermodal.server.store.tunnels import TunnelRow, TunnelStore
 from intermodal.server.tls.certificate import Certificate
 from intermodal.server.tunnels.listener import Named, Plain, bind, remember_names
 from intermodal.server.tunnels.pipe import Client, Connect
-from intermodal.server.tunnels.settings import TunnelSettings
+from intermodal.server.tunnels.settings import TunnelSettings, is_localhost
 from modal._protocol.errors import Code, Fault
 
 log = logging.getLogger("intermodal.tunnels")
 
 MOST = 64  # tunnels of one container
+MOST_LOCAL = 32  # tunnels with ports of their own at containers' loopback addresses: each is a socket in each
 PATIENCE = 5.0  # seconds that a port may take to listen: a tunnel is often opened before its server
 RETRY = 0.1  # seconds between attempts
 ADOPTION = 15.0  # seconds after a start of the server within which containers are there again
@@ -49,6 +50,7 @@ class Tunnels:
         is_running: Callable[[str], bool],
     ) -> None:
         self.settings = settings
+        self.changed: Callable[[], Awaitable[None]] = _nothing  # awaited when there are other ports than before
         self._store = store
         self._certificate = certificate  # called when a tunnel with TLS is opened
         self._connect = connect
@@ -57,6 +59,7 @@ class Tunnels:
         self._by_host: dict[str, _Open] = {}
         self._shared: asyncio.Server | None = None  # for tunnels that are told apart by name
         self._shared_port = 0
+        self._shared_context: ssl.SSLContext | None = None
         self._context: ssl.SSLContext | None = None
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +105,7 @@ class Tunnels:
                 "INTERMODAL_TUNNEL_PORTS)",
             ) from None
         await self._store.add(row)
+        await self.changed()
         if not self._is_running(container_id):  # it has ended meanwhile
             await self.end(row.tunnel_id)
         return row
@@ -115,6 +119,7 @@ class Tunnels:
         self._by_host.pop(tunnel.row.host, None)
         _shut(tunnel)
         await self._store.delete(tunnel_id)
+        await self.changed()
 
     def container_gone(self, container_id: str) -> None:
         """Nothing leads there any more."""
@@ -177,7 +182,7 @@ class Tunnels:
             if self._shared is not None:
                 return
             settings = self.settings
-            context = self._certificate(settings.certificate_names).new_context()
+            self._shared_context = context = self._certificate(settings.certificate_names).new_context()
             remember_names(context, lambda name: name in self._by_host)
             try:
                 sock = bind(settings.listen, settings.port)
@@ -189,6 +194,40 @@ class Tunnels:
                 lambda: Named(self.find, self._clients_of), sock=sock, ssl=context, ssl_handshake_timeout=HANDSHAKE
             )
             self._shared_port = int(sock.getsockname()[1])
+
+    # -- from containers
+    def local_ports(self) -> list[int]:
+        """Ports that containers need at their own loopback address: tunnels are called `localhost` there too."""
+        if not is_localhost(self.settings.host):
+            return []
+        rows = [tunnel.row for tunnel in self._tunnels.values()]
+        own = [port for row in rows for port in (row.tls_port, row.tcp_port) if port and port != self._shared_port]
+        return [*([self._shared_port] if self._shared is not None else []), *own[-MOST_LOCAL:]]
+
+    async def accept(self, port: int, sock: socket) -> bool:
+        """Take over a connection to one of `local_ports`; False where no tunnel has it. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if self._shared is not None and port == self._shared_port:
+            assert self._shared_context is not None
+            await loop.connect_accepted_socket(
+                lambda: Named(self.find, self._clients_of),
+                sock,
+                ssl=self._shared_context,
+                ssl_handshake_timeout=HANDSHAKE,
+            )
+            return True
+        tunnels = self._tunnels.values()
+        found = next((one for one in tunnels if port in (one.row.tls_port, one.row.tcp_port)), None)
+        if found is None:
+            return False
+        secure = port == found.row.tls_port
+        await loop.connect_accepted_socket(
+            lambda: Plain(found.clients, self._way(found.row)),
+            sock,
+            ssl=self._tls() if secure else None,
+            ssl_handshake_timeout=HANDSHAKE if secure else None,
+        )
+        return True
 
     def find(self, host: str) -> Connect | None:
         """The way to the container behind a tunnel's name."""
@@ -213,6 +252,10 @@ class Tunnels:
                 await asyncio.sleep(RETRY)
 
         return connect
+
+
+async def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _shut(tunnel: _Open) -> None:

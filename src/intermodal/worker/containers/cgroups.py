@@ -6,6 +6,7 @@ writes to `tasks`, which for the writing thread alone needs no machine-wide lock
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -251,6 +252,13 @@ class Cgroup:
             process = Process.of(pid)
             if process is not None and pid in self.pids():
                 process.kill()
+
+    def thaw(self) -> None:
+        """Frozen processes of a v1 group do not even notice SIGKILL; those of v2 do."""
+        state = self._file("freezer", "freezer.state")
+        if state is not None and not self.v2:
+            with contextlib.suppress(OSError):
+                state.write_text("THAWED")
 
     def end(self) -> None:
         """Kill every process and wait until they are gone. Raises OSError when one does not go."""

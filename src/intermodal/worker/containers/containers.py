@@ -20,13 +20,14 @@ from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launc
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
-from intermodal.worker.containers.preparation import prepare, undo
+from intermodal.worker.containers.preparation import Prepared, prepare, undo
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
 from intermodal.worker.containers.running import Running
 from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
 from intermodal.worker.containers.state import State
 from intermodal.worker.network.bridge import Bridge, NetworkError
 from intermodal.worker.network.firewall import FirewallError
+from intermodal.worker.network.local_ports import Listeners, LocalPorts, listen_within
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class Containers:
         self._gate = asyncio.Semaphore(max(2, cores * 2))
         self._executor = ThreadPoolExecutor(max(4, cores), "containers")
         self._removers = ThreadPoolExecutor(2, "removers")
+        self.local_ports = LocalPorts(self._executor)
         self._slot_makers = ThreadPoolExecutor(2, "slots")
         self.disks = Disks(home.path / "disks")
         self._tree = CgroupTree(names.cgroup_name(home.path))
@@ -95,6 +97,8 @@ class Containers:
         self._pid_files = PidFiles()
         await self._do(self._open, mounts_problem)
         bridged = self._bridge is not None
+        if self._bridge is not None and self._bridge.local_names is not None:
+            self._bridge.local_names.start()
         self._pools = {
             connected: SlotPool(
                 functools.partial(make_slot, self._tree, self._bridge if connected else None, self.disks),
@@ -158,6 +162,8 @@ class Containers:
             bridge.host_ports = _host_ports()
             bridge.open()
         except (NetworkError, FirewallError, OSError) as error:
+            if bridge.local_names is not None:
+                bridge.local_names.close()
             bridge.close(remove=False)
             self._network_problem = f"no network for containers: {error}"
             self.problems.append(self._network_problem)
@@ -247,17 +253,7 @@ class Containers:
         slot = await self._take_slot(connected)
         mark("slot")
         try:
-            prepared = await self._do(
-                prepare,
-                launch,
-                runtime,
-                slot,
-                self._bridge,
-                self._pid_files,
-                self._user_namespace,
-                self.disks,
-                mark,
-            )
+            prepared, listeners = await self._do(self._prepare, launch, runtime, slot, connected, mark)
         except BaseException as error:
             await self._do(undo, launch, slot, self._bridge if connected else None)
             if isinstance(error, OSError):
@@ -267,6 +263,8 @@ class Containers:
         running.marks = marks
         written = self._pid_files.written(prepared.watch)
         try:
+            if connected:
+                await self.local_ports.add(launch.container_id, slot.monitor.pid, listeners)
             running.open_output()
             slot.run(running.directory)
             running.watch()
@@ -281,6 +279,15 @@ class Containers:
             self._pid_files.forget(prepared.watch)
         mark(runtime.name)
         return running
+
+    def _prepare(
+        self, launch: Launch, runtime: runtimes.Runtime, slot: Slot, connected: bool, mark: Callable[[str], None]
+    ) -> tuple[Prepared, Listeners]:
+        assert self._pid_files is not None
+        prepared = prepare(launch, runtime, slot, self._bridge, self._pid_files, self._user_namespace, self.disks, mark)
+        listeners = listen_within(slot.monitor.pid, self.local_ports.ports) if connected else {}
+        mark("local ports")
+        return prepared, listeners
 
     def _new_running(
         self,
@@ -308,6 +315,7 @@ class Containers:
 
     def _forget(self, running: Running) -> None:
         self.running.pop(running.container_id, None)
+        self.local_ports.forget(running.container_id)
         if running.address and self._bridge is not None:
             self._bridge.release(running.address)
 
@@ -346,6 +354,8 @@ class Containers:
             running.watch()
             if found.pid:
                 running.attach(found.pid)
+                if running.address and self._bridge is not None:
+                    await self.local_ports.add(running.container_id, found.state.monitor.pid, {})
             adopted.append(running)
         self._found = []
         return adopted
@@ -367,12 +377,15 @@ class Containers:
         for running in list(self.running.values()):
             if keep_containers and running.state.outlives_worker:
                 running.abandon()
+                self.local_ports.forget(running.container_id)
         doomed = [
             running for running in self.running.values() if not keep_containers or not running.state.outlives_worker
         ]
         await asyncio.gather(*(running.close() for running in doomed))
         for pool in self._pools.values():
             await pool.close()
+        if self._bridge is not None and self._bridge.local_names is not None:
+            self._bridge.local_names.close()
         await self._do(self._close, keep_containers)
         if self._pid_files is not None:
             self._pid_files.close()

@@ -196,6 +196,7 @@ class Running:
         if not self._ended.done():
             self._killed = True
             self._kill_pid()
+            self.cgroup.thaw()
             if not self.pid or not self._runtime.isolates:
                 # No process namespace ends with its first process.
                 self.cgroup.kill(spare=(self.state.monitor.pid,))

@@ -24,6 +24,7 @@ from intermodal.worker.containers.launch import Bind, ContainersError, Launch, S
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
 from intermodal.worker.devices.inventory import Inventory
+from intermodal.worker.images import layer_mounts
 from intermodal.worker.network.resolver import read_resolver
 
 # In its own process namespace, with a system call filter, and without the rights of the machine's root.
@@ -106,6 +107,7 @@ def run(directory: Path) -> dict[str, Any]:
             "runtimes": runtimes,
             "start": problem,
             "disks": _disks(place),
+            "unpacks": layer_mounts.problem(place),
             **_gpus(),
             "milliseconds": took,
         }

@@ -23,7 +23,7 @@ import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from intermodal.home import Home
 from intermodal.worker.images.layer_mounts import SUFFIXES, LayerMounts
 
 LOCK_POLL = 0.1  # seconds between tries for a layer that another process builds
+ORPHANED = 3600.0  # seconds after which an archive without its layer is nobody's
 STAGE = ".new-"  # names of layers in the making: .new-<pid>-<number>
 
 log = logging.getLogger(__name__)
@@ -234,6 +235,11 @@ class LayerStore:
             pid = path.name[len(STAGE) :].partition("-")[0]
             if not pid.isdigit() or not process_lives(int(pid)):
                 remove_tree(path)
+        for path in [one for suffix in SUFFIXES for one in self._root.glob(f"*{suffix}")]:
+            # The directory is the last that a mounted layer gets, and the first that it loses.
+            with suppress(FileNotFoundError):
+                if not path.with_suffix("").exists() and time.time() - path.stat().st_ctime > ORPHANED:
+                    path.unlink()
 
     @asynccontextmanager
     async def locked(self, key: str) -> AsyncIterator[None]:

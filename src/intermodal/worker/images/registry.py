@@ -153,7 +153,7 @@ class Registry:
 
         async def fill(stage: Path) -> Layer:
             answer: dict[str, Any] = {"reason": "unsuited"}
-            if blob.size >= WORTH_MOUNTING and layer_mounts.are_wanted() and not layer_mounts.why_not():
+            if blob.size >= WORTH_MOUNTING and not layer_mounts.problem(stage):
                 archive, index = [stage / f"layer{suffix}" for suffix in layer_mounts.SUFFIXES]
                 answer = await _carried_out(registry_index.__file__, path, archive, index)
                 if "error" not in answer and not layer_mounts.can_mount(archive, index):

@@ -16,15 +16,16 @@ from intermodal.worker.images.packages import uv_binary
 FETCH_SECONDS = 300.0
 OFF_SETTING = "UV_PYTHON_DOWNLOADS"  # uv's own: never
 ADVICE = (
-    "Put one there with `uv python install {minor}` or `pyenv install {minor}`, name a directory that holds it "
-    "(bin/python{minor}, lib, include) in {setting}, or a mirror of the builds in UV_PYTHON_INSTALL_MIRROR"
+    "On the worker's machine, either run `uv python install {minor}` or `pyenv install {minor}` and build again; or "
+    "set {setting} to a directory that holds it (bin/python{minor}, lib, include), or UV_PYTHON_INSTALL_MIRROR to a "
+    "mirror of the releases of python-build-standalone, then `intermodal down` and build again"
 )
 
 
-async def ensure(minor: str, log: Callable[[str, str], None], others: tuple[str, ...] = ()) -> None:
+async def ensure(minor: str, log: Callable[[str, str], None], others: tuple[str, ...] = (), besides: str = "") -> None:
     """Have an interpreter for "3.12" on this machine, fetched to where uv keeps them. Raises StepError.
 
-    `others` are versions that images can have without one, to be named in the error.
+    `others` are versions that images can have without one, `besides` another way out: both are for the error.
     """
     if find(minor) is not None:
         return
@@ -42,6 +43,7 @@ async def ensure(minor: str, log: Callable[[str, str], None], others: tuple[str,
     raise StepError(
         f"there is no Python {minor} for the image: {why}. Versions that this worker can put into images: {known}. "
         + ADVICE.format(minor=minor, setting=SETTING)
+        + besides
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from intermodal.worker.containers import kernel, names
 from intermodal.worker.network.firewall import Firewall, remove_table
+from intermodal.worker.network.local_names import LocalNames
 from intermodal.worker.network.netlink import IFLA_MASTER, IFLA_MTU, Netlink
 from intermodal.worker.network.resolver import Resolver, read_resolver
 
@@ -30,6 +31,7 @@ class Bridge:
         self.name = names.bridge_name(home)
         self.host_ports = host_ports
         self.resolver: Resolver = read_resolver()
+        self.local_names: LocalNames | None = None
         self._netlink: Netlink | None = None
         self._host = -1  # this machine's network namespace
         self._index = 0
@@ -62,8 +64,15 @@ class Bridge:
         self._mtu = struct.unpack("=I", values[IFLA_MTU])[0]
         self._take_address()
         self._set_sysctls()
+        self.local_names = LocalNames(self.gateway)
         Firewall(
-            names.table_name(self.home), self.name, self.network, self.gateway, self.resolver, self.host_ports
+            names.table_name(self.home),
+            self.name,
+            self.network,
+            self.gateway,
+            self.resolver,
+            self.host_ports,
+            self.local_names.port,
         ).open()
 
     def _take_address(self) -> None:

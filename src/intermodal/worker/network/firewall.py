@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from intermodal.worker.network import local_names
 from intermodal.worker.network.resolver import Resolver
 
 
@@ -28,6 +29,7 @@ class Firewall:
     gateway: IPv4Address
     resolver: Resolver
     host_ports: tuple[int, ...] = ()
+    local_names: int = 0  # port where questions for names below localhost are answered; 0: nowhere
 
     def rules(self) -> str:
         """What `nft -f -` gets: the whole table, replaced at once."""
@@ -35,7 +37,10 @@ class Firewall:
         servers = ", ".join(self.resolver.servers)
         names = f"{own} ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept" if servers else ""
         ports = f"{own} tcp dport {{ {', '.join(map(str, self.host_ports))} }} accept" if self.host_ports else ""
-        redirect = local = ""
+        below = answers = redirect = local = ""
+        if self.local_names:
+            below = local_names.rules(own, f"{self.gateway}:{self.local_names}")
+            answers = f"{own} ip daddr {self.gateway} udp dport {self.local_names} accept"
         if self.resolver.loopback:
             target = self.resolver.loopback
             question = f"{own} ip daddr {self.gateway} meta l4proto {{ tcp, udp }} th dport 53"
@@ -47,11 +52,13 @@ delete table inet {self.table}
 table inet {self.table} {{
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
+        {below}
         {redirect}
     }}
     chain input {{
         type filter hook input priority filter; policy accept;
         {own} ct state established,related accept
+        {answers}
         {local}
         {ports}
         {own} ip protocol icmp icmp type echo-request accept

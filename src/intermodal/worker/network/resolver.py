@@ -20,7 +20,8 @@ class Resolver:
 
     def text(self, gateway: str) -> str:
         """A container's /etc/resolv.conf."""
-        servers = (gateway,) if self.loopback else self.servers
+        # Without any server of the machine, questions go where names below localhost are known.
+        servers = (gateway,) if self.loopback or not self.servers else self.servers
         return "".join(f"nameserver {server}\n" for server in servers) + "".join(f"{line}\n" for line in self.others)
 
 

@@ -4,7 +4,8 @@ Numbers: 1–19 wire, 20–39 calls, 40–59 functions and apps, 60–79 images 
 80–99 secrets, environments, tokens, 100–119 logs and containers as users see them,
 120–149 server and worker, 150–169 worker and runner, 170–189 volumes, 190–209 dicts and queues,
 210–239 gateway and runner,
-240–259 proxy auth tokens and tunnels, 300–319 calls again, 395–399 files again. A number is never given twice.
+240–259 proxy auth tokens and tunnels, 300–319 calls again, 395–399 files again,
+460–469 gateway and workers. A number is never given twice.
 """
 
 from __future__ import annotations

@@ -7,12 +7,15 @@ has given. Header lists are names and values with a NUL between each two: neithe
 
 from __future__ import annotations
 
+from typing import List
+
 from modal._protocol.message import Message
 
 WINDOW = 1 << 20  # bytes of body that a side of an exchange may send before the other has granted more
 GRANT = 1 << 18  # bytes consumed after which more is granted
 PART = 1 << 18  # bytes of body in one message, at most
 MESSAGE_LIMIT = 2 << 20  # bytes of a WebSocket message
+LOCAL = "local:"  # how the ticket of a connection to one of LocalPorts begins
 
 
 class WebRequest(Message, type=210):
@@ -104,8 +107,8 @@ class WebClose(Message, type=219):
 class WebHandover(Message, type=220):
     """Worker to server, in one datagram with a descriptor: a container's connection.
 
-    `ticket` "": a connection of its runner, in the `role` of its HELLO (runner-web, runner-express); else the answer to
-    ContainerConnect with that ticket.
+    `ticket` "": a connection of its runner, in the `role` of its HELLO (runner-web, runner-express); `LOCAL` and a
+    port: it was accepted there, see LocalPorts; else it is the answer to ContainerConnect with that ticket.
     """
 
     container_id: str
@@ -122,6 +125,13 @@ class ContainerConnect(Message, type=221):
     container_id: str
     port: int
     ticket: str
+
+
+class LocalPorts(Message, type=460):
+    """Server to worker: these ports of the server's loopback address are to be there in every container with a
+    network. Connections to them come by WebHandover. Answered with Done when it is so."""
+
+    ports: List[int]
 
 
 def join_headers(pairs: list[tuple[bytes, bytes]]) -> bytes:

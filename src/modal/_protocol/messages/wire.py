@@ -21,6 +21,7 @@ class Hello(Message, type=1):
     container_id: str = ""
     worker_id: str = ""
     environment: str = ""  # of a step of an image's build, which the server does not know by its id
+    process: int = 0  # pid of a client that reads this connection only for what it asked and has not got yet
 
 
 class Welcome(Message, type=2):
@@ -33,6 +34,7 @@ class Welcome(Message, type=2):
     environment: str = ""  # the workspace's default environment
     dashboard_url: str = ""  # "" where the server has none
     values_dir: str = ""  # directory for large values that both sides can reach, "" where there is none
+    direct: bool = False  # the connection ends in the process that said hello: its kernel says what has arrived there
 
 
 class Failure(Message, type=3):

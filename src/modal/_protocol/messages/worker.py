@@ -38,6 +38,7 @@ class RunnerSpec(Record):
     environment: str = ""
     parameters: bytes = b""  # pickled values of the class parameters
     heartbeat: float = 15.0  # seconds
+    start_limit: float = 0.0  # seconds until it must be ready (the worker knows it); 0: there is none
 
 
 class ContainerSpec(Record):
@@ -107,6 +108,7 @@ class ContainerReport(Record):
     ended: bool = False  # its process is gone; its last outputs and ContainerExited follow on the stream
     devices: List[str] = []  # as in its ContainerSpec
     form: str = ""  # the same
+    returned: List[int] = []  # those of `tokens` that were given back unstarted, in frames that follow
 
 
 class WorkerRegister(Message, type=123):
@@ -125,12 +127,14 @@ class WorkerRegister(Message, type=123):
 
 class WorkerRegistered(Message, type=124):
     lost: List[str] = []  # containers that the server disowns: the worker ends them
+    local_ports: List[int] = []  # see LocalPorts
 
 
 class ContainerAdopt(Message, type=125):
     """Worker to server: opens the stream of a container that outlived a connection."""
 
     container_id: str
+    outputs_sent: int = -1  # as in its ContainerReport; more may have been acknowledged since that was written
 
 
 class OutputsAck(Message, type=126):
@@ -302,6 +306,10 @@ class Heartbeat(Message, type=158):
     failure: Optional[CallFailure] = None
 
 
+class RunnerStops(Message, type=470):
+    """ITEM from the runner: its user's code wants no more inputs. It returns what it has not started."""
+
+
 class RunnerResumed(Message, type=159):
     """ITEM from a runner whose worker was restarted: what it holds. RunOutputs frames from number `first` on follow."""
 
@@ -311,6 +319,7 @@ class RunnerResumed(Message, type=159):
     input_ids: List[str]
     app_id: str = ""
     function_id: str = ""
+    returned: List[int] = []  # those of `tokens` that it gives back unstarted, in the frames that follow
 
 
 class RunnerAck(Message, type=160):

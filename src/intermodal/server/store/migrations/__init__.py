@@ -6,12 +6,19 @@ cannot be opened and what to do.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
+
+from intermodal.server.store.migrations import applied
+
+log = logging.getLogger("intermodal.store")
 
 APPLICATION_ID = 0x494D4F44  # "IMOD": tells our databases from others
 FOLDER = Path(__file__).parent
 VOLUMES = FOLDER / "volumes"  # of the database of volumes
+
+WAYS_OUT = "install that version again, restore a backup, or set INTERMODAL_HOME to a new directory"
 
 
 class Refused(Exception):
@@ -24,24 +31,55 @@ def known(folder: Path = FOLDER) -> list[tuple[int, Path]]:
 
 
 def migrate(connection: sqlite3.Connection, where: Path, migrations: list[tuple[int, Path]] | None = None) -> int:
-    """Bring the database up to date; its version. Each migration takes effect as a whole or not at all."""
+    """Bring the database up to date; its version. Each migration takes effect as a whole or not at all.
+
+    One that an unfinished build has left out is made up for. Raises Refused where the database has had others.
+    """
     steps = known() if migrations is None else migrations
     version = check(connection, where, steps[-1][0])
+    if version and applied.read(connection) is None:
+        moved = applied.tables_of(known(VOLUMES)) if VOLUMES.is_dir() else set()
+        applied.begin(connection, version, steps, moved)
+    had = applied.read(connection) or {}
+    _compare(where, had, dict(steps))
     for number, path in steps:
-        if number <= version:
+        if number in had:
             continue
-        script = path.read_text()
+        missed = number < version
+        version = max(version, number)
         try:
             connection.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id = {APPLICATION_ID};\n"
-                f"PRAGMA user_version = {number};\nCOMMIT;"
+                f"BEGIN IMMEDIATE;\n{path.read_text()}\nPRAGMA application_id = {APPLICATION_ID};\n"
+                f"PRAGMA user_version = {version};\n{applied.noting(number, path)}\nCOMMIT;"
             )
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.rollback()
-            raise
-        version = number
+            if not missed:
+                raise
+            raise Refused(
+                f"{where} lacks migration {path.name}, which an unfinished Intermodal has left out, and it cannot be "
+                f"made up for ({error}): {WAYS_OUT}"
+            ) from None
+        if missed:
+            log.warning("%s lacked migration %s: it was made up for", where, path.name)
     return version
+
+
+def _compare(where: Path, had: dict[int, tuple[str, str]], steps: dict[int, Path]) -> None:
+    """Raise Refused where the database has had migrations that are not, or are not the same, in this version."""
+    for number, (name, digest) in sorted(had.items()):
+        path = steps.get(number)
+        if path is None:
+            raise Refused(
+                f"{where} has had migration {name}, which this Intermodal does not know (it is from an unfinished or "
+                f"another version): {WAYS_OUT}"
+            )
+        if digest != applied.hash_of(path):
+            raise Refused(
+                f"{where} has had another form of migration {path.name} than this Intermodal has (from an unfinished "
+                f"version): {WAYS_OUT}"
+            )
 
 
 def check(connection: sqlite3.Connection, where: Path, newest: int) -> int:

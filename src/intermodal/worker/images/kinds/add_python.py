@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from intermodal.worker.images import standalone
+from intermodal.worker.images import debian, standalone
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.interpreters import SETTING, copy_into, find
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
@@ -32,7 +32,12 @@ class AddPython(Kind):
 
     async def prepare(self, workshop: Workshop, instruction: Instruction, log: Callable[[str, str], None]) -> None:
         minor = ".".join(instruction.fields["version"].split(".")[:2])
-        await standalone.ensure(minor, log)
+        besides = ""
+        if minor in debian.RELEASES:
+            besides = (
+                f'. `modal.Image.debian_slim("{minor}")` needs none: it has that of Debian {debian.RELEASES[minor]}'
+            )
+        await standalone.ensure(minor, log, besides=besides)
 
     def parts(self, instruction: Instruction) -> list[Instruction]:
         minor = ".".join(instruction.fields["version"].split(".")[:2])

@@ -1,0 +1,166 @@
+"""Producers: what they put is noted at once, or waits in line for room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from intermodal.server.queues.changes import Changes
+from intermodal.server.queues.partition import Partition
+from intermodal.server.queues.peers import Peers, fail
+from intermodal.server.queues.waiting import Putter, stop_timer
+from modal._protocol.aio import Connection
+from modal._protocol.errors import Code, Fault
+from modal._protocol.messages.object import Stored
+from modal._protocol.messages.queue import QueuePut
+
+MAX_WAITING = 256 << 20  # bytes that producers may hold here while they wait for room
+MAX_TOKENS = 20_000  # puts that are recognised when they are sent again
+
+
+class Putting:
+    """`pump` serves whoever waits at a partition, `wake` whoever looks at it."""
+
+    def __init__(
+        self,
+        changes: Changes,
+        peers: Peers,
+        now: Callable[[], float],
+        pump: Callable[[Partition], None],
+        wake: Callable[[Partition], None],
+    ) -> None:
+        self._changes = changes
+        self._peers = peers
+        self._now = now
+        self._pump = pump
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._puts: OrderedDict[bytes, Putter | None] = OrderedDict()  # by token; None: done
+        self._waiting_bytes = 0
+
+    def knows(self, token: bytes) -> bool:
+        """Whether it waits here, or was done lately."""
+        return token in self._puts
+
+    def put(self, partition: Partition, connection: Connection, stream_id: int, message: QueuePut) -> None:
+        """Do it or let it wait. Fault: exhausted."""
+        token = message.token
+        if token in self._puts:
+            self._put_again(token, connection, stream_id)
+            return
+        putter = Putter(partition, token, message.items, message.ttl, connection, stream_id)
+        if not partition.putters and partition.room(len(putter.items)):
+            self._append(putter)
+            self._puts[token] = putter
+            self._pump(partition)
+            return
+        if message.wait == 0:
+            connection.respond(stream_id, Stored(False))
+            return
+        if self._waiting_bytes + putter.size > MAX_WAITING:
+            raise Fault(Code.EXHAUSTED, "too many large items wait for room in queues: take items out, then try again")
+        self._puts[token] = putter
+        self._waiting_bytes += putter.size
+        partition.putters.append(putter)
+        self._peers.of(connection).streams[stream_id] = putter
+        if message.wait >= 0:
+            putter.timer = self._loop.call_later(message.wait, self._time_is_up, putter)
+
+    def _put_again(self, token: bytes, connection: Connection, stream_id: int) -> None:
+        """After a reconnect: it waits still, or was done."""
+        putter = self._puts[token]
+        if putter is None:
+            connection.respond(stream_id, Stored(True))
+            return
+        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+        putter.connection, putter.stream_id = connection, stream_id
+        self._peers.of(connection).streams[stream_id] = putter
+
+    def admit(self, putter: Putter) -> None:
+        """There is room for the first in line."""
+        self._waiting_bytes -= putter.size
+        try:
+            self._append(putter)
+        except Fault as fault:
+            self._finish(putter, fault)
+
+    def _append(self, putter: Putter) -> None:
+        partition, items, token = putter.partition, putter.items, putter.token
+        first = partition.append(len(items))
+        queue = partition.queue
+        putter.writing = True
+        stop_timer(putter)
+        expires_at = partition.expires_at = self._now() + putter.ttl
+        slack = putter.ttl * 0.01  # so that not every put has to move it
+        kept_until = made = None
+        if not partition.stored or not expires_at <= partition.kept_until <= expires_at + 2 * slack:
+            kept_until = partition.kept_until = expires_at + slack
+            if not partition.stored:
+                partition.stored = True
+                queue.count += 1
+                made = (queue.number, partition.key, kept_until)
+        partition.busy += 1
+        done = partial(self._appended, putter, first, made is not None)
+        self._changes.put(partition, made, kept_until, first, items, token, done)
+
+    def _appended(self, putter: Putter, first: int, made: bool, error: Exception | None) -> None:
+        partition = putter.partition
+        partition.busy -= 1
+        if error is not None:
+            self._changes.undo_put(partition, first, len(putter.items))
+            if made:
+                partition.stored = False
+                partition.queue.count -= 1
+            partition.kept_until = 0.0
+        self._finish(putter, error)
+        if error is not None:
+            self._pump(partition)
+        elif partition.watchers:
+            self._wake(partition)
+
+    def _finish(self, putter: Putter, error: Exception | None) -> None:
+        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+        if error is not None:
+            self._puts.pop(putter.token, None)
+            fail(putter.connection, putter.stream_id, error)
+            return
+        self.remember(putter.token)
+        if not putter.connection.closed:
+            putter.connection.respond(putter.stream_id, Stored(True))
+
+    def remember(self, token: bytes) -> None:
+        """This put was done."""
+        self._puts[token] = None
+        if len(self._puts) > MAX_TOKENS:
+            oldest = next(iter(self._puts))
+            if self._puts[oldest] is None:
+                del self._puts[oldest]
+            else:
+                self._puts.move_to_end(oldest)
+
+    def leave(self, putter: Putter) -> None:
+        """A producer that waits gives up, unless it is served just now."""
+        if putter.writing:
+            return
+        self._remove(putter)
+        self._pump(putter.partition)  # whoever was behind may need less room
+
+    def _remove(self, putter: Putter) -> None:
+        stop_timer(putter)
+        putter.partition.putters.remove(putter)
+        self._waiting_bytes -= putter.size
+        self._puts.pop(putter.token, None)
+        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+
+    def turn_away(self, partition: Partition, fault: Fault) -> None:
+        """All who wait at this partition."""
+        for putter in list(partition.putters):
+            self._remove(putter)
+            fail(putter.connection, putter.stream_id, fault)
+
+    def _time_is_up(self, putter: Putter) -> None:
+        self.leave(putter)
+        if not putter.connection.closed:
+            putter.connection.respond(putter.stream_id, Stored(False))
