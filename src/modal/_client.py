@@ -68,6 +68,15 @@ class Client:
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
         self.taken = Taken(self)
         _clients.add(self)
+        self._trace(server_url)
+
+    def _trace(self, address: str) -> None:
+        from modal.config import config
+
+        if config.get("loglevel") != "WARNING":
+            from modal._debug import trace
+
+            trace(self, address)
 
     # -- the public face
     @classmethod

@@ -19,6 +19,7 @@ from intermodal.worker import entrypoint
 from intermodal.worker.buckets import Buckets
 from intermodal.worker.build_steps import BuildSteps
 from intermodal.worker.cell import Cell
+from intermodal.worker.containers import leftovers
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.disks import DEFAULT_SIZE
 from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
@@ -115,6 +116,7 @@ class Agent:
         await asyncio.to_thread(self.devices.open)
         await self.images.open()
         await asyncio.to_thread(self.volumes.open)
+        self._spawn(asyncio.to_thread(leftovers.sweep))  # of others: nothing here waits for it
 
     # -- life
     async def run(self) -> None:
