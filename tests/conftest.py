@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import reaper
 from tests.leaks import Traces
 
 # A busy machine is no failure: no example has an absolute time limit.
 settings.register_profile("intermodal", settings(deadline=None))
 settings.load_profile("intermodal")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every program that they start, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +63,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any(item.get_closest_marker(name) for item in session.items for name in ("containers", "acceptance")):
+        reaper.start()  # before a test changes the environment or the mounts of this process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """A failed test leaves garbage that warns. Where it does while pytest parses the source for the report, the parser
+    of CPython 3.11 gives up ("AST constructor recursion depth mismatch"), and the run with it."""
+    if call.excinfo is not None:
+        gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def no_traces(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a test that starts containers nothing of them is left on this machine."""
     if request.node.get_closest_marker("containers") is None:
         yield
         return
-    traces = Traces(request.getfixturevalue("tmp_path_factory").getbasetemp())
+    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    reaper.tell("below", base)
+    traces = Traces(base)
     before = traces.now()
     yield
     left = traces.after(before)

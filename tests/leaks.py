@@ -16,7 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 
-GRACE = 5.0  # seconds for what is already on its way out
+GRACE = 60.0  # seconds for what is already on its way out: it costs time only where something stays
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 INTERFACES = Path("/sys/class/net")
 ANYBODYS = re.compile(r"intermodal[-_][0-9a-f]{8}|i[mv][0-9a-f]{8,13}")

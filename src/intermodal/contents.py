@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from intermodal.begun import PREFIX, Begun
 from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
@@ -31,12 +32,15 @@ class Contents:
         self.directory = directory
         self._text = str(directory)
         self._attributes = threading.Lock()
+        self.begun = Begun(directory / INCOMING)
 
     def prepare(self) -> None:
-        """Make the directory; remove what interrupted writers of ended processes left. Blocking."""
+        """Make the directory; remove what interrupted writers of ended processes left, but for uploads. Blocking."""
         incoming = self.directory / INCOMING
         incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in incoming.iterdir():
+            if path.name.startswith(PREFIX):
+                continue
             pid = path.name.partition("-")[0]
             if not pid.isdigit() or not process_lives(int(pid)):
                 path.unlink(missing_ok=True)
@@ -51,6 +55,10 @@ class Contents:
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that the store lacks, in their order, each once. Blocking."""
         return [digest for digest in dict.fromkeys(digests) if not self.has(digest)]
+
+    def resumed_writer(self, digest: str, token: str, begin: int) -> FileWriter:
+        """As `writer`, of an upload that may be interrupted and gone on with; see `begun`. Fault: conflict."""
+        return self.begun.writer(Path(self.path(digest)), digest, token, begin) or self.writer(digest)
 
     def writer(self, digest: str) -> FileWriter:
         """A content that arrives in parts; see FileWriter."""

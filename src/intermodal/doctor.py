@@ -56,11 +56,30 @@ def report(home: Home) -> list[Check]:
         _open_files(),
         _mmdebstrap(),
         _bucket_mounts(),
+        _leftovers(),
         _certificates(),
         *_shown_certificates(home),
         _clock(),
     ]
     return checks
+
+
+def _leftovers() -> Check:
+    found = leftovers()
+    if found:
+        detail = f"of workers that were killed, and whose state directory is gone: {', '.join(found)}"
+        return Check("leftovers", False, detail, "intermodal doctor --clean", required=False)
+    return Check("leftovers", True, "none of state directories that are gone", required=False)
+
+
+def leftovers(remove: bool = False) -> list[str]:
+    """State directories that are gone, of which containers, bridges or control groups are left; removed on demand."""
+    command = [sys.executable, "-m", "intermodal.worker.containers.leftovers", *(["--remove"] if remove else [])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_WITHIN, check=False)
+    except subprocess.TimeoutExpired:
+        return []
+    return done.stdout.splitlines()
 
 
 def _bucket_mounts() -> Check:

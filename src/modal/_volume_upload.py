@@ -6,6 +6,7 @@ several at a time. What was sent stays there, so an upload that was interrupted 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -28,11 +29,13 @@ from typing import (
 from modal import _sync
 from modal._hashing import hashes
 from modal._mounts import Stamp, stamp_of
+from modal._protocol.messages.call import BlobChunk
 from modal._protocol.messages.volume import (
     DIRECTORY,
     FILE,
     SYMLINK,
     Entry,
+    ObjectBegun,
     ObjectPut,
     ObjectsMissing,
     ObjectsPut,
@@ -54,6 +57,7 @@ PARALLEL = 8  # threads that hash and send
 BATCH_BYTES = 4 << 20  # of small files in one message
 BATCH_FILES = 1000
 SMALL = 1 << 20  # bytes; larger files travel alone
+RESTARTS = 3  # of one upload from its beginning, where what the server had turned out to be something else
 ASK_FILES = 5000  # hashes in one question
 
 Progress = Callable[[int, int, int, int], None]  # files done, files in all, bytes done, bytes in all
@@ -202,6 +206,54 @@ async def send_entries(client: Client, request: Any, entries: List[Entry], expec
             exchange.close(reuse=clean)
 
 
+async def send_object(client: Client, digest: str, size: int, local: str, content: bytes, token: str) -> None:
+    """One large content, of a local file or of memory. After an interruption it goes on where that came."""
+    from modal._endpoint import CALL_PATIENCE, Patience, error_of
+    from modal._protocol.errors import Fault, ProtocolError, WireError
+
+    waiting: Optional[Patience] = None
+    restarts = 0
+    while True:
+        begin = await _begun(client, digest, token)
+        exchange = await client.open(ObjectPut(digest, size, begin, token), patience=CALL_PATIENCE, waiting=waiting)
+        clean = False
+        try:
+            with open(local, "rb") if local else io.BytesIO(content) as file:
+                file.seek(begin)
+                while True:
+                    chunk = await _sync.call_blocking(file.read, CHUNK)
+                    if not chunk:
+                        break
+                    await exchange.send(BlobChunk(chunk))
+            exchange.end()
+            while await exchange.receive() is not None:
+                continue
+            clean = True
+            if not isinstance(exchange.response, Done):
+                raise error_of("internal", "ObjectPut was not answered")
+            return
+        except Fault as fault:
+            clean = True
+            # What was there was not its beginning, after a crash of the server's machine say: it is gone now.
+            restarts += 1
+            if restarts > RESTARTS or not (begin or fault.code == "conflict"):
+                raise error_of(fault.code, fault.text) from None
+        except ProtocolError as error:
+            raise error_of("internal", f"ObjectPut: {error}") from None
+        except WireError as error:
+            waiting = waiting or Patience(client._endpoint, CALL_PATIENCE)
+            await client._wait(waiting, error)
+        finally:
+            exchange.close(reuse=clean)
+
+
+async def _begun(client: Client, digest: str, token: str) -> int:
+    try:
+        return (await client.request(ObjectBegun(digest, token), ObjectBegun)).size
+    except InvalidError:  # a server of an earlier version
+        return 0
+
+
 class _Transfer:
     """Gets the contents of files into the server's object store. Blocking, with threads of its own."""
 
@@ -213,6 +265,7 @@ class _Transfer:
         self._files = 0
         self._bytes = 0
         self._total = sum(source.size for source in sources)
+        self._token = os.urandom(12).hex()
 
     def run(self) -> List[Entry]:
         """All files as entries, their contents with the server. Raises modal.exception's errors, OSError."""
@@ -290,8 +343,7 @@ class _Transfer:
         try:
             if len(batch) == 1 and batch[0][1].size > SMALL:
                 digest, source = batch[0]
-                content: Any = source.local or [source.content]
-                _sync.run(self._client.upload(ObjectPut(digest, source.size), content, Done))
+                _sync.run(send_object(self._client, digest, source.size, source.local, source.content, self._token))
             else:
                 contents = [_content(source) for _digest, source in batch]
                 _sync.run(self._client.request(ObjectsPut([digest for digest, _ in batch], contents), Done))

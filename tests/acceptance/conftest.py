@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from intermodal.home import Home
+from tests import reaper
 from tests.images_cache import lend_base
 from tests.leaks import RUNNING, Traces
 
@@ -173,10 +174,12 @@ def new_platform(size: str = "") -> Iterator[Platform]:
     if os.geteuid() != 0 or shutil.which("crun") is None:
         pytest.skip("acceptance tests need root and crun")
     home = disk = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
+    reaper.tell("disk" if size else "home", disk)
     if size:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)], check=True)
         home = disk / "h"  # others' mount namespaces have the disk too: what names it alone is not ours
         home.mkdir(mode=0o700)
+        reaper.tell("home", home)
     traces = Traces(home)
     before = traces.now()
     RUNNING.add(home)
@@ -193,6 +196,8 @@ def new_platform(size: str = "") -> Iterator[Platform]:
         if size:
             subprocess.run(["umount", "-l", str(disk)], check=True)
             disk.rmdir()
+        reaper.tell("gone", home)
+        reaper.tell("gone", disk)
     assert down.code == 0, down.text
     assert not left, "left behind:\n  " + "\n  ".join(left)
 

@@ -56,7 +56,7 @@ def test_a_drained_worker(platform: Platform, tmp_path: Path) -> None:
         assert ", drained" in status.out, status.text
         assert platform.status()["containers"] == []
         listed = platform.modal("app", "list", "--json")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while "drained" not in listed.out.replace("accept-drained", "") and time.monotonic() < deadline:
             listed = platform.modal("app", "list", "--json")  # it is said after a moment of waiting
         assert "waits for a worker: it is drained (`intermodal undrain`)" in listed.out, listed.text
@@ -66,7 +66,7 @@ def test_a_drained_worker(platform: Platform, tmp_path: Path) -> None:
     finally:
         undrained = platform.intermodal("undrain")
     assert undrained.code == 0, undrained.text
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
     lines = [line.strip() for line in out.splitlines()]
     assert "result 2" in lines

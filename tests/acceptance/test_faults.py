@@ -56,7 +56,7 @@ def finish(process: subprocess.Popen[str], before: list[str]) -> list[str]:
     assert process.stderr is not None
     out = process.stdout.read()  # not `communicate`: it knows nothing of what has been read ahead
     err = process.stderr.read()
-    process.wait(90)
+    process.wait(200)
     assert process.returncode == 0, "\n".join(before) + out + err
     return before + out.splitlines()
 
@@ -146,7 +146,7 @@ def test_two_runs_at_once_start_one_server(own_platform: Platform, tmp_path: Pat
     path.write_text("import modal\napp = modal.App()\n\n@app.function()\ndef f(): print('done')\n")
     both = [own_platform.start("modal", "run", path) for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == 0, out + err
         assert "done" in out
     servers = [

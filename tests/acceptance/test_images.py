@@ -257,7 +257,7 @@ def test_builds_that_are_killed_at_any_moment_leave_no_half_layer(own_platform: 
         pid = {"client": process.pid, "server": status["pid"], "worker": status["workers"][0]["pid"]}[victim]
         time.sleep(chance.uniform(0.3, 1.3))  # the moment is what is tried
         os.kill(pid, signal.SIGKILL)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=200)
         if victim != "client":
             assert process.returncode == 0, out + err
     assert own_platform.intermodal("up").code == 0

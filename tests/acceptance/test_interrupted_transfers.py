@@ -14,7 +14,7 @@ from tests.acceptance.conftest import Platform
 
 pytestmark = pytest.mark.acceptance
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 200.0  # seconds
 FILES = 10_000 if os.environ.get("INTERMODAL_SOAK") else 4_000
 
 

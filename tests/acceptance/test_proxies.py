@@ -109,7 +109,7 @@ class Front:
 
 def listens(port: int, process: subprocess.Popen[str], name: str) -> None:
     """Wait until it does."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
@@ -142,7 +142,7 @@ def running(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=200)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -267,7 +267,7 @@ def test_events_are_not_held_back(front: Front) -> None:
             assert process.stdout.readline() == "data: first\n"
             front.curl("/go")
             assert "data: second" in process.stdout.read()
-            assert process.wait(60) == 0
+            assert process.wait(200) == 0
 
 
 def test_large_bodies(front: Front, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_an_upload_that_is_given_up_ends_its_input(front: Front, behind: Behind)
 async def test_web_sockets(front: Front) -> None:
     context = ssl.create_default_context(cafile=str(front.ca))
     url = f"wss://{front.host}:{front.port}/ws"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         async with connect(url, ssl=context, host="127.0.0.1", port=front.port) as socket_:
             for message in ("hello", b"\x00\xff", "x" * 1_000_000):
                 await socket_.send(message)

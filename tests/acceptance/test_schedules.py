@@ -59,7 +59,7 @@ def test_a_deployed_schedule(own_platform: Platform, tmp_path: Path) -> None:
     apps = json.loads(platform.modal("app", "list", "--json").out)
     (app_id,) = [app["App ID"] for app in apps if app["Description"] == "scheduled"]
     assert platform.modal("app", "stop", "scheduled").code == 0
-    follower.communicate(timeout=60)
+    follower.communicate(timeout=200)
     logs = stored_logs(platform, app_id)
     assert "ValueError: nobody waits for this" in logs
     assert "The scheduled run of fails failed." in logs

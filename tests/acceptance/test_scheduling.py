@@ -86,7 +86,7 @@ class Caller:
         assert self._process.stdout.readline() == "calling\n"
 
     def end(self) -> tuple[list[str], list[str]]:
-        out, _err = self._process.communicate("\n", timeout=60)
+        out, _err = self._process.communicate("\n", timeout=200)
         seen, failed = json.loads(out)
         return seen, failed
 
@@ -245,7 +245,7 @@ def test_the_input_of_a_stopped_container_runs_again_elsewhere(platform: Platfor
     (container,) = [one for one in platform.status()["containers"] if one["app_name"] == "accept-preempted"]
     stopped = platform.modal("container", "stop", container["container_id"])
     assert stopped.code == 0, stopped.text
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
     lines += [line.strip() for line in out.splitlines()]
     assert lines.count("begins") == 2

@@ -128,7 +128,7 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
         assert mode == 0o600 or (platform.home / "crun" in Path(name).parents and folder == 0o700), (name, oct(mode))
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert MARKER not in listed
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "ValueError: it fails" in out + err
     assert MARKER not in "".join(lines) + out + err

@@ -329,26 +329,26 @@ def test_a_web_function_is_updated_without_a_failed_request(platform: Platform, 
     served.wait_for(SERVING)
     name, port = url.split("//")[1].split(".")[0], url.rpartition(":")[2]
     base = f"http://127.0.0.1:{port}/_web/{name}"
-    assert httpx.get(base, timeout=60).text == "v1"
+    assert httpx.get(base, timeout=WAIT).text == "v1"
     slow: list[str] = []
-    asking = threading.Thread(target=lambda: slow.append(httpx.get(f"{base}/slow", timeout=60).text))
+    asking = threading.Thread(target=lambda: slow.append(httpx.get(f"{base}/slow", timeout=WAIT).text))
     asking.start()
     served.wait_for("slow begins in v1")
     save(path, WEB.format(version="v2"))
     answers = []
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(timeout=WAIT) as client:
         while not answers or answers[-1].text == "v1":
             answers.append(client.get(base))
     assert {answer.status_code for answer in answers} == {200}
     assert answers[-1].text == "v2"
-    asking.join(60)
+    asking.join(WAIT)
     assert slow == ["v1"]
     served.wait_for("Updated")
     assert not [line for line in served.lines if line.count("=> http") and url not in line]
     served.interrupt()
     served.rest()
     assert served.code() == 0
-    assert httpx.get(base, timeout=60).status_code == 404
+    assert httpx.get(base, timeout=WAIT).status_code == 404
 
 
 SHARED = """
@@ -381,8 +381,8 @@ def test_the_newest_has_the_name_and_tracebacks_are_shown(platform: Platform, tm
     (url,) = addresses
     assert "--shared-name-dev." in url
     base = f"http://127.0.0.1:{url.rpartition(':')[2]}/_web/{url.split('//')[1].split('.')[0]}"
-    assert httpx.get(base, timeout=60).text == "newer"
-    failed = httpx.get(f"{base}/raise", timeout=60)
+    assert httpx.get(base, timeout=WAIT).text == "newer"
+    failed = httpx.get(f"{base}/raise", timeout=WAIT)
     assert failed.status_code == 500
     for shown in (failed.text, "\n".join(iter(lambda: running[1].wait_for(""), "LookupError: the drawer is empty"))):
         assert "Traceback (most recent call last)" in shown
@@ -391,7 +391,7 @@ def test_the_newest_has_the_name_and_tracebacks_are_shown(platform: Platform, tm
         served.interrupt()
         served.rest()
         assert served.code() == 0
-        after = httpx.get(base, timeout=60)
+        after = httpx.get(base, timeout=WAIT)
         assert (after.text == answer) if answer else (after.status_code == 404)
 
 

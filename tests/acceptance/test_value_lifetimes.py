@@ -13,7 +13,7 @@ from tests.acceptance.test_faults import wait_for_line
 
 pytestmark = pytest.mark.acceptance
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 200.0  # seconds
 
 PROGRAM = """
 import modal

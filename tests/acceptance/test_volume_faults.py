@@ -23,7 +23,7 @@ pytestmark = pytest.mark.acceptance
 ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
 FILES = 5  # in each generation
 PARTS = ("worker", "server")
-PATIENCE = 60.0  # seconds
+PATIENCE = 200.0  # seconds
 
 WRITER = f"""
 import os, pathlib, shutil

@@ -45,7 +45,7 @@ sys.stdin.readline()
 assert kept.remote(0) == 0
 for ended in (call, other):
     try:
-        ended.get(timeout=30)
+        ended.get(timeout=200)
     except modal.exception.RemoteError as error:
         print(error, flush=True)
 """

@@ -97,13 +97,16 @@ def status(as_json: bool) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def doctor(as_json: bool) -> None:
+@click.option("--clean", is_flag=True, help="First remove what killed workers of deleted state directories have left.")
+def doctor(as_json: bool, clean: bool) -> None:
     """Say what this machine can do for containers, why not, and what would help.
 
     Starts one container to see. Exit code 1 when something that is needed is missing.
     """
-    from intermodal.doctor import report
+    from intermodal.doctor import leftovers, report
 
+    for gone in leftovers(remove=True) if clean else ():
+        click.echo(f"removed what was left of {gone}", err=True)
     checks = report(Home())
     if as_json:
         fields = ("name", "ok", "detail", "remedy", "required")

@@ -63,11 +63,25 @@ def load(spec: RunnerSpec) -> Service:
     """Import or unpickle what the spec names. Whatever the user's code raises comes out as it is."""
     function = spec.function
     service = Service(function)
+    target = _of_app(spec.app_name, function, _target(function))
     if function.is_class:
-        _load_class(service, _target(function), spec.parameters)
+        _load_class(service, target, spec.parameters)
     else:
-        service.offer("", load_function(function))
+        service.offer("", _raw(target))
     return service
+
+
+def _of_app(app_name: str, function: FunctionSpec, target: Any) -> Any:
+    """Where several apps of a module have a function of that name, the module's variable is the last one of them."""
+    definition = getattr(target, "_definition", None)
+    apps = sys.modules.get("modal._app")
+    if definition is None or apps is None or definition.app.name == app_name:
+        return target
+    for value in list(vars(sys.modules[function.module]).values() if function.module in sys.modules else ()):
+        if isinstance(value, apps.App) and value.name == app_name:
+            known = value.registered_classes if function.is_class else value.registered_functions
+            return known.get(function.name, target)
+    return target
 
 
 def load_function(function: FunctionSpec) -> Callable[..., Any]:

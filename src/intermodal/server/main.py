@@ -415,14 +415,15 @@ class Server:
         )
 
     def _find_container(self, container_id: str) -> tuple[str, str, str, bool] | None:
-        found = self.invocation.container(container_id)
-        if found is None:
+        container = self.invocation.dispatch.containers.get(container_id)
+        if container is None:
             return None
-        app = self.apps.live.get(found[0])
-        function = self.invocation.dispatch.functions.get(found[1])
-        if app is None or function is None:
+        function = container.function  # its app may be stopping: exit hooks have something to save
+        app = self.apps.live.get(function.app_id)
+        if app is None:
             return None
-        return (*found, self.environments.name_of(app.environment_id), function.spec.restrict_modal_access)
+        environment = self.environments.name_of(app.environment_id)
+        return function.app_id, function.function_id, environment, function.spec.restrict_modal_access
 
     def _worker_seen(self, pid: int) -> None:
         if self.local_worker is not None:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from typing import Tuple
+from functools import partial
+from typing import Callable, Optional, Tuple
+
+from modal._protocol.writing import write_all
 
 CHUNK = 1 << 20  # bytes; smaller files are read whole
+OVERLAPPED_FROM = 16 << 20  # bytes of a file that is worth a thread
 INCOMING = ".incoming"  # below the store: what is not whole yet, as `<pid>-<number>`
 _ZEROS = bytes(CHUNK)
 _numbers = itertools.count()
@@ -59,7 +63,7 @@ def place_bytes(content: bytes, directory: str, mode: int, mtime: int) -> str:
     temporary, out = _open_temporary(directory)
     try:
         try:
-            _write(out, content)
+            write_all(out, content)
             _finish(out, mode, mtime)
         finally:
             os.close(out)
@@ -105,16 +109,36 @@ def _copy_by_kernel(fd: int, out: int) -> None:
                 chunk = os.pread(fd, min(CHUNK, stop - offset), offset)
                 if not chunk:
                     return
-                _write(out, chunk, offset)
+                write_all(out, chunk, offset)
                 copied = len(chunk)
             offset += copied
     os.ftruncate(out, end)
 
 
 def _copy(fd: int, out: int) -> Tuple[str, int]:
+    end = os.fstat(fd).st_size
+    if out >= 0 and end >= OVERLAPPED_FROM:
+        from modal._protocol.overlapped import Writer
+
+        with Writer(out, CHUNK) as writer:
+            copied = _read(fd, end, writer.room, writer.put)
+    else:
+        part = memoryview(bytearray(CHUNK))
+        copied = _read(fd, end, lambda: part, partial(_put, out) if out >= 0 else None)
+    if out >= 0:
+        os.ftruncate(out, copied[1])
+    return copied
+
+
+def _put(out: int, part: memoryview, size: int, offset: int) -> None:
+    write_all(out, part[:size], offset)
+
+
+def _read(
+    fd: int, end: int, room: Callable[[], memoryview], write: Optional[Callable[[memoryview, int, int], None]]
+) -> Tuple[str, int]:
     digest = hashlib.sha256()
     offset = 0
-    end = os.fstat(fd).st_size
     while offset < end:
         start = _seek_data(fd, offset, end)
         while offset < start:  # a hole
@@ -123,17 +147,24 @@ def _copy(fd: int, out: int) -> Tuple[str, int]:
             offset += size
         stop = _seek_hole(fd, offset, end)
         while offset < stop:
-            chunk = os.pread(fd, min(CHUNK, stop - offset), offset)
-            if not chunk:  # it was shortened meanwhile
+            part = room()
+            size = _read_into(fd, part[: min(CHUNK, stop - offset)], offset)
+            if not size:  # it was shortened meanwhile
                 end = stop = offset
                 break
-            digest.update(chunk)
-            if out >= 0:
-                _write(out, chunk, offset)
-            offset += len(chunk)
-    if out >= 0:
-        os.ftruncate(out, offset)
+            digest.update(part[:size])
+            if write is not None:
+                write(part, size, offset)
+            offset += size
     return digest.hexdigest(), offset
+
+
+def _read_into(fd: int, part: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [part], offset)
+    data = os.pread(fd, len(part), offset)
+    part[: len(data)] = data
+    return len(data)
 
 
 def _seek_data(fd: int, offset: int, end: int) -> int:
@@ -150,14 +181,6 @@ def _seek_hole(fd: int, offset: int, end: int) -> int:
         return min(os.lseek(fd, offset, os.SEEK_HOLE), end)
     except (AttributeError, OSError):
         return end
-
-
-def _write(fd: int, content: bytes, offset: int = 0) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        rest = rest[written:]
-        offset += written
 
 
 def _open_temporary(directory: str) -> Tuple[str, int]:

@@ -99,16 +99,25 @@ def _only(module: ModuleType, targets: List[Target], reference: Reference) -> Ta
             return own[0]
         if own:
             what = "local entrypoints" if kinds == ("entrypoint",) else "functions"
+            start = f"  modal run {'-m ' if reference.is_module else ''}{reference.where}::"
             raise click.UsageError(
                 f"{reference.where} has {len(own)} {what}; choose one:\n"
-                + "\n".join(
-                    f"  modal run {'-m ' if reference.is_module else ''}{reference.where}::{t.name}" for t in own
-                )
+                + "\n".join(start + name for name in _told_apart(module, own))
             )
     raise click.UsageError(
         f"{reference.where} has an app, but neither a function (`@app.function()`) nor a local entrypoint "
         "(`@app.local_entrypoint()`)."
     )
+
+
+def _told_apart(module: ModuleType, targets: List[Target]) -> List[str]:
+    """Their names; with the variable of the app before it where several apps have the name."""
+    variables = {id(app): name for name, app in apps_of(module).items()}
+    names = [target.name for target in targets]
+    return [
+        f"{variables[id(target.app)]}.{target.name}" if names.count(target.name) > 1 else target.name
+        for target in targets
+    ]
 
 
 def _named(module: ModuleType, apps: Dict[str, App], targets: List[Target], reference: Reference) -> Target:
@@ -120,7 +129,8 @@ def _named(module: ModuleType, apps: Dict[str, App], targets: List[Target], refe
         found = _by_name(targets, reference.name, module.__name__) or _by_variable(module, targets, reference.name)
     if found is None:
         prefix = f"{first}." if rest and first in apps else ""
-        _unknown(reference, "function or local entrypoint", [prefix + target.name for target in targets])
+        names = [prefix + target.name for target in targets] if prefix else _told_apart(module, targets)
+        _unknown(reference, "function or local entrypoint", names)
     return found
 
 

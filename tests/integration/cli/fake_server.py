@@ -52,14 +52,14 @@ class FakeServer:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(100)
 
     # -- the test's side
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(100)
 
-    def wait_for(self, kind: type[Message], seconds: float = 20.0) -> Message:
+    def wait_for(self, kind: type[Message], seconds: float = 100.0) -> Message:
         """The first message of this kind that was asked, once it is."""
         with self.changed:
             assert self.changed.wait_for(lambda: any(isinstance(m, kind) for m in self.asked), seconds)

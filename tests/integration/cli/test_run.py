@@ -285,7 +285,7 @@ def test_ctrl_c_stops_the_app(start: Start, server: FakeServer, slow: None) -> N
     process = start("run", "slow.py")
     server.wait_for(Invoke)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"Stopping app - interrupted by Ctrl-C." in out
     assert "✓ App stopped." in out.decode()
@@ -299,7 +299,7 @@ def test_sigterm_stops_the_app_too(start: Start, server: FakeServer, slow: None)
     process = start("run", "slow.py")
     server.wait_for(Invoke)
     process.terminate()
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (143, b"")
     assert b"Stopping app - terminated." in out
     assert len(server.of(app.AppStop)) == 1
@@ -314,7 +314,7 @@ def test_ctrl_c_twice_kills(start: Start, server: FakeServer, slow: None) -> Non
     process.send_signal(signal.SIGINT)
     server.wait_for(app.AppStop)
     process.send_signal(signal.SIGINT)
-    _out, err = process.communicate(timeout=20)
+    _out, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"Killed" in err
     assert b"Traceback" not in err
@@ -327,7 +327,7 @@ def test_ctrl_c_leaves_a_detached_app_running(start: Start, server: FakeServer, 
     process = start("run", "--detach", "slow.py")
     server.wait_for(Invoke)
     process.send_signal(signal.SIGINT)
-    out, _err = process.communicate(timeout=20)
+    out, _err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"goes on without this command" in out
     assert server.of(app.AppStop) == []
@@ -347,7 +347,7 @@ def test_a_reader_that_goes_away_stops_the_app(start: Start, server: FakeServer,
     os.close(write)
     with open(read, "rb") as pipe:
         assert pipe.readline().startswith("✓".encode())
-    _out, err = process.communicate(timeout=20)
+    _out, err = process.communicate(timeout=200)
     assert process.returncode == 141
     assert err == b""
     assert len(server.of(app.AppStop)) == 1
@@ -377,6 +377,6 @@ def test_deploy_and_stream_logs(start: Start, server: FakeServer, program: Path)
     (app_id,) = server.apps
     server.print_line(app_id, "from the deployment\n")
     server._loop.call_soon_threadsafe(server.apps[app_id].stopped.set)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert b"from the deployment\n" in out

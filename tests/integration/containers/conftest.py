@@ -47,7 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     kernel.umount(str(place), kernel.MNT_DETACH)
 
 
-def drain(fd: int, seconds: float = 10.0) -> str:
+def drain(fd: int, seconds: float = 100.0) -> str:
     """Everything until the end of file."""
     parts = []
     deadline = time.monotonic() + seconds

@@ -128,7 +128,7 @@ def test_whoever_waits_longest_is_served_first(q: modal.Queue) -> None:
         wait_for_getters(q, number + 1)
     q.put_many(list(range(5)))
     for thread, _results in waiting:
-        thread.join(10)
+        thread.join(100)
     assert [results for _thread, results in waiting] == [[0], [1], [2], [3], [4]]
 
 
@@ -228,29 +228,27 @@ def test_a_consumer_that_ends_at_once_keeps_what_it_got(q: modal.Queue, server: 
     assert q.get() == "second"
 
 
-def test_a_consumer_that_is_interrupted_gives_back_what_it_has_read(q: modal.Queue, server: ServerProcess) -> None:
-    program = CONSUMER + (
-        "from modal._protocol import blocking\n"
-        "decode = blocking.decode\n"
-        "def interrupted(type, *parts):\n"
-        "    decode(type, *parts)\n"
-        "    raise KeyboardInterrupt\n"
-        "blocking.decode = interrupted\n"
-        "try:\n"
-        "    q.get()\n"
-        "except KeyboardInterrupt:\n"
-        "    print('interrupted', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
+def test_a_consumer_that_is_interrupted_gives_back_what_it_has_read(
+    q: modal.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[Any] = []
+    note, decode = blocking.Connection.note, blocking.decode
+
+    def noted(connection: blocking.Connection, message: Any) -> None:
+        notes.append(message)
+        note(connection, message)
+
+    def interrupted(*parts: Any) -> Any:
+        decode(*parts)
+        raise KeyboardInterrupt
+
     q.put("first")
-    with subprocess.Popen(
-        [sys.executable, "-c", program, server.home.address, q._name],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
-        assert child.stdout is not None
-        assert [child.stdout.readline(), child.stdout.readline()] == ["waits\n", "interrupted\n"]
-        assert q.get(timeout=20) == "first"
-        child.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(blocking.Connection, "note", noted)
+        patch.setattr(blocking, "decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            q.get()
+    assert [(said.kind, len(said.tokens), said.give_back) for said in notes] == [("queue", 1, True)]
 
 
 def test_only_the_process_itself_is_believed_to_have_read(server: ServerProcess) -> None:

@@ -285,7 +285,7 @@ class Rig:
         for connection in self.connections:
             if hasattr(connection, "worker_id"):
                 connection.abort()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(200):
             while not all(link.connection.closed for link in self.invocation.workers.links.values()):
                 await asyncio.sleep(0.01)
             try:

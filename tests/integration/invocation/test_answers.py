@@ -56,7 +56,7 @@ def runs(path: Path) -> Counter[str]:
     return Counter(path.read_text().split("\n")[:-1]) if path.exists() else Counter()
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 100.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.01)

@@ -145,7 +145,7 @@ async def gone(connection: aio.Connection) -> None:
     ended = asyncio.get_running_loop().create_future()
     connection.on_close.append(ended.set_result)
     connection.close()
-    await asyncio.wait_for(ended, 5)
+    await asyncio.wait_for(ended, 100)
 
 
 @pytest.fixture
@@ -192,9 +192,9 @@ def threaded(
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    ready.wait(10)
+    ready.wait(100)
     place, loop, stop = found
     yield place
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(100)
     assert not thread.is_alive()

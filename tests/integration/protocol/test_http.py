@@ -18,9 +18,9 @@ from tests.integration.protocol.conftest import HELLO, gone
 
 def get(port: int, path: str, context: ssl.SSLContext | None, method: str = "GET") -> tuple[int, str]:
     if context is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
     else:
-        connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=context)
+        connection = http.client.HTTPSConnection("localhost", port, timeout=100, context=context)
     connection.request(method, path)
     response = connection.getresponse()
     text = response.read().decode()

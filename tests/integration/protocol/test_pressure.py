@@ -145,7 +145,7 @@ async def test_a_peer_that_ignores_credit_is_let_go(listening: Callable[..., Any
         await asyncio.sleep(0)
         if connection.closed:
             break
-    assert "credit" in str(await asyncio.wait_for(lost, 10))
+    assert "credit" in str(await asyncio.wait_for(lost, 100))
     assert place.connections[0].held <= aio.MAX_STREAM_HELD
 
 

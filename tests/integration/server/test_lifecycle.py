@@ -38,7 +38,7 @@ def intermodal(home: Home, *arguments: str) -> subprocess.Popen[str]:
 
 
 def said(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == code, out + err
     return out
 
@@ -51,7 +51,7 @@ def wait_for_worker(home: Home, not_pid: int) -> Any:
     """The status once another worker than this one is there."""
     connection = lifecycle.connect(home)
     assert connection is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         found = connection.request(ServerStatusGet(5.0, False), ServerStatus).status
         workers = [each for each in found["workers"] if each["connected"] and each["pid"] != not_pid]

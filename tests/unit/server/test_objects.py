@@ -267,6 +267,30 @@ async def test_a_queue_that_is_larger_than_memory(parts: Parts, monkeypatch: pyt
     assert partition.contents.bytes == 0
 
 
+async def test_what_a_direct_client_has_read_may_still_be_given_back(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr("intermodal.server.queues.arrivals.LOOK_DELAY", 0.0)
+    monkeypatch.setattr(
+        "intermodal.server.queues.arrivals.is_read", lambda connection: looked.append(connection) or len(looked) > 3
+    )
+    parts.peer.direct = True
+    queue_id = await parts.new("queue")
+    await parts.enqueue(queue_id, b"")
+    assert await parts.dequeue(queue_id, b"") == [b"item"]
+    parts.queues.received(parts.peer, Received("queue", [b"%012d" % parts.tokens], give_back=True))  # type: ignore[arg-type]
+    assert await parts.queues.length(queue_id, b"", False) == 1
+    assert await parts.dequeue(queue_id, b"") == [b"item"]
+    while len(looked) < 4:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    parts.queues._changes.flush()
+    await parts.store.behind.settle()
+    assert await parts.store.database.row("SELECT count(*) FROM queue_items") == (0,)
+    assert await parts.store.database.row("SELECT count(*) FROM queue_taken") == (0,)
+
+
 async def test_deleting_an_environment_deletes_what_is_in_it(parts: Parts) -> None:
     dict_id, queue_id = await parts.new("dict"), await parts.new("queue")
     await parts.put(dict_id, b"k")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from intermodal.server.store.database import Database
 from intermodal.server.store.migrations import VOLUMES, known, migrate
 from intermodal.server.store.store import VOLUMES_FILE, Store
 from intermodal.server.store.volume_edit import VolumeEdit
+from intermodal.server.store.volumes import VolumeRow
+from modal._protocol.errors import Fault
 from modal._protocol.messages.volume import CLEARED, DIRECTORY, FILE, REMOVED, SYMLINK, Entry
 from tests.unit.volumes.conftest import VOLUME_ID
 
@@ -95,6 +98,30 @@ async def test_an_upload_of_many_files_says_what_is_in_its_way(volumes: Volumes,
     assert (row.version, row.inodes) == (2, 2 * volume_bulk.WORTH_IT + 3)
 
 
+async def test_a_small_version_is_made_while_a_large_one_is_laid_out(
+    volumes: Volumes, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_bulk, "STEP", 1)
+    now = time.time()
+    environment = (await store.environments.all())[0].environment_id
+    await store.volumes.create(VolumeRow("vo-small", environment, "volume", "small", 0, 0, 0, 0, now, now))
+    files = [Entry(f"d/{number}", DIRECTORY, 0o755) for number in range(10 * volume_bulk.WORTH_IT)]
+    large = asyncio.create_task(volumes.commit(VOLUME_ID, [Entry("old", REMOVED), *files]))
+    begun = store.volumes._database.commits + 5
+    while store.volumes._database.commits < begun:
+        await asyncio.sleep(0)
+    assert await volumes.commit("vo-small", [Entry("x", DIRECTORY, 0o755)]) == 1
+    assert not large.done()
+    assert await large == 1
+    assert len(await store.volumes.children(VOLUME_ID, "d", False)) == len(files)
+    with pytest.raises(Fault, match="does not exist any more"):
+        await volumes.commit("vo-gone", files)
+    await store.volumes.used(VOLUME_ID)
+    assert await store.volumes._database.write(
+        lambda connection: connection.execute("SELECT count(*) FROM temp.sqlite_schema").fetchone()
+    ) == (0,)  # nothing is left of what was laid out
+
+
 async def test_volumes_of_an_older_store_are_moved(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     old = sqlite3.connect(path, isolation_level=None)
@@ -129,8 +156,6 @@ async def test_a_large_version_holds_up_no_other_writer(tmp_path: Path) -> None:
     def work(_edit: VolumeEdit) -> None:
         begun.set()
         assert go_on.wait(30)
-
-    import asyncio
 
     edit = asyncio.create_task(store.volumes.edit("v", "upload", work))
     assert await asyncio.to_thread(begun.wait, 30)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from intermodal.files import FileWriter
 from intermodal.server.principal import Role, principal_of
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.network_files import NetworkFiles
@@ -20,6 +22,7 @@ from modal._protocol.messages.volume import (
     NETWORK_FILE_SYSTEM,
     Entry,
     NetworkFilePut,
+    ObjectBegun,
     ObjectPut,
     ObjectsMissing,
     ObjectsPut,
@@ -79,6 +82,7 @@ class VolumeHandlers:
         handlers.unary(VolumeEdit)(self.edit)
         handlers.unary(ObjectsMissing)(self.missing)
         handlers.unary(ObjectsPut)(self.put_objects)
+        handlers.unary(ObjectBegun)(self.begun)
         handlers.stream(ObjectPut)(self.put_object)
         handlers.stream(VolumeUpload)(self.upload)
         handlers.unary(VolumeSync)(self.sync)
@@ -175,13 +179,23 @@ class VolumeHandlers:
         return Done()
 
     async def put_object(self, connection: Connection, message: ObjectPut, stream: Stream) -> Done:
-        with self._volumes.objects.writer(message.hash) as writer:
+        objects = self._volumes.objects
+        if message.token:
+            resumed = objects.resumed_writer(message.hash, message.token, message.begin)
+        else:
+            resumed = objects.writer(message.hash)
+        with contextlib.ExitStack() as stack:
+            writer = await _entered(resumed, stack)
             async for chunk in _chunks(stream):
                 if writer.size + len(chunk) > message.size:
                     raise Fault(Code.INVALID, f"the file is longer than the {message.size} bytes that were announced")
                 await asyncio.to_thread(writer.write, chunk)
             await asyncio.to_thread(writer.commit)
         return Done()
+
+    async def begun(self, connection: Connection, message: ObjectBegun) -> ObjectBegun:
+        size = await asyncio.to_thread(self._volumes.objects.begun.size, message.hash, message.token)
+        return ObjectBegun(message.hash, message.token, size)
 
     async def upload(self, connection: Connection, message: VolumeUpload, stream: Stream) -> VolumeVersions:
         version = await self._volumes.upload(message.volume_id, await _entries(stream), message.force, message.token)
@@ -223,6 +237,18 @@ class VolumeHandlers:
         return VolumeInfo(
             row.volume_id, row.name, row.kind, row.created_at, environment, row.version, row.inodes, row.bytes, made
         )
+
+
+async def _entered(writer: FileWriter, stack: contextlib.ExitStack) -> FileWriter:
+    """Enter it in a thread, as that may have to read gigabytes; whatever happens meanwhile, it is left."""
+    entering = asyncio.ensure_future(asyncio.to_thread(writer.__enter__))
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        entering.add_done_callback(lambda done: None if done.exception() else writer.__exit__(None, None, None))
+        raise
+    stack.push(writer)
+    return writer
 
 
 async def _entries(stream: Stream) -> list[Entry]:

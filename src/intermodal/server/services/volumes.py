@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
 from intermodal.contents import SPARED, Contents
+from intermodal.server.services.sharing import Sharing
 from intermodal.server.services.volume_names import VolumeNames
 from intermodal.server.services.volume_paths import clean, join
 from intermodal.server.store import volume_bulk
-from intermodal.server.store.volume_edit import VolumeEdit
+from intermodal.server.store.volume_edit import Staged, VolumeEdit
 from intermodal.server.store.volumes import VolumeStore
 from modal._protocol.errors import Code, Fault
-from modal._protocol.messages.volume import DIRECTORY, FILE, SYMLINK, Entry, VolumeVersion
+from modal._protocol.messages.volume import CLEARED, DIRECTORY, FILE, REMOVED, SYMLINK, Entry, VolumeVersion
 
 CHUNK = 1 << 20  # bytes
 SWEEP_SECONDS = 600.0
@@ -29,7 +31,7 @@ class Volumes:
         self.objects = objects
         self.names = names
         self._store = store
-        self._contents = asyncio.Lock()  # nothing is collected between its check and its use
+        self._contents = Sharing()  # nothing is collected between its check and its use
 
     # -- reading
     async def entry(self, volume_id: str, path: str) -> Entry:
@@ -119,17 +121,23 @@ class Volumes:
             by_path[entry.path] = entry
         ordered = sorted(by_path.values())
 
-        def work(edit: VolumeEdit) -> None:
-            many = len(ordered) >= volume_bulk.WORTH_IT
-            for entry in volume_bulk.put_all(edit, ordered, force) if many else ordered:
-                if not _merges(edit, entry, force):
-                    edit.put(entry)
+        async with self._store.staged(ordered) as staged:
 
-        return await self._edit(volume_id, "upload", ordered, work, token)
+            def work(edit: VolumeEdit) -> None:
+                for entry in volume_bulk.put_all(edit, staged, force) if isinstance(staged, Staged) else staged:
+                    if not _merges(edit, entry, force):
+                        edit.put(entry)
+
+            return await self._edit(volume_id, "upload", ordered, work, token)
 
     async def commit(self, volume_id: str, changes: list[Entry]) -> int:
         """What a container has changed, as one version; the newest one now. Faults: not-found, exhausted."""
-        return await self._edit(volume_id, "commit", changes, lambda edit: edit.apply(changes))
+        async with contextlib.AsyncExitStack() as stack:
+            groups: list[list[Entry] | Staged] = []
+            for group in volume_bulk.groups(changes):
+                taken_away = group[0].kind in (REMOVED, CLEARED)
+                groups.append(group if taken_away else await stack.enter_async_context(self._store.staged(group)))
+            return await self._edit(volume_id, "commit", changes, lambda edit: edit.apply_groups(groups))
 
     async def remove(self, volume_id: str, path: str, recursive: bool) -> None:
         """Faults: not-found; invalid for a directory without `recursive`."""
@@ -191,7 +199,7 @@ class Volumes:
     async def restore(self, volume_id: str, version: int) -> int:
         """Make an older version the newest again. Fault: not-found."""
         row = await self.names.get(volume_id)
-        async with self._contents:
+        async with self._contents.together():
             try:
                 return await self._store.restore(volume_id, version)
             except LookupError as error:
@@ -213,7 +221,7 @@ class Volumes:
         self, volume_id: str, reason: str, entries: list[Entry], work: Callable[[VolumeEdit], None], token: str = ""
     ) -> int:
         digests = [entry.content for entry in entries if entry.kind == FILE]
-        async with self._contents:
+        async with self._contents.together():
             if digests:
                 await asyncio.to_thread(self._secure, entries, digests)
             return await self._store.edit(volume_id, reason, work, token)
@@ -244,7 +252,8 @@ class Volumes:
     async def collect(self, older_than: float | None = None) -> int:
         """Forget versions beyond what is kept, and delete contents that no version needs; bytes freed."""
         await self._store.forget_history(time.time())
-        async with self._contents:
+        await asyncio.to_thread(self.objects.begun.collect, time.time() - SPARED)
+        async with self._contents.alone():
             used = await self._store.contents()
             unused = await asyncio.to_thread(lambda: set(self.objects.names()) - used)
             if not unused:

@@ -11,7 +11,7 @@ import logging
 import os
 from mmap import mmap
 
-from intermodal.server.store.writing import write_all
+from modal._protocol.writing import write_all
 
 BLOCK = 4096  # bytes: as much as any disk's own block
 ROOM = 512 << 10  # bytes that are written at once; larger pieces are no quicker this way

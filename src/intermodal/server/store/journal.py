@@ -30,8 +30,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 from intermodal.server.store.blocks import Blocks
-from intermodal.server.store.writing import write_all
 from modal._protocol.errors import Code, Fault
+from modal._protocol.writing import write_all
 
 SEGMENT = 16 << 20  # bytes of a file
 BLOCK = 4096  # bytes that the head has for itself

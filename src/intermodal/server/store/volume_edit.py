@@ -5,11 +5,11 @@ All of it happens inside one transaction of the store, so a version is there who
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import CLEARED, DIRECTORY, FILE, MAX_INODES, REMOVED, Entry
@@ -17,6 +17,12 @@ from modal._protocol.messages.volume import CLEARED, DIRECTORY, FILE, MAX_INODES
 COLUMNS = "kind, mode, uid, gid, mtime, size, content"
 Row = tuple[int, int, int, int, int, int, bytes]  # COLUMNS
 NOTHING: Row = (0, 0, 0, 0, 0, 0, b"")
+
+
+class Staged(NamedTuple):
+    """Entries that are laid out already; see `volume_bulk`."""
+
+    table: str
 
 
 def split(path: str) -> tuple[bytes, bytes]:
@@ -84,9 +90,15 @@ class VolumeEdit:
     # -- changing
     def apply(self, changes: Iterable[Entry]) -> None:
         """What a container has changed, in this order. Whoever comes last wins, path by path."""
-        for puts, group in itertools.groupby(changes, lambda entry: entry.kind not in (REMOVED, CLEARED)):
-            if puts:
-                self.put_all(list(group))
+        from intermodal.server.store import volume_bulk  # it is made of edits
+
+        self.apply_groups(volume_bulk.groups(changes))
+
+    def apply_groups(self, groups: Iterable[list[Entry] | Staged]) -> None:
+        """As `apply`; those of a group all put something, or all take something away."""
+        for group in groups:
+            if isinstance(group, Staged) or group[0].kind not in (REMOVED, CLEARED):
+                self.put_all(group)
                 continue
             for entry in group:
                 if entry.kind == REMOVED:
@@ -94,11 +106,11 @@ class VolumeEdit:
                 else:
                     self.clear(entry.path)
 
-    def put_all(self, entries: list[Entry]) -> None:
+    def put_all(self, entries: list[Entry] | Staged) -> None:
         """Each at its path."""
         from intermodal.server.store import volume_bulk  # it is made of edits
 
-        if len(entries) >= volume_bulk.WORTH_IT:
+        if isinstance(entries, Staged) or len(entries) >= volume_bulk.WORTH_IT:
             entries = volume_bulk.put_all(self, entries)
         for entry in entries:
             self.put(entry)

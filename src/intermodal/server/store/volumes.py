@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, TypeVar
 
+from intermodal.server.store import volume_bulk
 from intermodal.server.store.database import Database
-from intermodal.server.store.volume_edit import COLUMNS, VolumeEdit, entry_of, split
+from intermodal.server.store.volume_edit import COLUMNS, Staged, VolumeEdit, entry_of, split
+from modal._protocol.errors import Fault
 from modal._protocol.messages.volume import REMOVED, Entry, VolumeVersion
 
 T = TypeVar("T")
@@ -141,6 +145,21 @@ class VolumeStore:
         return await self._database.read(work)
 
     # -- new versions
+    @contextlib.asynccontextmanager
+    async def staged(self, entries: list[Entry]) -> AsyncIterator[list[Entry] | Staged]:
+        """Entries for an edit; of many the larger part of the work is done here, and holds up nobody's versions."""
+        if len(entries) < volume_bulk.WORTH_IT:
+            yield entries
+            return
+        found, steps = await asyncio.to_thread(volume_bulk.stage, entries)
+        try:
+            for step in steps:
+                await self._database.write(step)
+            yield found
+        finally:
+            with contextlib.suppress(Fault):  # the server is stopping
+                self._database.write_soon(lambda connection: volume_bulk.unstage(connection, found), _ignored)
+
     async def edit(self, volume_id: str, reason: str, work: Callable[[VolumeEdit], None], token: str = "") -> int:
         """Make one new version, durable when this returns; its number. Raises what `work` raises; Fault.
 
@@ -212,6 +231,10 @@ class VolumeStore:
             "UNION ALL SELECT content FROM volume_changes WHERE kind = 1"
         )
         return {row[0].decode() for row in rows}
+
+
+def _ignored(_result: Any, _error: Exception | None) -> None:
+    return
 
 
 def _of(table: str) -> str:

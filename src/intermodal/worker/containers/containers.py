@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from intermodal.home import Home
-from intermodal.worker.containers import names, probe, protected_binary, runtimes, seccomp_filter, sweep
+from intermodal.worker.containers import leftovers, names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
 from intermodal.worker.containers.disks import Disks
 from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
@@ -57,6 +57,7 @@ class Containers:
         self._slot_makers = ThreadPoolExecutor(2, "slots")
         self.disks = Disks(home.path / "disks")
         self._tree = CgroupTree(names.cgroup_name(home.path))
+        self._record = leftovers.Record(home.path)
         self._bridge: Bridge | None = None
         self._network_problem = ""
         self._found: list[sweep.Found] = []
@@ -120,6 +121,7 @@ class Containers:
         self._all_runtimes = {self._runtime.name: self._runtime}
         if not self._runtime.isolates:
             self._warn_unisolated()
+        self._record.open()  # before anything is there that it tells of
         self._tree.open()
         if self._tree.problem:
             self.problems.append(self._tree.problem)
@@ -402,6 +404,7 @@ class Containers:
             remove_tree(self.home.path / "crun")
         self.disks.close(remove=not keep_containers)
         protected_binary.release(self._binary, remove=not keep_containers)
+        self._record.close(remove=not keep_containers)
 
 
 async def sweep_home(home: Home) -> None:

@@ -199,11 +199,25 @@ class Bridge:
 
     def _remove(self) -> None:
         assert self._netlink is not None
-        for index, values in self._netlink.links().values():
-            if IFLA_MASTER in values and struct.unpack("=I", values[IFLA_MASTER])[0] == self._index:
-                self._netlink.delete(index)
+        _remove_ports(self._netlink, self._index)
         self._netlink.delete(self._index)
         remove_table(names.table_name(self.home))
+
+
+def remove_bridge(home: Path) -> None:
+    """Take away what the bridge of a state directory has left, if anything."""
+    with Netlink() as netlink:
+        found = netlink.links().get(names.bridge_name(home))
+        if found is not None:
+            _remove_ports(netlink, found[0])
+            netlink.delete(found[0])
+    remove_table(names.table_name(home))
+
+
+def _remove_ports(netlink: Netlink, bridge: int) -> None:
+    for index, values in netlink.links().values():
+        if IFLA_MASTER in values and struct.unpack("=I", values[IFLA_MASTER])[0] == bridge:
+            netlink.delete(index)
 
 
 def prepare_namespace() -> None:

@@ -146,10 +146,26 @@ class ObjectsPut(Message, type=181):
 
 
 class ObjectPut(Message, type=182):
-    """One large content: BlobChunk items up, END; answered with Done."""
+    """One large content: BlobChunk items up, END; answered with Done.
+
+    Fault: conflict where the server does not have the part before `begin` any more: ask ObjectBegun again.
+    """
 
     hash: str
     size: int
+    begin: int = 0  # bytes that the server has already: what is sent comes behind them
+    token: str = ""  # of this upload: see ObjectBegun; without one nothing is kept of what is interrupted
+
+
+class ObjectBegun(Message, type=450):
+    """How much of a content has come in an upload that was interrupted? As question and, with `size`, as answer.
+
+    It ends an upload of this content with the same token, whose connection the server may not know to be lost.
+    """
+
+    hash: str
+    token: str
+    size: int = 0
 
 
 class VolumeUpload(Message, type=183):
