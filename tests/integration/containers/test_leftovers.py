@@ -15,7 +15,7 @@ import pytest
 from intermodal import doctor, processes
 from intermodal.worker.containers import leftovers, names
 from tests.integration.containers.test_adoption import await_all, worker
-from tests.integration.containers.traces import traces_of
+from tests.integration.containers.traces import traces_now, traces_of
 
 pytestmark = [
     pytest.mark.containers,
@@ -54,7 +54,7 @@ def test_only_when_the_directory_is_gone_and_its_worker_dead(home: Path) -> None
     assert str(home) not in doctor.leftovers(remove=True), "the next worker takes its containers over"
     assert processes.started_at(pid) is not None
     assert record.exists()
-    assert traces_of(home)
+    assert traces_now(home)
     shutil.rmtree(home)
     assert str(home) in doctor.leftovers()
     assert str(home) in doctor.leftovers(remove=True)

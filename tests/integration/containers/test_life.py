@@ -141,7 +141,7 @@ async def test_a_hundred_at_once(containers: Containers, launch):
 async def test_marks_say_where_the_time_went(containers: Containers, launch):
     running = await containers.start(launch("true"))
     names = list(running.marks)
-    assert names == ["turn", "slot", "overlay", "config", "crun"]
+    assert names == ["turn", "slot", "overlay", "config", "local ports", "crun"]
     assert list(running.marks.values()) == sorted(running.marks.values())
     await running.close()
 

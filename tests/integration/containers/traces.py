@@ -17,13 +17,14 @@ def traces_of(home: Path) -> list[str]:
     """Interfaces, firewall table, control groups, mounts and processes; [] once nothing is left."""
     deadline = time.monotonic() + GRACE
     while True:
-        left = _traces(home)
+        left = traces_now(home)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
 
 
-def _traces(home: Path) -> list[str]:
+def traces_now(home: Path) -> list[str]:
+    """The same, without waiting for anything to go."""
     token = names.token(home)
     with Netlink() as netlink:
         found = [
