@@ -23,6 +23,11 @@ FILES_WANTED = 4096  # open files of a worker with a few hundred containers
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIRROR_CA = "/etc/ssl/certs/ca-certificates.crt"
 
+DELEGATE = (
+    "mkdir -p /etc/systemd/system/user@.service.d; printf '[Service]\\nDelegate=cpu memory pids\\n' "
+    ">/etc/systemd/system/user@.service.d/delegate.conf; systemctl daemon-reload; log in again"
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -185,9 +190,28 @@ def _cgroups(trial: dict[str, Any]) -> Check:
             "control groups", False, "none are mounted: no limits", "mount -t cgroup2 none /sys/fs/cgroup", False
         )
     if os.geteuid() != 0:
-        return Check("control groups", False, f"{mode}; without root, limits are only process limits", "", False)
+        return _delegated_cgroups(mode, trial)
     words = {"v1": "v1", "v2": "v2", "hybrid": "hybrid (v1, with a v2 tree that the worker hides from crun)"}
     return Check("control groups", True, words.get(mode, mode))
+
+
+def _delegated_cgroups(mode: str, trial: dict[str, Any]) -> Check:
+    """Those of a user: see `worker.containers.delegation`."""
+    name = "control groups"
+    if mode != "v2":
+        detail = f"{mode}; users have none of these, so limits are only those of each process"
+        remedy = "boot with systemd.unified_cgroup_hierarchy=1, whose groups systemd lets users have; or run as root"
+        return Check(name, False, detail, remedy, False)
+    held = trial.get("limits", [])
+    missing = [one for one in ("cpu", "memory", "pids") if one not in held]
+    if not missing:
+        return Check(name, True, "v2; limits of cpu, memory and pids hold, in a group of the user's systemd")
+    problem = trial.get("limits_problem", "")
+    if problem or not held:
+        detail = f"v2; {problem or 'there are none'}: limits are only those of each process"
+        return Check(name, False, detail, trial.get("limits_remedy", ""), False)
+    detail = f"v2; limits of {', '.join(held)} hold; systemd lets users have no {', '.join(missing)}"
+    return Check(name, False, detail, DELEGATE, False)
 
 
 def _disks(trial: dict[str, Any]) -> Check:

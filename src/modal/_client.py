@@ -29,8 +29,10 @@ from typing import (
 from modal import _context, _events
 from modal._endpoint import CALL_PATIENCE, PATIENCE, Endpoint, Patience, error_of
 from modal._exchange import Exchange
+from modal._loop_connection import LoopConnection
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
 from modal._sync import blocking, call_blocking, gather, sleep, synchronized
+from modal._taken import Taken
 
 if TYPE_CHECKING:
     from modal._attachment import Attachment
@@ -46,7 +48,6 @@ else:
 
 RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
-MAX_UNTOLD = 64  # answers that have arrived and that the server is not told of yet
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
 Receipt = Callable[[Any], "Optional[Message]"]
@@ -62,7 +63,7 @@ class Client:
     def __init__(self, server_url: str, token_id: str = "", token_secret: str = "", *, embedded: bool = False) -> None:
         self._endpoint = Endpoint(server_url, token_id, token_secret, embedded=embedded)
         self._idle: List[wire.Connection] = []
-        self._loops: weakref.WeakKeyDictionary[Any, _LoopConnection] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[Any, LoopConnection] = weakref.WeakKeyDictionary()
         self._closed = False
         self.receipts: Deque[bytes] = deque(maxlen=RECEIPTS)  # tokens of the latest items from queues
         self.attachments: dict[str, Attachment] = {}  # by app id: whose logs this client shows
@@ -428,7 +429,7 @@ class Client:
         loop = asyncio.get_running_loop()
         held = self._loops.get(loop)
         if held is None:
-            held = self._loops[loop] = _LoopConnection(self._endpoint)
+            held = self._loops[loop] = LoopConnection(self._endpoint)
         connection = held.connection
         return connection if connection is not None and not connection.closed else await held.connect()
 
@@ -463,76 +464,6 @@ class Client:
         self.attachments = {}
         self.taken = Taken(self)
         self._endpoint.forked()
-
-
-class Taken:
-    """Calls whose answer has arrived, of which the server does not know that yet.
-
-    It keeps an answer until it is told, so that a lost one need not be computed again. The next call tells it.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._calls: List[str] = []
-
-    def told(self) -> List[str]:
-        """What the call that is about to be sent shall tell."""
-        calls = self._calls
-        if not calls:
-            return []
-        self._calls = []
-        return calls
-
-    async def add(self, call_id: str) -> None:
-        self._calls.append(call_id)
-        if len(self._calls) >= MAX_UNTOLD:
-            from modal._protocol.messages.call import OutputsTaken
-
-            calls = self.told()
-            await self._client.note(OutputsTaken(calls, [1] * len(calls)))
-
-
-class _LoopConnection:
-    """The connection of one event loop. Closes itself when the loop shuts its generators down, as asyncio.run does."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.connection: Optional[aio.Connection] = None
-        self._endpoint = endpoint
-        self._connecting: Any = None  # one attempt for all who wait
-        self._keeper: Any = None
-
-    async def connect(self) -> aio.Connection:
-        import asyncio
-
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._dial())
-        attempt = self._connecting
-        try:
-            connection: aio.Connection = await asyncio.shield(attempt)
-        finally:
-            if attempt.done() and self._connecting is attempt:
-                self._connecting = None
-        return connection
-
-    async def _dial(self) -> aio.Connection:
-        connection = self.connection = await self._endpoint.dial_aio()
-        if self._keeper is None:
-            self._keeper = self._keep()
-            await self._keeper.__anext__()
-        return connection
-
-    async def _keep(self) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            if self.connection is not None:
-                self.connection.close()
-
-    def close(self) -> None:
-        """May be called from any thread."""
-        connection = self.connection
-        if connection is not None and not connection.loop.is_closed():
-            connection.loop.call_soon_threadsafe(connection.close)
 
 
 async def _request_with_receipt(connection: aio.Connection, message: Message, expect: Type[M], receipt: Receipt) -> M:

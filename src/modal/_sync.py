@@ -37,6 +37,8 @@ from typing import (
     cast,
 )
 
+from modal._unused import Noticing, NoticingIterator
+
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec, overload
 
@@ -285,14 +287,14 @@ class _Generator(_Synchronized):
 
     def _bind(self, instance: Any) -> Any:
         method = self._function.__get__(instance)
-        return _BoundGenerator(self, instance, _Noticing(method, self._unused) if self._unused else method)
+        return _BoundGenerator(self, instance, Noticing(method, self._unused) if self._unused else method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
 
     @property
     def aio(self) -> Any:
-        return _Noticing(self._function, self._unused) if self._unused else self._function
+        return Noticing(self._function, self._unused) if self._unused else self._function
 
 
 class _BoundGenerator(_Bound):
@@ -306,8 +308,8 @@ class _BoundGenerator(_Bound):
 def _iterator(function: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(function, _Flat):
         return _flattened(function.function(*args, **kwargs))
-    if isinstance(function, _Noticing):
-        return _NoticingIterator(iterate(function.function(*args, **kwargs)), function.unused)
+    if isinstance(function, Noticing):
+        return NoticingIterator(iterate(function.function(*args, **kwargs)), function.unused)
     return iterate(function(*args, **kwargs))
 
 
@@ -350,74 +352,6 @@ class _Flat:
 def _flattened(pages: Any) -> Iterator[Any]:
     for page in iterate(pages):
         yield from page
-
-
-class _Noticing:
-    """The async face of a generator function that warns when its result is dropped unused."""
-
-    __slots__ = ("function", "unused")
-
-    def __init__(self, function: Any, unused: str) -> None:
-        self.function = function
-        self.unused = unused
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _NoticingAsyncIterator(self.function(*args, **kwargs), self.unused)
-
-    @property
-    def __wrapped__(self) -> Any:
-        return self.function
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.function, name)
-
-
-class _Unused:
-    """A generator that warns when nobody has asked it for anything before it is dropped."""
-
-    __slots__ = ("__weakref__", "_generator", "_unused")
-
-    def __init__(self, generator: Any, unused: str) -> None:
-        self._generator = generator
-        self._unused = unused
-
-    def __del__(self) -> None:
-        if self._unused and not sys.is_finalizing():
-            import warnings
-
-            warnings.warn(self._unused, stacklevel=2, source=self)
-
-
-class _NoticingIterator(_Unused):
-    __slots__ = ()
-
-    def __iter__(self) -> _NoticingIterator:
-        return self
-
-    def __next__(self) -> Any:
-        self._unused = ""
-        return next(self._generator)
-
-    def close(self) -> None:
-        """Give up what has not come yet."""
-        self._unused = ""
-        self._generator.close()
-
-
-class _NoticingAsyncIterator(_Unused):
-    __slots__ = ()
-
-    def __aiter__(self) -> _NoticingAsyncIterator:
-        return self
-
-    def __anext__(self) -> Any:
-        self._unused = ""
-        return self._generator.__anext__()
-
-    async def aclose(self) -> None:
-        """Give up what has not come yet."""
-        self._unused = ""
-        await self._generator.aclose()
 
 
 class _Context(_Synchronized):

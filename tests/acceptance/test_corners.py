@@ -64,3 +64,9 @@ def test_exit_hooks_may_begin_to_use_the_api(platform: Platform, tmp_path: Path)
     ran = platform.modal("run", program)
     assert ran.code == 0, ran.text
     assert "saved 7" in ran.out, ran.text
+
+
+def test_containers_are_listed_with_their_environment(platform: Platform) -> None:
+    """Also where nobody has named one."""
+    listed = platform.modal("container", "list")
+    assert "Active Containers in environment: main" in " ".join(listed.out.split()), listed.text

@@ -28,7 +28,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "intermodal.server",
         {"intermodal.server", "intermodal.", "modal._protocol"},
-        {"uvloop", "cryptography", "cronsim", "h2", "httptools", "websockets"},
+        {"uvloop", "cryptography", "cronsim", "h2", "hpack", "httptools", "websockets"},
     ),
     (
         "intermodal.worker",
@@ -155,3 +155,10 @@ def test_import_brings_nothing_before_it_is_needed(statement: str) -> None:
     assert not roots & {"asyncio", "dataclasses", "inspect"}, f"{statement} imports what it does not need yet"
     third_party = {root for root in roots if root not in sys.stdlib_module_names and root != "modal"}
     assert not third_party, f"{statement} imports {sorted(third_party)}"
+
+
+def test_a_container_starts_without_what_only_failures_need() -> None:
+    parts = ("forks", "loading", "inputs", "invoker", "values")  # what it has before the user's module
+    loaded = fresh("import intermodal.runner.process, " + ", ".join(f"intermodal.runner.{part}" for part in parts))
+    needless = {"asyncio", "dataclasses", "inspect", "traceback", "tokenize", "cloudpickle", "ctypes"}
+    assert not needless & set(loaded["all"])

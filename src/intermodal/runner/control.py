@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from intermodal.runner.express import Express
 from intermodal.runner.link import Link
 from intermodal.runner.nudges import Nudges
 from modal._protocol.errors import WireError
@@ -15,6 +16,7 @@ from modal._protocol.frames import Kind
 from modal._protocol.messages.worker import (
     EXIT_ABANDONED,
     EXIT_INIT_FAILED,
+    ExpressLeave,
     Heartbeat,
     RunCancel,
     RunnerAck,
@@ -52,6 +54,7 @@ class Control(threading.Thread):
         self._heartbeat = max(1.0, spec.heartbeat)
         self._ready_by = time.monotonic() + spec.start_limit if spec.start_limit else float("inf")
         self._nudges = Nudges()
+        self._express: Express | None = None
 
     def run(self) -> None:
         """Until the process ends."""
@@ -101,11 +104,24 @@ class Control(threading.Thread):
             self._nudges.plan()
         elif type == RunnerAck.TYPE:
             self._outbox.acknowledged(RunnerAck.decode(header, body).count)
+            self._open_express()
             self._queue.turn()  # always: it may have become full, and a generator begun to wait, just before
+        elif type == ExpressLeave.TYPE:
+            self._queue.leave_express()
         elif type == RunPause.TYPE:
             self._queue.pause(RunPause.decode(header, body).tokens)
         elif type == RunResume.TYPE:
             self._queue.resume(RunResume.decode(header, body).tokens)
+
+    def _open_express(self) -> None:
+        """After the first output, so that no start waits for it; anew after one that was of use."""
+        if self._express is not None and (self._queue.has_express or not self._express.used):
+            return
+        try:
+            self._express = Express(Link(self.path, "runner-express", self.spec.container_id))
+        except OSError:
+            return
+        self._queue.offer_express(self._express)
 
     def _relink(self) -> None:
         """Find the worker again. Ends the process when none comes."""

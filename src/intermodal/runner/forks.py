@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from typing import Any, NoReturn
 
 from intermodal.runner.invoker import Invoker
@@ -45,6 +44,8 @@ def end(error: Any) -> NoReturn:
             print(error.code, file=sys.stderr)  # noqa: T201
             code = 1
     elif error is not None:
+        import traceback
+
         traceback.print_exception(type(error), error, error.__traceback__)
         code = 1
     for stream in (sys.stdout, sys.stderr):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import select
 import signal
+import socket
 import threading
 from collections import deque
 from typing import Callable, NamedTuple, Optional
 
+from intermodal.runner.express import Express
 from intermodal.runner.link import Link
 from intermodal.runner.outbox import Outbox
-from modal._protocol.errors import ConnectionLost
+from modal._protocol.errors import ConnectionLost, ProtocolError
 from modal._protocol.frames import Frame, Kind
 from modal._protocol.messages.call import CallFailure, Status, pack_failure
-from modal._protocol.messages.worker import RunInputs, RunnerStops
+from modal._protocol.messages.worker import ExpressAck, ExpressReady, RunInputs, RunnerStops
 
 CANCEL_SIGNAL = signal.SIGUSR1
 RELINK_SECONDS = 120.0  # how long a container waits for a worker to come back
@@ -27,6 +30,7 @@ class Input(NamedTuple):
     blob: str
     method: str
     others: tuple[Input, ...] = ()  # of a batched function: the inputs that run together with this one
+    express: bool = False  # it came by the express way
 
     @property
     def members(self) -> tuple[Input, ...]:
@@ -50,6 +54,11 @@ class InputQueue:
         self.on_relink: Optional[Callable[[], None]] = None  # called by the control thread
         self.on_arrival: Optional[Callable[[], None]] = None  # the same: it has read inputs
         self.on_turn: Optional[Callable[[], None]] = None  # the same: `may_yield` may have changed
+        self.on_express: Optional[Callable[[], None]] = None  # the same: `take_express` has one
+        self.express: Optional[Express] = None
+        self._new_express: Optional[Express] = None  # opened, not read yet
+        self._express_last = (-1, "")  # token and id of the newest input that came by the express way
+        self._worker_last = -1  # token of the newest that came by the worker
         self._outbox = outbox
         self._lock = threading.Lock()
         self._reading = threading.Lock()  # one thread at a time reads frames and queues what they bring
@@ -81,14 +90,107 @@ class InputQueue:
                 with self._reading:
                     # While we waited for our turn to read, the control thread may have read what we want.
                     if not self._waiting and not self._ended:
-                        self.feed(link.read(), link)
+                        if self.express is None and self._new_express is None:
+                            self.feed(link.read(), link)
+                        else:
+                            self._read_either(link)
             except (ConnectionLost, OSError):
                 self.lost(link)
 
     def read_ready(self, link: Link) -> None:
         """Queue what has arrived, without waiting. Raises ConnectionLost or OSError when the worker is gone."""
         with self._reading:
+            self.read_express()
             self.feed(link.read_ready(), link)
+
+    # -- the express way
+    @property
+    def has_express(self) -> bool:
+        return self.express is not None or self._new_express is not None
+
+    def take_express(self) -> Optional[Express]:
+        """An express way that was opened: who reads inputs reads it too from now on."""
+        new, self._new_express = self._new_express, None
+        if new is not None:
+            self.express = new
+        return self.express
+
+    def offer_express(self, express: Express) -> None:
+        """By the control thread: an express way was opened."""
+        self._outbox.open_express(express)
+        self._new_express = express
+        if self.on_express is not None:
+            self.on_express()
+
+    def leave_express(self) -> None:
+        """The worker asks what has come by it."""
+        with self._lock:
+            token, input_id = self._express_last
+            if token not in self._taken and not any(one.token == token for one in self._waiting):
+                token = -1
+        self._outbox.leave_express(token, input_id)
+
+    def _read_either(self, link: Link) -> None:
+        """Wait until one of the two ways brings something."""
+        express = self.take_express()
+        if express is None:
+            self.feed(link.read(), link)
+            return
+        poll = select.poll()
+        poll.register(link.socket, select.POLLIN)
+        poll.register(express.link.socket, select.POLLIN)
+        ready = poll.poll()
+        self.read_express()  # the first: see `Express`
+        if not self._waiting and any(descriptor == link.socket.fileno() for descriptor, _events in ready):
+            self.feed(link.read(), link)
+
+    def read_express(self) -> None:
+        """Queue what has arrived by the express way."""
+        express = self.express
+        if express is None:
+            return
+        try:
+            frames = express.link.read_ready()
+        except (ConnectionLost, OSError, ProtocolError):
+            self._close_express(express)
+            return
+        for frame in frames:
+            if frame.type == ExpressReady.TYPE:
+                self._say_ready(express)
+            elif frame.type == ExpressAck.TYPE:
+                self._outbox.express_acknowledged(ExpressAck.decode(frame.header, frame.body).tokens)
+            elif frame.type == RunInputs.TYPE:
+                message = RunInputs.decode(frame.header, frame.body)
+                token, input_id = message.tokens[0], message.input_ids[0]
+                method = message.methods[0] if message.methods else ""
+                with self._lock:
+                    if token <= self._worker_last:
+                        continue  # the worker was quicker
+                    self._express_last = token, input_id
+                    self._newest = max(self._newest, token)
+                    self._waiting.append(Input(token, input_id, message.args[0], "", method, (), True))
+                    if self.stopping:
+                        self._return_waiting()
+
+    def _say_ready(self, express: Express) -> None:
+        try:
+            express.link.note(ExpressReady())
+        except OSError:
+            self._close_express(express)
+
+    def receive_express(self) -> None:
+        """As `read_express`, for who does not read already."""
+        with self._reading:
+            self.read_express()
+
+    def _close_express(self, express: Express) -> None:
+        """The server is gone, or does not want it. What it may lack it gets by the worker."""
+        try:
+            express.link.socket.shutdown(socket.SHUT_RDWR)  # not closed: an event loop may watch it
+        except OSError:
+            pass
+        if self.express is express:
+            self.express = None
 
     def take_waiting(self) -> Optional[Input]:
         """The next input that has arrived already. Raises NoMoreInputs after the last one, if it was the last."""
@@ -116,14 +218,22 @@ class InputQueue:
 
     def feed(self, frames: list[Frame], link: Link) -> None:
         """Queue what frames from the worker bring. What an abandoned link brings late counts as never arrived."""
+        copied: list[int] = []
         with self._lock:
             if self.data is link:
-                self._feed(frames)
+                self._feed(frames, copied)
+        for token in copied:
+            self._outbox.express_copied(token)
 
-    def _feed(self, frames: list[Frame]) -> None:
+    def _feed(self, frames: list[Frame], copied: list[int]) -> None:
+        """`copied` gets the tokens of inputs that came by the express way before."""
         for frame in frames:
             if frame.kind == Kind.ITEM and frame.type == RunInputs.TYPE:
                 message = RunInputs.decode(frame.header, frame.body)
+                self._worker_last = message.tokens[-1]
+                if (message.tokens[0], message.input_ids[0]) == self._express_last:
+                    copied.append(message.tokens[0])
+                    continue
                 self._newest = max(self._newest, *message.tokens)
                 nothing = [""] * len(message.tokens)
                 batch = map(
@@ -209,10 +319,13 @@ class InputQueue:
 
     def relink(self, data: Link, early: list[Frame]) -> None:
         """There is a new worker, and what it has sent already."""
+        copied: list[int] = []
         with self._relinked:
             self.data = data
-            self._feed(early)
+            self._feed(early, copied)
             self._relinked.notify_all()
+        for token in copied:
+            self._outbox.express_copied(token)
         if self.on_relink is not None:
             self.on_relink()
 
@@ -221,6 +334,7 @@ class InputQueue:
         link = self.data
         if link is not None and self._reading.acquire(blocking=False):
             try:
+                self.read_express()
                 self.feed(link.read_ready(), link)
             except (ConnectionLost, OSError):
                 pass  # whoever takes inputs finds it too

@@ -165,7 +165,8 @@ class Invoker:
         if item.token and self.queue.is_answered(item.token) and status != Status.TERMINATED:
             return  # it was cancelled while the rest of its batch went on
         printed = self._printed.take()
-        self.outbox.put(item.token, status, value, blob, seconds, item.input_id)
+        express = item.express and not printed and not blob and self._printed.quiet(seconds)
+        self.outbox.put(item.token, status, value, blob, seconds, item.input_id, express=express)
         if printed:
             self.outbox.flush()
 

@@ -11,6 +11,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Optional
 
+from intermodal.runner.express import Express
 from intermodal.runner.hooks import Hooks
 from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
@@ -75,6 +76,7 @@ class LoopExecutor:
         queue.on_relink = lambda: self._call_soon(self._watch)
         queue.on_arrival = lambda: self._call_soon(self._fill)
         queue.on_turn = lambda: self._call_soon(self._wake_generators)
+        queue.on_express = lambda: self._call_soon(self._watch_express)
         self._watch()
         await self._over
         self._invoker.outbox.flush()
@@ -95,6 +97,18 @@ class LoopExecutor:
             self._give_up.cancel()
             self._give_up = None
         self._loop.add_reader(link.socket.fileno(), self._readable, link)
+        self._fill()
+
+    def _watch_express(self) -> None:
+        express = self._invoker.queue.take_express()
+        if express is not None:
+            self._loop.add_reader(express.link.socket.fileno(), self._express_readable, express)
+
+    def _express_readable(self, express: Express) -> None:
+        descriptor = express.link.socket.fileno()
+        self._invoker.queue.receive_express()
+        if self._invoker.queue.express is not express:
+            self._loop.remove_reader(descriptor)
         self._fill()
 
     def _readable(self, link: Link) -> None:

@@ -10,10 +10,11 @@ import threading
 import time
 from collections import deque
 
+from intermodal.runner.express import Express
 from intermodal.runner.link import Link
 from modal._protocol.message import Message
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, Status
-from modal._protocol.messages.worker import RunnerResumed, RunOutputs
+from modal._protocol.messages.worker import RunnerHolds, RunnerResumed, RunOutputs
 
 HOLD_SECONDS = 0.002  # how long an output may wait for company while the next input runs
 SHORT_SECONDS = 0.0002  # the output of a longer run leaves at once: the next input may end the process
@@ -40,6 +41,7 @@ class Outbox:
         self._sent_bytes = 0
         self._first = 0  # number of the first one in `_sent`
         self._ids: dict[int, str] = {}  # token -> input id, of final outputs that are not acknowledged
+        self._express: Express | None = None
 
     @property
     def is_full(self) -> bool:
@@ -55,10 +57,11 @@ class Outbox:
         duration: float = 0.0,
         input_id: str = "",
         number: int = -1,
+        express: bool = False,
     ) -> None:
         """Keep one output; sends when the batch is full or its first output has waited long enough.
 
-        `number`: of a generator's item.
+        `number`: of a generator's item. `express`: its input came by the express way, and it may leave by it.
         """
         with self._lock:
             if not self._tokens:
@@ -76,6 +79,8 @@ class Outbox:
             self._any_blob = self._any_blob or bool(blob)
             self._bytes += len(value)
             full = len(self._tokens) >= BATCH_INPUTS or self._bytes >= BATCH_BYTES
+            if express and len(self._tokens) == 1 and self._express is not None and self._send_express(token):
+                return
             if full or duration > SHORT_SECONDS or time.perf_counter() - self._oldest > HOLD_SECONDS:
                 self._flush()
 
@@ -94,6 +99,18 @@ class Outbox:
             except OSError:
                 pass  # a new worker learns from `resume` what it must know
 
+    def _send_express(self, token: int) -> bool:
+        assert self._express is not None
+        if not self._express.send(token, RunOutputs(self._tokens, self._statuses, self._values, [], self._durations)):
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self._tokens, self._statuses, self._values = [], [], []
+        self._blobs, self._durations = [], []
+        self._any_blob, self._bytes = False, 0
+
     def _flush(self) -> None:
         if not self._tokens:
             return
@@ -103,11 +120,13 @@ class Outbox:
             numbers.extend([-1] * (len(self._tokens) - len(numbers)))
             self._numbers = []
         message = RunOutputs(self._tokens, self._statuses, self._values, blobs, self._durations, numbers)
-        self._sent.append((message, self._bytes))
-        self._sent_bytes += self._bytes
-        self._tokens, self._statuses, self._values = [], [], []
-        self._blobs, self._durations = [], []
-        self._any_blob, self._bytes = False, 0
+        size = self._bytes
+        self._begin()
+        self._send(message, size)
+
+    def _send(self, message: RunOutputs, size: int) -> None:
+        self._sent.append((message, size))
+        self._sent_bytes += size
         try:
             self._link.send(message)
         except OSError:
@@ -124,6 +143,53 @@ class Outbox:
                     if status != Status.YIELDED:
                         self._ids.pop(token, None)
 
+    # -- the express way
+    def open_express(self, express: Express) -> None:
+        """There is an express way from now on."""
+        with self._lock:
+            for message in self._take_express():
+                self._send(message, len(message.values[0]))
+            self._express = express
+
+    def express_acknowledged(self, tokens: list[int]) -> None:
+        """The outputs of these have reached their clients."""
+        with self._lock:
+            for token in tokens:
+                self._ids.pop(token, None)
+                if self._express is not None:
+                    self._express.unsafe.pop(token, None)
+
+    def express_copied(self, token: int) -> None:
+        """An input that came by the express way has come by the worker too, which waits for its output."""
+        with self._lock:
+            message = self._express.copied(token) if self._express is not None else None
+            if message is not None:
+                self._flush()
+                self._send(message, len(message.values[0]))
+
+    def leave_express(self, token: int, input_id: str) -> None:
+        """The server may be gone: the worker shall have what came by the express way. `token`: of the last of these."""
+        with self._lock:
+            held: dict[int, str] = {}
+            if self._express is not None:
+                held.update((one, self._ids.get(one, "")) for one in self._express.unsafe)
+                if token >= 0 and token not in self._ids and not self._express.has_answered(token):
+                    self._express.bar(token)
+                    held[token] = input_id
+            try:
+                self._link.send(RunnerHolds(list(held), list(held.values())))
+            except OSError:
+                pass  # a new worker learns it from `resume`
+            for message in self._take_express():
+                self._send(message, len(message.values[0]))
+
+    def _take_express(self) -> list[RunOutputs]:
+        """What has left by the express way and may not have arrived: it goes by the worker now."""
+        if self._express is None:
+            return []
+        unsafe, self._express.unsafe = self._express.unsafe, {}
+        return list(unsafe.values())
+
     def resume(self, link: Link, ready: bool, held: dict[int, str], app_id: str, function_id: str) -> None:
         """Go on with a new worker: tell what is held (token -> input id), send again what is not acknowledged."""
         with self._lock:
@@ -131,6 +197,9 @@ class Outbox:
             tokens = [token for token, input_id in known.items() if input_id]
             ids = [known[token] for token in tokens]
             link.send(RunnerResumed(self._first, ready, tokens, ids, app_id, function_id, self._returned()))
+            for message in self._take_express():
+                self._sent.append((message, len(message.values[0])))
+                self._sent_bytes += len(message.values[0])
             for message, _size in self._sent:
                 link.send(message)
             self._link = link

@@ -8,11 +8,15 @@ print bears no mark.
 from __future__ import annotations
 
 import io
+import os
 import sys
+import time
 from typing import Any
 
 from modal._context import current_input_id
 from modal._protocol.messages.worker import OUTPUT_MARK
+
+PIPE_SECONDS = 0.02
 
 
 class _MarkedRaw(io.FileIO):
@@ -35,6 +39,7 @@ class PrintedStreams:
 
     def __init__(self, streams: list[tuple[Any, _MarkedRaw]]) -> None:
         self._streams = streams
+        self._pipes = [os.dup(raw.fileno()) for _stream, raw in streams]  # whatever user code does to 1 and 2
 
     def take(self) -> bool:
         """Send on what was printed without an end of line; whether anything was printed since the last time."""
@@ -48,6 +53,14 @@ class PrintedStreams:
                 raw.touched = False
                 touched = True
         return touched
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nobody, processes of the user's included, has printed anything in the last `seconds`.
+
+        The kernel's times of pipes are some milliseconds coarse: what was printed shortly before counts too.
+        """
+        last = max([os.fstat(pipe).st_mtime for pipe in self._pipes])
+        return last < time.time() - seconds - PIPE_SECONDS
 
 
 def attach_streams() -> PrintedStreams:

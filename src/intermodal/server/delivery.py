@@ -37,7 +37,7 @@ class Output(NamedTuple):
     blob: str
     number: int  # of a generator's item, else -1
     container: Container | None
-    frame: int
+    frame: int  # negative: its token, where it came by the express way
 
     @property
     def cost(self) -> int:
@@ -80,7 +80,11 @@ class Delivery:
             if call.kind != "unary":
                 call.done.add(held.index)
         frame = 0
-        if container is not None:
+        if container is None:
+            pass
+        elif container.by_express:
+            frame = -held.token
+        else:
             frame = container.frames
             container.unsafe[frame] = container.unsafe.get(frame, 0) + 1
         output = Output(held.index, status, value, blob, number, container, frame)
@@ -228,6 +232,9 @@ class Delivery:
     def _safe(self, output: Output) -> None:
         container = output.container
         if container is None:
+            return
+        if output.frame < 0:
+            self._dispatch.express.arrived(container, -output.frame)
             return
         left = container.unsafe.get(output.frame, 0) - 1
         if left > 0:

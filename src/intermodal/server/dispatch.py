@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from intermodal.server.crashes import Crashes
+from intermodal.server.express import Express
 from intermodal.server.function_rules import batching_of, rules_of
 from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held
@@ -49,6 +50,7 @@ class Dispatch:
         self.of_app: dict[str, dict[str, Function]] = {}  # the same by app
         self.containers: dict[str, Container] = {}
         self.handovers = Handovers(self, rules_of)
+        self.express = Express(self)
         self.crashes = Crashes(self, self._wake, self._requeue_later)
         self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
         self.settled: Callable[[], None] = lambda: None
@@ -293,6 +295,8 @@ class Dispatch:
 
     def _send(self, container: Container, batch: list[Held], together: int = 0) -> None:
         if container.link is not None:
+            if container.express is not None and not together and self.express.send(container, batch[0]):
+                return
             container.link.send(_run_inputs(batch, together))
         else:
             container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
@@ -375,8 +379,17 @@ class Dispatch:
             self.handovers.ready(container.function)
         self.changed(container.function.app_id)
 
+    def take_express(self, container: Container, message: RunOutputs) -> None:
+        """Outputs that came by another way than the worker's (see Express)."""
+        container.by_express = True
+        try:
+            self._outputs(container, message)
+        finally:
+            container.by_express = False
+
     def _outputs(self, container: Container, message: RunOutputs) -> None:
-        container.frames += 1
+        if not container.by_express:
+            container.frames += 1
         tokens = container.tokens
         blobs = message.blobs or None
         final: list[Held] = []
@@ -420,6 +433,7 @@ class Dispatch:
         if final:
             container.running_since = now
             seconds = sum(message.durations) / len(message.durations) if message.durations else None
+            self.express.learn(container, message.tokens, seconds, container.by_express)
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
@@ -463,6 +477,8 @@ class Dispatch:
             return
         if container.link is not None:
             container.link.end()  # the worker need not remember it
+        if container.express is not None:
+            container.express.close()
         self.scheduler.container_gone(container.id, time.monotonic())
         function = container.function
         held_inputs = list(container.tokens.values())

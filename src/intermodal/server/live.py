@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from intermodal.server.failures import CrashLoop
 from intermodal.server.inputs import Held
 from intermodal.server.scheduler import Pool
 from modal._protocol.messages.call import CallFailure
 from modal._protocol.messages.function import FunctionSpec
+
+if TYPE_CHECKING:
+    from intermodal.server.express import ExpressLink
 
 UNSAFE_FRAMES = 2048  # frames behind an output that has not arrived, beyond which they are acknowledged
 
@@ -47,9 +50,11 @@ class Container:
     __slots__ = (
         "asked",
         "asked_to_cancel",
+        "by_express",
         "cancelled",
         "devices",
         "end_order",
+        "express",
         "failure",
         "frames",
         "function",
@@ -61,6 +66,7 @@ class Container:
         "marks",
         "next_token",
         "orphaned",
+        "quick",
         "ready",
         "round",
         "running_since",
@@ -79,6 +85,9 @@ class Container:
         self.worker_id = worker_id
         self.devices: tuple[str, ...] = ()  # GPUs of the worker that are its own
         self.link: Any = None  # workers.ContainerLink, once the worker was asked
+        self.express: ExpressLink | None = None  # the short way to it, where it has one
+        self.by_express = False  # the outputs that are being taken in came by that
+        self.quick = 0  # inputs that it has answered at once, one after the other
         self.tokens: dict[int, Held] = {}
         self.next_token = 1
         self.ready = False

@@ -21,23 +21,20 @@ from intermodal.worker.build_steps import BuildSteps
 from intermodal.worker.cell import Cell
 from intermodal.worker.containers import leftovers
 from intermodal.worker.containers.containers import Containers
-from intermodal.worker.containers.disks import DEFAULT_SIZE
-from intermodal.worker.containers.launch import Bind, ContainersError, Device, Launch, Limits
+from intermodal.worker.containers.launch import ContainersError, Launch
 from intermodal.worker.containers.running import Running
-from intermodal.worker.devices.edits import Edits
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.disk_guard import guard
 from intermodal.worker.handover import Handover, connect_port
 from intermodal.worker.images.failures import BuildFailed
-from intermodal.worker.images.host import host_environment
 from intermodal.worker.images.images import Images
+from intermodal.worker.launcher import Launcher
 from intermodal.worker.volumes import Volumes
 from modal._protocol import aio
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
-from modal._protocol.messages.function import Resources
 from modal._protocol.messages.image import BuildLog, mounts_of
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
@@ -66,12 +63,11 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.worker")
 
+EXPRESS_SECONDS = 2.0  # how long a container may take to tell what it has by the express way
 RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
-CPU_ABOVE_REQUEST = 16.0  # cores
-START = "/.intermodal/lib/intermodal/runner/start.py"
 
 
 class Agent:
@@ -106,6 +102,7 @@ class Agent:
             lambda: self._connection,
         )  # fmt: skip
         self.images.workshop.lends = self.build_steps
+        self.launcher = Launcher(self.containers, self.images, self.devices, self.volumes, self.buckets)
 
     async def _close_parts(self) -> None:
         await self.images.close()
@@ -172,6 +169,7 @@ class Agent:
         ended = asyncio.get_running_loop().create_future()
         connection.on_close.append(lambda _error: None if ended.done() else ended.set_result(None))
         try:
+            await self._hear_express()
             await self._register(connection)
             self._registered = True
             await ended
@@ -183,6 +181,14 @@ class Agent:
                 cell.detach()
                 if cell.running is None and cell.exit is None:
                     cell.forsake()
+
+    async def _hear_express(self) -> None:
+        """After a loss: what containers have by the express way, which the server must be told."""
+        hearing = [asyncio.ensure_future(cell.express_told.wait()) for cell in self.cells.values()]
+        if hearing:
+            _told, late = await asyncio.wait(hearing, timeout=EXPRESS_SECONDS)
+            for one in late:
+                one.cancel()
 
     async def _register(self, connection: aio.Connection) -> None:
         cells = [cell for cell in self.cells.values() if not cell.forsaken]
@@ -292,43 +298,7 @@ class Agent:
         await self.images.prepare(spec.image)
         layers = list(self.images.layer_paths(spec.image))
         layers.extend([await self._mount(mount_id) for mount_id in spec.mount_ids])
-        host_env, host_binds = host_environment()
-        edits = self._device_edits(spec)
-        env = {**host_env, **spec.image.env, **edits.env, **spec.env}
-        if "LD_LIBRARY_PATH" in edits.env and spec.image.env.get("LD_LIBRARY_PATH"):
-            env["LD_LIBRARY_PATH"] = f"{spec.image.env['LD_LIBRARY_PATH']}:{edits.env['LD_LIBRARY_PATH']}"
-        binds = [
-            *host_binds,
-            *self.images.platform(),
-            Bind(cell.run_dir, "/.intermodal/run", read_only=False),
-            *(Bind(Path(mount.source), mount.target) for mount in edits.mounts),
-            *await self.volumes.attach(spec.container_id, spec.volumes, self.containers.isolates(spec.runtime)),
-            *await self.buckets.attach(
-                spec.container_id, spec.volumes, spec.credentials, self.containers.isolates(spec.runtime)
-            ),
-        ]
-        cell.marks["layers ready"] = time.time()
-        return Launch(
-            container_id=spec.container_id,
-            layers=layers,
-            argv=entrypoint.command(spec.image, START),
-            env=env,
-            directory=cell.directory,
-            cwd=spec.image.workdir or "/root",
-            binds=binds,
-            limits=limits_of(spec.resources),
-            devices=[Device(Path(node.source), node.target) for node in edits.nodes],
-            hooks=edits.hooks,
-            network="none" if spec.block_network else "bridge",
-            runtime=spec.runtime,
-        )
-
-    def _device_edits(self, spec: ContainerSpec) -> Edits:
-        """Raises ContainersError for a device that is not here any more."""
-        try:
-            return self.devices.edits(list(spec.devices), isolated=self.containers.runtime != "host")
-        except (KeyError, FileNotFoundError) as error:
-            raise ContainersError(f"a GPU of this machine cannot be used: {error}") from None
+        return await self.launcher.launch(cell, spec, layers)
 
     async def _mount(self, mount_id: str) -> Path:
         if self.images.has_mount(mount_id):
@@ -551,17 +521,6 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the worker failed", exc_info=task.exception())
-
-
-def limits_of(resources: Resources) -> Limits:
-    """What a container may use: where its function sets no limit, the documented ones."""
-    cpu = resources.cpu_limit or resources.cpu_request + CPU_ABOVE_REQUEST
-    return Limits(
-        0.0 if cpu >= (os.cpu_count() or 1) else cpu,  # what cannot be passed need not be watched
-        resources.cpu_request,
-        resources.memory_limit,
-        disk=resources.ephemeral_disk or DEFAULT_SIZE,
-    )
 
 
 def _restriction(cell: Cell) -> Fault | None:

@@ -21,6 +21,7 @@ from intermodal.worker.disk_guard import size_of
 from intermodal.worker.liveness import START_SECONDS, Liveness, start_limit
 from intermodal.worker.log_spool import LogSpool
 from intermodal.worker.logs import LogPump
+from intermodal.worker.server_links import ServerLinks
 from modal._protocol.aio import Connection, Stream
 from modal._protocol.errors import Code, Fault, ProtocolError, WireError
 from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
@@ -34,11 +35,13 @@ from modal._protocol.messages.worker import (
     ContainerLogs,
     ContainerReport,
     ContainerSpec,
+    ExpressLeave,
     Heartbeat,
     RunCancel,
     RunInputs,
     RunnerAck,
     RunnerFailed,
+    RunnerHolds,
     RunnerReady,
     RunnerResumed,
     RunnerStart,
@@ -53,7 +56,6 @@ log = logging.getLogger("intermodal.cell")
 
 RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
-WEB_LINK_SECONDS = 0.2  # between attempts to hand over a container's link to the gateway
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
 BLOB_MARK = b'"vl-'  # stands in the header of a message that names large values
 HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
@@ -70,7 +72,7 @@ class Cell:
         directory: Path,
         store: Path,
         emit_logs: Callable[[Cell, ContainerLogs], None],
-        hand_over: Callable[[str, int], None],
+        hand_over: Callable[[str, int, str, str], None],
         spares: Spares,
     ) -> None:
         self.container_id = container_id
@@ -95,10 +97,12 @@ class Cell:
         self.marks: dict[str, float] = {}
         self._store = store
         self._emit_logs = emit_logs
-        self._hand_over = hand_over
         self._spares = spares
         self._memory = 0  # bytes that it may use, 0 where there is no limit
-        self._web_link = -1  # descriptor of the runner's link to the gateway, until it is handed over
+        self._links = ServerLinks(container_id, hand_over, lambda: self.stream is not None)
+        self.express_told = asyncio.Event()  # what came by the express way is known here
+        self.express_told.set()
+        self._unasked: deque[int] = deque(maxlen=16)  # tokens with an output whose inputs have not come this way
         self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._runner: RunnerConnection | None = None
@@ -185,6 +189,7 @@ class Cell:
     def attach(self, stream: Stream) -> None:
         """The way to the server is there (again): send what it has not acknowledged."""
         self.stream = stream
+        self._unasked.clear()
         stream.raw = self.from_server
         stream.on_end = self._server_ended
         for message in self._spool.waiting():
@@ -197,7 +202,7 @@ class Cell:
             _forward(stream, RunOutputs.TYPE, data)
         if self._failure is not None:
             stream.send_frame(RunnerFailed.TYPE, *self._failure)
-        self._give_web_link()
+        self._links.give()
         if self.exit is not None:
             self._tell_exit()
         elif self._pump is not None and not self._logs_full:
@@ -206,6 +211,10 @@ class Cell:
     def detach(self) -> None:
         """The server is away."""
         self.stream = None
+        if self._links.has_express:
+            self._links.has_express = False
+            self.express_told.clear()
+            self.tell(ExpressLeave())
         if self._pump is not None:
             self._pump.stop()
 
@@ -221,6 +230,8 @@ class Cell:
                     self._give(token, blob)
             self._inputs += len(message.tokens)
             self._inflight.update(zip(message.tokens, message.input_ids, strict=False))
+            while self._unasked:  # what came by the express way may be answered before this copy of it comes
+                self._inflight.pop(self._unasked.popleft(), None)
             if self._runner is None:
                 self._early.append(message)
             elif not sent:
@@ -356,8 +367,9 @@ class Cell:
     # -- from the runner
     def greeted(self, connection: RunnerConnection, hello: Hello) -> None:
         """A runner has connected."""
-        if hello.role == "runner-web":
-            self._keep_web_link(connection)
+        if hello.role in ServerLinks.roles:
+            assert connection.transport is not None
+            self._links.keep(hello.role, connection.transport)
             return
         if hello.role == "runner-control":
             self._control = connection
@@ -379,31 +391,6 @@ class Cell:
         if self._no_more_inputs:
             connection.send(Kind.END, 0, b"", b"")
 
-    def _keep_web_link(self, connection: RunnerConnection) -> None:
-        """This connection is for the gateway: nothing more is read from it here."""
-        assert connection.transport is not None
-        connection.transport.pause_reading()
-        self._drop_web_link()
-        self._web_link = os.dup(connection.transport.get_extra_info("socket").fileno())
-        connection.transport.abort()  # closes this process's own descriptor
-        self._give_web_link()
-
-    def _give_web_link(self) -> None:
-        if self._web_link < 0 or self.stream is None:
-            return  # with `attach`
-        try:
-            self._hand_over(self.container_id, self._web_link)
-        except OSError as error:
-            log.info("%s: its web link waits: %s", self.container_id, error)
-            asyncio.get_running_loop().call_later(WEB_LINK_SECONDS, self._give_web_link)
-        else:
-            self._drop_web_link()
-
-    def _drop_web_link(self) -> None:
-        if self._web_link >= 0:
-            os.close(self._web_link)
-            self._web_link = -1
-
     def from_runner(self, connection: RunnerConnection, frame: Frame) -> None:
         """A frame on the data or the control connection."""
         if connection is self._control:
@@ -419,6 +406,11 @@ class Cell:
             self.ready = True
         elif frame.type == RunnerResumed.TYPE:
             self._resume(RunnerResumed.decode(frame.header, frame.body))
+            return
+        elif frame.type == RunnerHolds.TYPE:
+            holds = RunnerHolds.decode(frame.header, frame.body)
+            self._inflight.update(zip(holds.tokens, holds.input_ids, strict=False))
+            self.express_told.set()
             return
         elif frame.type == RunnerStops.TYPE:
             self._stops = True
@@ -448,6 +440,8 @@ class Cell:
             input_id = self._inflight.pop(token, None)
             if input_id is not None:
                 inputs[token] = input_id
+            else:
+                self._unasked.append(token)
                 if status == Status.RETURNED:
                     self._returned.add(token)
         data = len(frame.header).to_bytes(4, "big") + frame.header + frame.body
@@ -471,6 +465,7 @@ class Cell:
         elif connection is self._runner:
             self._runner = None
             self._runner_gone.set()
+            self.express_told.set()
 
     def report(self) -> ContainerReport:
         """What the server must know when the worker registers: also the inputs whose outputs it may not have."""
@@ -577,7 +572,7 @@ class Cell:
 
     async def close(self) -> None:
         """Close the sockets; the process is the caller's."""
-        self._drop_web_link()
+        self._links.close()
         for server in self._servers:
             server.close()
         for connection in (self._runner, self._control):

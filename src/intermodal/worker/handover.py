@@ -28,9 +28,9 @@ class Handover:
         """Whether the server of this home runs on this machine."""
         return os.path.exists(self._path)
 
-    def send(self, container_id: str, descriptor: int, ticket: str = "") -> None:
+    def send(self, container_id: str, descriptor: int, ticket: str = "", role: str = "") -> None:
         """Raises OSError where the server is away. The descriptor stays the caller's to close."""
-        message = WebHandover(container_id, ticket)
+        message = WebHandover(container_id, ticket, role)
         data = pack(Kind.NOTE, message.TYPE, 0, *message.encode())
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

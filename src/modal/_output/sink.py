@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Set
 
 from modal._events import Sink
 from modal._output.builds import Builds
@@ -20,6 +20,8 @@ FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SHOWN_OBJECTS = 12  # in the live region, at most
 SHOWN_FUNCTIONS = 4
 KEPT_MAPS = 32  # finished ones are forgotten beyond that
+WAITS_TOLD_AFTER = 5.0  # seconds that inputs must have waited for the same
+WAITS_TOLD = 20  # such lines of one command, at most
 BAR = 20  # columns of a progress bar
 
 
@@ -58,6 +60,8 @@ class TerminalSink(Sink):
         self._builds = Builds(screen, progress)
         self._functions: Dict[str, List[int]] = {}
         self._waiting_for = ""
+        self._waits_since = 0.0
+        self._told_waits: Optional[Set[str]] = None  # without a live region: those that have been told
         self._maps: Dict[str, _Map] = {}
         if screen.live:
             screen.show(self.region if progress else self.log_lines.transient)
@@ -184,7 +188,21 @@ class TerminalSink(Sink):
     def stats(self, stats: CallStats) -> None:
         with self.screen.lock:
             self._functions = stats.functions
-            self._waiting_for = stats.notice
+            if stats.notice != self._waiting_for:
+                self._waiting_for, self._waits_since = stats.notice, time.monotonic()
+            if stats.notice and self._told_waits is None and self.progress and not self.screen.live:
+                self._told_waits = set()
+                self.screen.every_tick(self.tell_waits)
+
+    def tell_waits(self, now: float) -> None:
+        """Where nothing is live: a line about what inputs have waited for, once that has lasted for a while."""
+        told = self._told_waits
+        if told is None or now - self._waits_since < WAITS_TOLD_AFTER:
+            return
+        for text in self._waiting_for.split("; "):
+            if " waits for " in text and text not in told and len(told) < WAITS_TOLD:
+                told.add(text)
+                self.screen.line(text, ERR)
 
     def map_progress(self, key: str, name: str, done: int, total: int) -> None:
         with self.screen.lock:

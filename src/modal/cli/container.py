@@ -23,6 +23,7 @@ def container() -> None:
 @json_option
 def list_containers(env: Optional[str], as_json: bool) -> None:
     """See `help`."""
+    from modal import Client, _sync
     from modal._protocol.messages.container import ContainerList, Containers
     from modal.cli.server import ask
     from modal.cli.tables import moment, show_table
@@ -30,8 +31,13 @@ def list_containers(env: Optional[str], as_json: bool) -> None:
     environment = choose_environment(env)
     found = ask(ContainerList(environment), Containers).containers
     rows = [[info.container_id, info.app_id, info.app_name, moment(info.started_at)] for info in found]
-    title = "Active Containers" + (f" in environment: {environment}" if environment else "")
-    show_table(title, ["Container ID", "App ID", "App Name", "Start Time"], rows, as_json)
+    shown = environment or _sync.run(Client.current().welcome()).environment
+    show_table(
+        f"Active Containers in environment: {shown}",
+        ["Container ID", "App ID", "App Name", "Start Time"],
+        rows,
+        as_json,
+    )
 
 
 @container.command("logs", help="Show logs for a specific container, streaming while active.")

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +141,33 @@ class NoStorage:
     def disown(self, _kept: set[str]) -> None:
         pass
 
-    def send(self, _container_id: str, _descriptor: int) -> None:
-        pass
+
+class PlainHandover:
+    """Gives containers' express ways to the server, as datagrams do it elsewhere."""
+
+    is_here = False  # for web functions, which the rig has none of
+
+    def __init__(self, server: Callable[[], Invocation]) -> None:
+        self._server = server
+
+    def send(self, container_id: str, descriptor: int, _ticket: str = "", role: str = "") -> None:
+        if role == "runner-express":
+            self._server().dispatch.express.open(container_id, socket.socket(fileno=os.dup(descriptor)))
 
 
 class PlainAgent(Agent):
     """The real agent, but for images and containers."""
 
-    def __init__(self, home: Home, server: str, containers: PlainContainers) -> None:
+    def __init__(self, home: Home, server: str, containers: PlainContainers, handover: PlainHandover) -> None:
         self._plain = containers
+        self._plain_handover = handover
         super().__init__(home, server, Hello("worker", VERSION_MIN, VERSION_MAX))  # type: ignore[arg-type]
 
     def _make_parts(self) -> None:
         super()._make_parts()
         self.containers = self._plain  # type: ignore[assignment]
-        self.volumes = self.buckets = self.handover = NoStorage()  # type: ignore[assignment]
+        self.volumes = self.buckets = NoStorage()  # type: ignore[assignment]
+        self.handover = self._plain_handover  # type: ignore[assignment]
 
     async def _close_parts(self) -> None:
         pass
@@ -236,6 +249,7 @@ class Rig:
         self.server.close()
         self._life.is_over = True
         self.cut()
+        self.cut_express()
         await self.store.close()
         await self.start_server(expect_workers=True)
         for function_id, spec in self._published.items():
@@ -247,6 +261,12 @@ class Rig:
             connection.abort()
         self.connections.clear()
 
+    def cut_express(self) -> None:
+        """Cut the express way of every container."""
+        for container in self.invocation.dispatch.containers.values():
+            if container.express is not None:
+                container.express.close()
+
     def cut_clients(self) -> None:
         """Cut every connection but the worker's."""
         for connection in self.connections:
@@ -255,7 +275,7 @@ class Rig:
 
     async def start_worker(self) -> None:
         self.containers = PlainContainers(self.source)
-        self.agent = PlainAgent(self.home, self.address, self.containers)
+        self.agent = PlainAgent(self.home, self.address, self.containers, PlainHandover(lambda: self.invocation))
         self._tasks.append(asyncio.get_running_loop().create_task(self.agent.run()))
 
     @contextlib.asynccontextmanager

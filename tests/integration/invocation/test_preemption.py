@@ -17,7 +17,7 @@ from modal._protocol.message import Message
 from modal._protocol.messages.fleet import DrainAwait, DrainedWorker, WorkerDrain, WorkersDrained, WorkerUndrain
 from modal._protocol.messages.wire import Hello
 from modal._protocol.messages.worker import ContainerSpec
-from tests.integration.invocation.rig import Home, PlainAgent, PlainContainers, Rig, rig
+from tests.integration.invocation.rig import Home, PlainAgent, PlainContainers, PlainHandover, Rig, rig
 from tests.integration.invocation.test_limits import MODULE, lines, publish, until
 
 # Interrupted while it is imported, the first times.
@@ -168,7 +168,7 @@ async def test_inputs_start_anew_on_another_worker(it: Rig, operator: Operator, 
     (first,) = it.invocation.workers.links
     other = PlainContainers(it.source)
     with tempfile.TemporaryDirectory(prefix="im-rig-", dir="/tmp") as home:  # sockets' paths must be short
-        agent = PlainAgent(Home(Path(home)), it.address, other)
+        agent = PlainAgent(Home(Path(home)), it.address, other, PlainHandover(lambda: it.invocation))
         running = asyncio.create_task(agent.run())
         try:
             await until(lambda: len(it.invocation.workers.links) == 2)

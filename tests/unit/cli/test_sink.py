@@ -223,3 +223,21 @@ def test_no_output_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError), enable_output():
         raise ValueError
     assert _events.sink() is before
+
+
+def test_in_a_pipe_a_long_wait_is_told_once() -> None:
+    """Nobody sees a live region there: without a line it would look like a hang."""
+    shown = Shown(tty=False)
+    shown.sink.app_running("ap-1")
+    wait = "f waits for gpu='H100': H100 in all, taken by other containers"
+    shown.sink.stats(CallStats("ap-1", {"f": [1, 1, 0, 1]}, f"{wait}; f crash-loops (3 failures in a row)"))
+    begun = shown.sink._waits_since
+    shown.sink.tell_waits(begun + 1)
+    assert not any("waits" in line for line in shown.err.lines)
+    shown.sink.tell_waits(begun + 6)
+    shown.sink.stats(CallStats("ap-1", {"f": [2, 1, 0, 1]}, f"{wait}; f crash-loops (3 failures in a row)"))
+    shown.sink.tell_waits(begun + 60)
+    shown.sink.stats(CallStats("ap-1", {"f": [0, 1, 0, 1]}))
+    shown.sink.tell_waits(begun + 120)
+    assert [line for line in shown.err.lines if line] == [wait]
+    shown.end()

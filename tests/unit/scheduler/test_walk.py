@@ -267,7 +267,7 @@ class Walk(RuleBasedStateMachine):
         assert scheduler._starts.running == sum(slot.state == STARTING for slot in scheduler.slots.values())
         everywhere = {slot_id for pool in scheduler.pools.values() for slot_id in pool.idle}
         assert set(scheduler._idle) == everywhere
-        assert all(slot.state != STOPPING for slot in scheduler._watched.values())
+        assert all(slot.state != STOPPING for slot in scheduler._overfull._slots.values())
 
     @invariant()
     def limits_hold(self) -> None:

@@ -287,6 +287,8 @@ class Gateway:
             self.take_local(int(message.ticket[len(LOCAL) :]), sock)
         elif message.ticket:
             self.ports.take(message.ticket, sock)
+        elif message.role == "runner-express":
+            self._dispatch.express.open(message.container_id, sock)
         else:
             self._take_link(message, sock)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
-from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Recall, Refuse, Start, Stop
+from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Refuse, Start, Stop
 from intermodal.server.scheduler.loans import Loans
+from intermodal.server.scheduler.overfull import Overfull
 from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Share, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
-RECALL_AFTER = 0.05  # seconds an input may run before those behind it are given to other containers
 WAITS_AFTER = 1.0  # seconds without room before people are told
 DRAINED = "replaced or asked to end"
 
@@ -38,8 +38,7 @@ class Scheduler:
         self._shares: weakref.WeakValueDictionary[str, Share] = weakref.WeakValueDictionary()  # by app
         self._starts = Starts(self)
         self._agenda = Agenda()
-        self._watched: dict[str, Slot] = {}  # containers that hold more than they run
-        self._watch_at = NEVER
+        self._overfull = Overfull()
         self._idle: dict[str, Slot] = {}  # of all functions, the one that idles longest first
 
     # -- functions
@@ -283,7 +282,7 @@ class Scheduler:
     @property
     def due(self) -> float:
         """When `tick` must be called next (an instant; infinity: not before another event)."""
-        return NEVER if self.paused else min(self._agenda.next(), self._watch_at, self._starts.retry_at)
+        return NEVER if self.paused else min(self._agenda.next(), self._overfull.due, self._starts.retry_at)
 
     def serve(self, now: float) -> None:
         """Something has become free by other means than the end of a container."""
@@ -293,30 +292,14 @@ class Scheduler:
         """Do what time alone calls for; returns `due`."""
         if self.paused:
             return NEVER
-        if self._watch_at <= now:
-            self._recall(now)
+        if self._overfull.due <= now:
+            self.decisions.extend(self._overfull.recalls(now))
         for pool in list(self._agenda.take(now)):
             if self.pools.get(pool.function_id) is pool:
                 self._tend(pool, now)
         if self._starts.retry_at <= now:
             self._starts.serve(now)
         return self.due
-
-    def _recall(self, now: float) -> None:
-        """What waits behind a long input goes elsewhere."""
-        self._watch_at = NEVER
-        for slot in list(self._watched.values()):
-            at = slot.checked_at + RECALL_AFTER
-            limit = slot.pool.rules.limit
-            if len(slot.inputs) <= limit:
-                del self._watched[slot.id]
-            elif at <= now:
-                del self._watched[slot.id]
-                slot.pool.open.pop(slot.id, None)
-                slot.pool.learn(now - slot.checked_at)
-                self.decisions.append(Recall(slot.id, list(slot.inputs)[limit:]))
-            else:
-                self._watch_at = min(self._watch_at, at)
 
     def _tend(self, pool: Pool, now: float) -> None:
         if pool.batch_due and pool.batch_due <= now:
@@ -394,9 +377,8 @@ class Scheduler:
             self._retire(slot)
             return
         limit = pool.rules.limit
-        if len(held) > limit and not batch and slot.id not in self._watched:
-            self._watched[slot.id] = slot
-            self._watch_at = min(self._watch_at, slot.checked_at + RECALL_AFTER)
+        if len(held) > limit and not batch:
+            self._overfull.add(slot)
         if not batch:
             if len(held) <= pool.low(pool.depth()):
                 pool.open[slot.id] = slot
@@ -465,7 +447,7 @@ class Scheduler:
         pool.idle[slot.id] = slot
         self._idle[slot.id] = slot
         pool.open.pop(slot.id, None)
-        self._watched.pop(slot.id, None)
+        self._overfull.drop(slot)
         self._agenda.add(pool, now + pool.window())
 
     def _unidle(self, slot: Slot) -> None:
@@ -477,7 +459,7 @@ class Scheduler:
         pool = slot.pool
         self._unidle(slot)
         pool.open.pop(slot.id, None)
-        self._watched.pop(slot.id, None)
+        self._overfull.drop(slot)
         if slot.state == STOPPING:
             return
         pool.share.containers -= 1

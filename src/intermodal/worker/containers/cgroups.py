@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from intermodal.worker.containers.delegation import Delegation
 from intermodal.worker.containers.launch import Limits
 from intermodal.worker.containers.processes import Process
 
@@ -61,27 +62,49 @@ class Mounts:
 
 
 class CgroupTree:
-    """The home's parent groups, below which each container gets its own."""
+    """The home's parent groups, below which each container gets its own.
 
-    def __init__(self, name: str, mounts: Mounts | None = None) -> None:
+    Without root the parent is in a group that systemd has made for this worker (`delegation`), and `notes` is a file
+    that names those of earlier workers, in which their containers still are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mounts: Mounts | None = None,
+        delegation: Delegation | None = None,
+        notes: Path | None = None,
+    ) -> None:
         self.name = name
         self.mounts = mounts or Mounts.read()
         self.problem = ""
         self.v2 = self.mounts.mode == "v2"
         self.parents: dict[str, Path] = {}  # by controller
+        self._delegation = delegation or Delegation()
+        self._notes = notes
+        self._earlier: list[Path] = []
 
     def open(self) -> None:
         """Make the parents. Where that is not permitted, `problem` says so and there are no limits."""
+        if self._notes is not None and self.v2:
+            self._earlier = _noted(self._notes)
         try:
-            self._open_v2() if self.v2 else self._open_v1()
+            if self.v2 and self._delegation.problem:
+                self.problem = f"no control groups, so no limits: {self._delegation.problem}"
+            elif self.v2:
+                self._open_v2(self._delegation.base)
+            else:
+                self._open_v1()
         except OSError as error:
             self.parents = {}
             self.problem = f"no control groups, so no limits: {error}"
+        self._note()
         if not self.parents and not self.problem:
             self.problem = "no control groups are mounted here, so limits do not hold"
         missing = [name for name in CONTROLLERS_V2 if name not in self.parents] if self.parents else []
         if missing and not self.problem:
-            self.problem = f"this machine's control groups lack {', '.join(missing)}: limits of these do not hold"
+            whose = "those that systemd lets users have" if self._delegation.base else "this machine's control groups"
+            self.problem = f"{whose} lack {', '.join(missing)}: limits of these do not hold"
 
     def _open_v1(self) -> None:
         for controller, root in self.mounts.legacy.items():
@@ -89,16 +112,32 @@ class CgroupTree:
             parent.mkdir(exist_ok=True)
             self.parents[controller] = parent
 
-    def _open_v2(self) -> None:
-        root = self.mounts.unified
+    def _open_v2(self, base: Path | None) -> None:
+        root = base or self.mounts.unified
         assert root is not None
         _enable(root)
         parent = root / self.name
         parent.mkdir(exist_ok=True)
         _enable(parent)
-        for controller in (parent / "cgroup.subtree_control").read_text().split():
+        for controller in _passed_on(parent):
             self.parents[controller] = parent
         self.parents.setdefault("", parent)
+
+    def _note(self) -> None:
+        """For the next worker: where containers of this one, and of earlier ones, are."""
+        if self._notes is None:
+            return
+        self._earlier = [path for path in self._earlier if path.is_dir() and path not in self.directories]
+        places = [*self._earlier, *self.directories] if self._delegation.base or self._earlier else []
+        if places:
+            self._notes.write_text("".join(f"{path}\n" for path in places))
+        else:
+            self._notes.unlink(missing_ok=True)
+
+    @property
+    def enforced(self) -> list[str]:
+        """Which limits hold."""
+        return [name for name in CONTROLLERS_V2 if name in self.parents]
 
     @property
     def directories(self) -> list[Path]:
@@ -107,7 +146,7 @@ class CgroupTree:
 
     def make(self, name: str) -> Cgroup:
         """A new group; with the limits that every container has, the devices."""
-        group = Cgroup(name, self.parents, self.v2)
+        group = Cgroup(name, self.parents, self.v2, self.mounts.unified)
         for directory in group.directories:
             directory.mkdir(exist_ok=True)
         group.deny_devices()
@@ -115,12 +154,15 @@ class CgroupTree:
 
     def find(self, name: str) -> Cgroup:
         """The group of an earlier worker."""
+        for parent in self._earlier:
+            if (parent / name).is_dir():
+                return Cgroup(name, dict.fromkeys(_passed_on(parent) or [""], parent), self.v2)
         return Cgroup(name, self.parents, self.v2)
 
     def names(self) -> set[str]:
         """Every group that exists below the parents."""
         found: set[str] = set()
-        for parent in self.directories:
+        for parent in [*self._earlier, *self.directories]:
             try:
                 with os.scandir(parent) as entries:
                     found.update(entry.name for entry in entries if entry.is_dir())
@@ -132,8 +174,11 @@ class CgroupTree:
         """Remove the parents and whatever is left in them."""
         for name in self.names():
             self.find(name).remove()
-        for parent in self.directories:
+        for parent in [*self._earlier, *self.directories]:
             _remove_directory(parent)
+        if self._notes is not None:
+            self._notes.unlink(missing_ok=True)
+        self._earlier = []
         for root in self.mounts.others:
             for directory in [*(root / self.name).glob("*/"), root / self.name]:
                 _remove_directory(directory)
@@ -143,11 +188,22 @@ class CgroupTree:
 class Cgroup:
     """One container's control groups: a directory on v2, one a hierarchy on v1."""
 
-    def __init__(self, name: str, parents: dict[str, Path], v2: bool) -> None:
+    def __init__(self, name: str, parents: dict[str, Path], v2: bool, root: Path | None = None) -> None:
+        """`root`: where the hierarchy is mounted."""
         self.name = name
         self.v2 = v2
+        self._root = root
         self.by_controller = {controller: parent / name for controller, parent in parents.items()}
         self.directories = list(dict.fromkeys(self.by_controller.values()))
+
+    @property
+    def path(self) -> str:
+        """As runtimes name it: from the root of the hierarchy; "" where there is none."""
+        if not self.directories:
+            return ""
+        directory = self.directories[0]
+        root = self._root if self.v2 and self._root else directory.parent.parent
+        return f"/{directory.relative_to(root)}"
 
     @property
     def entrances(self) -> list[str]:
@@ -313,6 +369,18 @@ def _enable(directory: Path) -> None:
             except ProcessLookupError:
                 continue
         control.write_text(" ".join(f"+{name}" for name in wanted))
+
+
+def _passed_on(parent: Path) -> list[str]:
+    """The controllers that the groups below have."""
+    return (parent / "cgroup.subtree_control").read_text().split()
+
+
+def _noted(notes: Path) -> list[Path]:
+    try:
+        return [Path(line) for line in notes.read_text().splitlines() if line]
+    except FileNotFoundError:
+        return []
 
 
 def _number(path: Path | None) -> int:

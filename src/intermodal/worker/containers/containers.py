@@ -21,7 +21,7 @@ from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.preparation import Prepared, prepare, undo
-from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+from intermodal.worker.containers.private_mounts import delegated, enter_private_mounts, in_user_namespace
 from intermodal.worker.containers.running import Running
 from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
 from intermodal.worker.containers.state import State
@@ -56,7 +56,7 @@ class Containers:
         self.local_ports = LocalPorts(self._executor)
         self._slot_makers = ThreadPoolExecutor(2, "slots")
         self.disks = Disks(home.path / "disks")
-        self._tree = CgroupTree(names.cgroup_name(home.path))
+        self._tree = CgroupTree(names.cgroup_name(home.path))  # as far as can be said before `open`
         self._record = leftovers.Record(home.path)
         self._bridge: Bridge | None = None
         self._network_problem = ""
@@ -77,6 +77,11 @@ class Containers:
     def runtime(self) -> str:
         """The runtime in use; open() chooses it."""
         return self._runtime.name if self._runtime else ""
+
+    @property
+    def limits(self) -> list[str]:
+        """What control groups limit here, of cpu, memory and pids."""
+        return self._tree.enforced
 
     def isolates(self, runtime: str = "") -> bool:
         """Whether containers of this runtime ("": the best one here) have file systems of their own."""
@@ -121,6 +126,8 @@ class Containers:
         self._all_runtimes = {self._runtime.name: self._runtime}
         if not self._runtime.isolates:
             self._warn_unisolated()
+        notes = self.home.path / "control-groups"
+        self._tree = CgroupTree(names.cgroup_name(self.home.path), None, delegated(), notes)
         self._record.open()  # before anything is there that it tells of
         self._tree.open()
         if self._tree.problem:

@@ -10,13 +10,21 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from intermodal.worker.containers import kernel
+from intermodal.worker.containers import delegation, kernel
+from intermodal.worker.containers.cgroups import Mounts
+from intermodal.worker.containers.delegation import Delegation
 from intermodal.worker.containers.launch import ContainersError
 
 UNIFIED = "/sys/fs/cgroup/unified"
 
 _entered = False
 _problem = ""
+_delegation = Delegation()
+
+
+def delegated() -> Delegation:
+    """Where a worker without root makes its control groups; found by `enter_private_mounts`."""
+    return _delegation
 
 
 def in_user_namespace() -> bool:
@@ -41,12 +49,32 @@ def enter_private_mounts() -> str:
         if os.geteuid() == 0:
             kernel.unshare(kernel.CLONE_NEWNS)
         else:
+            _enter_delegated_group()
             _enter_user_namespace()
         kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
         _hide_unified()
     except (OSError, ContainersError) as error:
         _problem = f"no mount namespace of its own: {error}"
     return _problem
+
+
+def _enter_delegated_group() -> None:
+    """Before the user namespace, in which systemd would not know the user."""
+    global _delegation
+    mounts = Mounts.read()
+    if mounts.mode != "v2" or mounts.unified is None:
+        return
+    user = delegation.User(os.geteuid(), _user_name())
+    _delegation = delegation.enter(mounts.unified, user, delegation.ask_systemd, delegation.own_group)
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _hide_unified() -> None:
@@ -75,13 +103,7 @@ def _subordinate(path: str, name: str, number: int) -> tuple[int, int] | None:
 
 def _enter_user_namespace() -> None:
     """Become root of a new user namespace: with the user's subordinate ids where there are some, else with one id."""
-    import pwd
-
-    uid, gid = os.geteuid(), os.getegid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
+    uid, gid, name = os.geteuid(), os.getegid(), _user_name()
     ranges = (_subordinate("/etc/subuid", name, uid), _subordinate("/etc/subgid", name, uid))
     if None not in ranges and shutil.which("newuidmap") and shutil.which("newgidmap"):
         _enter_with_ranges(uid, gid, ranges)

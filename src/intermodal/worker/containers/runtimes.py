@@ -73,9 +73,7 @@ class OciRuntime:
 
     def _cgroup_path(self, cgroup: Cgroup) -> str:
         """runc always looks after control groups, so it gets the one that is there."""
-        if self.name != "runc" or not cgroup.directories:
-            return ""
-        return f"/{cgroup.directories[0].parent.name}/{cgroup.name}"
+        return cgroup.path if self.name == "runc" else ""
 
     def _command(self, launch: Launch, places: Places) -> str:
         words = [self.binary, "--root", str(self.state_root), f"--log={places.log}", "--log-format=json"]

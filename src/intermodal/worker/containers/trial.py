@@ -22,7 +22,7 @@ from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.disks import Disks
 from intermodal.worker.containers.launch import Bind, ContainersError, Launch, StartFailed
 from intermodal.worker.containers.overlay import remove_tree
-from intermodal.worker.containers.private_mounts import enter_private_mounts, in_user_namespace
+from intermodal.worker.containers.private_mounts import delegated, enter_private_mounts, in_user_namespace
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.images import layer_mounts
 from intermodal.worker.network.resolver import read_resolver
@@ -47,11 +47,12 @@ def _machine_as_image(layer: Path) -> tuple[Path, list[Bind]]:
     return layer, binds
 
 
-async def _start_one(directory: Path) -> tuple[str, float]:
-    """What prevents a container, or "" and the milliseconds that its start took."""
+async def _start_one(directory: Path, limits: list[str]) -> tuple[str, float]:
+    """What prevents a container, or "" and the milliseconds that its start took. `limits` gets those that hold."""
     containers = Containers(Home(directory))
     try:
         await containers.open()
+        limits += containers.limits
         if containers.runtime == "host":
             return "no runtime with isolation works here", 0.0
         directory = containers.home.containers / "ta-trial"
@@ -92,8 +93,9 @@ def run(directory: Path) -> dict[str, Any]:
     place = Path(tempfile.mkdtemp(prefix=".trial-", dir=directory))
     try:
         runtimes = probe.runtimes(place, mounts_problem)
+        limits: list[str] = []
         try:
-            problem, took = asyncio.run(_start_one(place))
+            problem, took = asyncio.run(_start_one(place, limits))
         except (ContainersError, OSError) as error:
             problem, took = str(error), 0.0
         resolver = read_resolver()
@@ -101,6 +103,9 @@ def run(directory: Path) -> dict[str, Any]:
             "servers": resolver.servers,
             "loopback": resolver.loopback,
             "cgroups": mode,
+            "limits": limits,
+            "limits_problem": delegated().problem,
+            "limits_remedy": delegated().remedy,
             "user_namespace": in_user_namespace(),
             "mounts": mounts_problem,
             "overlay": mounts_problem or probe.overlay_problem(place),

@@ -107,12 +107,13 @@ class WebClose(Message, type=219):
 class WebHandover(Message, type=220):
     """Worker to server, in one datagram with a descriptor: a container's connection.
 
-    `ticket` "": its runner's web link; `LOCAL` and a port: it was accepted there, see LocalPorts; else it is the
-    answer to ContainerConnect with that ticket.
+    `ticket` "": a connection of its runner, in the `role` of its HELLO (runner-web, runner-express); `LOCAL` and a
+    port: it was accepted there, see LocalPorts; else it is the answer to ContainerConnect with that ticket.
     """
 
     container_id: str
     ticket: str = ""
+    role: str = "runner-web"
 
 
 class ContainerConnect(Message, type=221):

@@ -328,6 +328,30 @@ class RunnerAck(Message, type=160):
     count: int
 
 
+class RunnerHolds(Message, type=490):
+    """ITEM from the runner, the answer to ExpressLeave: the inputs that it has by the express way.
+
+    The outputs of those that are over follow, as RunOutputs.
+    """
+
+    tokens: List[int]
+    input_ids: List[str]
+
+
+class ExpressLeave(Message, type=491):
+    """NOTE on the control connection: the server may be gone. What came by the express way goes by the worker now."""
+
+
+class ExpressReady(Message, type=492):
+    """NOTE from either side on the express way: it is there. The runner answers when it listens."""
+
+
+class ExpressAck(Message, type=493):
+    """NOTE to the runner on its express way: the outputs of these inputs have reached their clients."""
+
+    tokens: List[int]
+
+
 class RunPause(Message, type=161):
     """ITEM on the container's stream, passed on as NOTE on the control connection: these generators' consumers
     are behind; they shall yield nothing more until RunResume."""
