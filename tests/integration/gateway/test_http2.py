@@ -266,6 +266,24 @@ async def test_heads_of_other_kinds(make_rig: MakeRig, head: dict[str, str | Non
     client.close()
 
 
+async def test_websockets_are_not_offered(make_rig: MakeRig) -> None:
+    """RFC 8441 is not spoken: its setting is not announced, and who asks nevertheless reaches no app."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+        await echo(scope, receive, send)
+
+    client = await open_h2(await make_rig(app))
+    assert (await client.get()).status == 200
+    assert not client.wire.remote_settings.enable_connect_protocol
+    client.begin("CONNECT", "/", (":protocol", "websocket"), end=False)
+    await client.until(lambda: client.goodbye is not None or any(one.status == 405 for one in client.answers.values()))
+    assert seen.count("http") == 1
+    assert "websocket" not in seen
+    client.close()
+
+
 @pytest.mark.parametrize(
     "field",
     [("connection", "close"), ("transfer-encoding", "chunked"), ("upgrade", "websocket"), ("te", "gzip"),

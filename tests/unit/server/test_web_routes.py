@@ -113,10 +113,22 @@ def test_parameters_from_a_query() -> None:
     asked = route(("root", "str", True, "."), ("n", "int", False, None), ("ok", "bool", True, False))
     assert read_values(asked, b"n=-3&ok=true&other=1") == {"root": ".", "n": -3, "ok": True}
     assert read_values(asked, b"n=0&root=%2F+x") == {"root": "/ x", "n": 0, "ok": False}
+    assert read_values(asked, "n=1&root=é".encode())["root"] == "é"
     for wrong in (b"", b"n=x", b"n=1&ok=maybe"):
         with pytest.raises(Refusal) as refused:
             read_values(asked, wrong)
         assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("text", ["-_8Aaw==", "%2B%2F8Aaw%3D%3D", "+/8Aaw", "-_8Aaw"])
+def test_bytes_are_base64_in_a_query(text: str) -> None:
+    assert read_values(route(("data", "bytes", False, None)), f"data={text}".encode()) == {"data": b"\xfb\xff\0k"}
+
+
+@pytest.mark.parametrize("text", ["*", "a", "aGk=x", "%FF"])
+def test_what_is_no_base64_is_said(text: str) -> None:
+    with pytest.raises(Refusal, match="base64"):
+        read_values(route(("data", "bytes", False, None)), f"data={text}".encode())
 
 
 def test_requests_and_clients_share_containers() -> None:

@@ -20,6 +20,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from intermodal.server.gateway.field_cache import CachingDecoder
 from intermodal.server.gateway.http2_stream import Http2Stream
 from intermodal.server.gateway.limits import RateLimit
 from intermodal.server.gateway.request import Refusal
@@ -88,6 +89,7 @@ class Http2Connection(asyncio.Protocol):
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEADS,
             },
         )
+        wire.decoder = CachingDecoder()
         wire.decoder.max_header_list_size = HEADS
         wire.encoder.encode = partial(wire.encoder.encode, huffman=False)  # type: ignore[method-assign]  # costs more than it saves
         wire.initiate_connection()

@@ -15,6 +15,7 @@ from modal._protocol.errors import Fault
 from modal._protocol.messages.function import FunctionBind, FunctionHandle
 
 MAX_KNOWN = 10_000
+_ALPHABET = str.maketrans("-_", "+/")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -45,7 +46,7 @@ class Parameters:
 
 def read_values(route: Route, query: bytes) -> dict[str, Any]:
     """The class's parameters in a query string. Raises Refusal for what is missing or of another type."""
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    given = dict(parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True))
     values: dict[str, Any] = {}
     for name, type_name, has_default, default in route.parameters:
         if name not in given:
@@ -67,7 +68,12 @@ def _convert(name: str, type_name: str, text: str) -> Any:
         if text.lower() in _TRUE or text.lower() in _FALSE:
             return text.lower() in _TRUE
         raise Refusal(400, f"The query parameter {name!r} must be true or false, not {text[:100]!r}.")
-    return text.encode() if type_name == "bytes" else text
+    if type_name == "bytes":
+        try:  # a plus sign is a space where nobody has quoted it; both alphabets are in use
+            return base64.b64decode(text.replace(" ", "+").translate(_ALPHABET) + "=" * (-len(text) % 4), validate=True)
+        except ValueError:
+            raise Refusal(400, f"The query parameter {name!r} must be bytes in base64, not {text[:100]!r}.") from None
+    return text
 
 
 def pickled(values: dict[str, Any]) -> bytes:

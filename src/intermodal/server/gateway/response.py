@@ -28,19 +28,14 @@ class _Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._line = self._value = b""
+        self._value = b""
 
     def value(self) -> bytes:
         now = int(time.time())
         if now != self._second:
             self._second = now
             self._value = formatdate(now, usegmt=True).encode()
-            self._line = b"date: " + self._value + b"\r\n"
         return self._value
-
-    def line(self) -> bytes:
-        self.value()
-        return self._line
 
 
 _clock = _Clock()
@@ -48,20 +43,41 @@ _clock = _Clock()
 
 class _Rules:
     """What holds for every response. `length` is what the body must have (-1: not said), `bodiless` whether there
-    is none whatever the app says.
+    is none whatever the app says, `close` whether the app wants the connection to end.
     """
 
-    __slots__ = ("bodiless", "length")
+    __slots__ = ("bodiless", "close", "length")
 
-    def _check(self, status: int, headers: bytes, method: str) -> list[bytes]:
-        """Names and values in turn. Raises BadResponse."""
+    def _take(self, status: int, headers: bytes, method: str, whole: int, lowered: bool) -> list[tuple[bytes, bytes]]:
+        """The fields to send; with `lowered` their names are in lower case. Raises BadResponse."""
         if not 200 <= status <= 599:
             raise BadResponse(f"{status} is no status of a response")
         if _BAD.search(headers):
             raise BadResponse("a header holds a line break")
         self.length = -1
         self.bodiless = method == "HEAD" or status in (204, 304)
-        return headers.split(b"\0") if headers else []
+        self.close = dated = False
+        fields = []
+        parts = headers.split(b"\0") if headers else []
+        for name, value in zip(parts[::2], parts[1::2], strict=True):
+            lower = _known.get(name) or _learn(name)
+            if lower in _HOP:
+                if lower == b"connection" and value.lower() == b"close":
+                    self.close = True
+                continue
+            if lower == b"content-length":
+                if status == 204:
+                    continue
+                self._take_length(value)
+            elif lower == b"date":
+                dated = True
+            fields.append((lower if lowered else name, value.strip(b" \t")))
+        if not dated:
+            fields.append((b"date", _clock.value()))
+        if whole >= 0 and self.length < 0 and not self.bodiless:
+            self.length = whole
+            fields.append((b"content-length", b"%d" % whole))
+        return fields
 
     def _take_length(self, value: bytes) -> None:
         if not value.isdigit() or (self.length >= 0 and int(value) != self.length):
@@ -76,61 +92,26 @@ class StreamHead(_Rules):
 
     def __init__(self, status: int, headers: bytes, *, method: str, whole: int = -1) -> None:
         """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
-        parts = self._check(status, headers, method)
-        self.fields = fields = [(b":status", b"%d" % status)]
-        dated = False
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            lower = _known.get(name) or _learn(name)
-            if lower in _HOP:
-                continue
-            if lower == b"content-length":
-                if status == 204:
-                    continue
-                self._take_length(value)
-            elif lower == b"date":
-                dated = True
-            fields.append((lower, value.strip(b" \t")))
-        if not dated:
-            fields.append((b"date", _clock.value()))
-        if whole >= 0 and self.length < 0 and not self.bodiless:
-            self.length = whole
-            fields.append((b"content-length", b"%d" % whole))
+        self.fields = [(b":status", b"%d" % status), *self._take(status, headers, method, whole, lowered=True)]
 
 
 class Head(_Rules):
     """A response's head for a client that speaks HTTP/1: its bytes, and how the body is to be sent.
 
-    `chunked` is how a body without a length is delimited, `close` whether the connection must end after it.
+    `chunked` is how a body without a length is delimited; the connection must end after one with `close`.
     """
 
-    __slots__ = ("chunked", "close", "data")
+    __slots__ = ("chunked", "data")
 
     def __init__(
         self, status: int, headers: bytes, *, method: str, version: str, keep_alive: bool, whole: int = -1
     ) -> None:
         """`headers` NUL-separated; `whole`: the size of the body where all of it is there. Raises BadResponse."""
-        parts = self._check(status, headers, method)
-        self.close = not keep_alive
+        fields = self._take(status, headers, method, whole, lowered=False)
+        if not keep_alive:
+            self.close = True
         lines = [_LINES[version, status]]
-        dated = False
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            lower = _known.get(name) or _learn(name)
-            if lower in _HOP:
-                if lower == b"connection" and value.lower() == b"close":
-                    self.close = True
-                continue
-            if lower == b"content-length":
-                if status == 204:
-                    continue
-                self._take_length(value)
-            elif lower == b"date":
-                dated = True
-            lines.append(name + b": " + value + b"\r\n")
-        if not dated:
-            lines.append(_clock.line())
-        if whole >= 0 and self.length < 0 and status != 204 and not self.bodiless:
-            self.length = whole
-            lines.append(b"content-length: %d\r\n" % whole)
+        lines += [b"%b: %b\r\n" % field for field in fields]
         self.chunked = self.length < 0 and not self.bodiless and version == "1.1"
         if self.chunked:
             lines.append(b"transfer-encoding: chunked\r\n")

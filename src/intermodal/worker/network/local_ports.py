@@ -41,19 +41,24 @@ class LocalPorts:
         """These from now on, in every container; returns when it is so."""
         self.ports = frozenset(ports)
         async with self._changing:
-            for container_id in list(self._pids):
-                await self._adjust(container_id)
+            await self._adjust(list(self._listeners))
 
-    async def _adjust(self, container_id: str) -> None:
-        present = self._listeners.get(container_id)
-        if present is None:
+    async def _adjust(self, container_ids: list[str]) -> None:
+        missing: dict[str, frozenset[int]] = {}
+        for container_id in container_ids:
+            present = self._listeners[container_id]
+            for port in present.keys() - self.ports:
+                self._end(present.pop(port))
+            if self.ports - present.keys():
+                missing[container_id] = self.ports - present.keys()
+        if not missing:
             return
-        for port in present.keys() - self.ports:
-            self._end(present.pop(port))
-        missing = self.ports - present.keys()
-        if missing:
-            loop = asyncio.get_running_loop()
-            made = await loop.run_in_executor(self._executor, listen_within, self._pids[container_id], missing)
+
+        def make() -> dict[str, Listeners]:  # in one go: a thread for each would take longer
+            return {name: listen_within(pids[name], ports) for name, ports in missing.items()}
+
+        pids = dict(self._pids)
+        for container_id, made in (await asyncio.get_running_loop().run_in_executor(self._executor, make)).items():
             self._watch(container_id, made)
 
     async def add(self, container_id: str, pid: int, made: Listeners) -> None:
@@ -63,7 +68,8 @@ class LocalPorts:
         self._watch(container_id, made)
         if made.keys() != self.ports:
             async with self._changing:
-                await self._adjust(container_id)
+                if container_id in self._listeners:
+                    await self._adjust([container_id])
 
     def _watch(self, container_id: str, made: Listeners) -> None:
         present = self._listeners.get(container_id)
