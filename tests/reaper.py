@@ -6,6 +6,7 @@ pipe is the end of the run, however that came about; what is left then goes, and
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -38,6 +39,8 @@ def start() -> None:
         )
         process.returncode = 0  # nobody waits for it: it ends after this process
         _pipe = process.stdin
+        assert _pipe is not None
+        atexit.register(_pipe.close)
 
 
 def tell(what: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -74,11 +75,47 @@ def test_they_go_when_nobody_needs_them(own_platform: Platform, tmp_path: Path) 
     _wait_for_values(own_platform, 4)
 
 
-def _wait_for_values(platform: Platform, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _wait_for_values(platform: Platform, count: int, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while True:
         found = list((platform.home / "values").iterdir())
         if len(found) == count:
             return
         assert time.monotonic() < deadline, f"{len(found)} instead of {count} values: {found}"
         time.sleep(0.05)
+
+
+KILLED = """
+import modal
+
+app = modal.App("accept-killed-client")
+gate = modal.Queue.from_name("accept-killed-gate", create_if_missing=True)
+
+@app.function(max_containers=1)
+def echo(data, waits):
+    if waits:
+        print("has it", flush=True)
+        gate.get()
+    return data
+
+@app.local_entrypoint()
+def main():
+    data = bytes(40_000_000)
+    for _ in range(3):
+        assert echo.remote(data, False) == data
+    echo.remote(data, True)
+"""
+
+
+@pytest.mark.skipif(os.environ.get("INTERMODAL_SLOW_TESTS") != "1", reason="slow: set INTERMODAL_SLOW_TESTS=1")
+def test_a_killed_program_leaves_no_file(own_platform: Platform, tmp_path: Path) -> None:
+    """Neither of the call that it waited for, nor of those whose files it would have written again."""
+    path = tmp_path / "program.py"
+    path.write_text(KILLED)
+    assert own_platform.intermodal("up").code == 0
+    process = own_platform.start("modal", "run", path)
+    wait_for_line(process, "^has it$")
+    assert list((own_platform.home / "values").iterdir())
+    process.kill()
+    process.communicate()
+    _wait_for_values(own_platform, 0, 180.0)  # what a client was sent is kept for a minute, should it come back

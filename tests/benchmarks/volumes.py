@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.measurements import Bench
 
 S3 = "S3 (moto), boto3, 10 threads"
-DISK = "local disk"
+DISK = "a copy on the machine's disk"
 COPY = "a local copy (cp)"
 FILE_BYTES = 1000
 DRIVERS = HERE / "drivers"
@@ -67,7 +67,7 @@ def large(bench: Bench, section: Section) -> None:
             file.write(os.urandom(16))
         took.add(OURS, _timed(lambda: _modal(ours, "volume", "put", "-f", name, path, "/large")))
         took.add(COPY, _timed(lambda: subprocess.run(["cp", str(path), f"{path}.copy"], check=True)))
-    found = _app(ours, name, bench.rounds * 2, "--large")
+    found = _app(ours, name, bench.rounds * 2, "--large", f"{path}.copy")
     for what in ("cached", "uncached"):
         for from_volume, from_disk in found[what]:
             rate = section.measure(f"sequential read in a container, {what}", "MB/s", more_is_better=True)

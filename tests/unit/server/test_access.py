@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from intermodal.home import Home
 from intermodal.server.main import Options, Server
 from intermodal.server.principal import Role
+from intermodal.server.rpc import access
 from intermodal.server.rpc.access import FROM_OPERATORS, FROM_OWNERS, FROM_WORKERS, _refuse, tables
 from modal._protocol.aio import Handlers
 from modal._protocol.message import Message
 from modal._protocol.messages import app, call, container, file, fleet, function, image, queue, secret
 from modal._protocol.messages import dict as dict_
 from modal._protocol.messages import object as object_
+from modal._protocol.messages.wire import Hello, Welcome
 
 # Answers and parts of answers: nobody asks the server for these.
 ANSWERS = {
@@ -63,3 +68,19 @@ async def test_each_role_has_its_own(handlers: Handlers) -> None:
     assert {message.TYPE for message in (secret.ServerStop, fleet.WorkerDrain)} <= FROM_OWNERS
     assert FROM_WORKERS <= everything
     assert FROM_OPERATORS <= everything
+
+
+@pytest.mark.parametrize(
+    ("peer", "process", "direct"), [(7, 7, True), (7, 8, False), (7, 0, False), (0, 0, False), (None, 7, False)]
+)
+def test_only_a_process_at_the_other_end_is_direct(
+    peer: int | None, process: int, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pid is 0 where the peer is of another pid namespace, and where a client does not ask for this."""
+    monkeypatch.setattr(access, "peer_of", lambda _connection: None if peer is None else (peer, os.geteuid()))
+    tokens = SimpleNamespace(check=lambda *_args: SimpleNamespace(note="", token_id="ak-1"))
+    by_role = dict.fromkeys((Role.OWNER, Role.CLIENT), Handlers())
+    gate = access.Gate(lambda _principal: Welcome(1), tokens, lambda _id: None, by_role, lambda _pid: None)  # type: ignore[arg-type]
+    connection: Any = SimpleNamespace()
+    assert gate.greet(connection, Hello("client", 1, 1, process=process)).direct is direct
+    assert connection.direct is direct

@@ -155,8 +155,9 @@ class Gate:
         if principal.role == Role.WORKER and peer is not None:
             self._worker_seen(peer[0])
         welcome = self._welcome(principal)
-        # By way of a proxy, a worker's say, it is not: what that has read need not have arrived anywhere.
-        connection.direct = welcome.direct = peer is not None and peer[0] == hello.process
+        # By way of a proxy, a worker's say, it is not: what that has read need not have arrived anywhere. A peer of
+        # another pid namespace has the pid 0 here, which is also what those say who do not ask for this.
+        connection.direct = welcome.direct = peer is not None and 0 < hello.process == peer[0]
         return welcome
 
     def _local(self, hello: Hello, pid: int, uid: int) -> Principal:
