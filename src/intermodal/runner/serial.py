@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from types import FrameType
 from typing import Optional
@@ -24,6 +25,7 @@ class SerialExecutor:
         hooks = Hooks(service)
         self.enter, self.exit = hooks.enter, hooks.exit
         self._token: Optional[int] = None  # the input that user code runs for, right now
+        self._torn = ""  # the module whose import a cancellation has interrupted
         self.interrupted = False  # by SIGINT: the container shall end
         signal.signal(CANCEL_SIGNAL, self._on_cancel)
 
@@ -67,6 +69,8 @@ class SerialExecutor:
                     return
             finally:
                 self._token = None
+                if self._torn:
+                    self._take_no_more()
             invoker.succeed(run, result, started)
         except KeyboardInterrupt as error:
             if self.interrupted:
@@ -91,15 +95,23 @@ class SerialExecutor:
         if self._invoker.queue.is_cancelled(token):
             self._on_cancel(0, None)
 
+    def _take_no_more(self) -> None:
+        """What was imported by halves cannot always be imported again (NumPy, PyTorch): other inputs go elsewhere."""
+        text = f"The container ends: its input was cancelled while it imported {self._torn}, which is there by halves."
+        print(text, file=sys.stderr)  # noqa: T201
+        self._torn = ""
+        self._invoker.queue.stop_fetching()
+
     def _interrupt(self) -> None:
         """Called by the control thread."""
         os.kill(os.getpid(), CANCEL_SIGNAL)
 
-    def _on_cancel(self, _number: int, _frame: Optional[FrameType]) -> None:
+    def _on_cancel(self, _number: int, frame: Optional[FrameType]) -> None:
         """Runs in the main thread, between two of the user's instructions."""
         token = self._token
         if token is not None and not self._invoker.sending and self._invoker.queue.is_cancelled(token):
             self._token = None
+            self._torn = imported_by(frame)
             from modal.exception import InputCancellation
 
             raise InputCancellation("the input was cancelled")
@@ -110,3 +122,14 @@ class SerialExecutor:
         if self._token is not None and not self._invoker.sending:
             self._token = None
             raise KeyboardInterrupt
+
+
+def imported_by(frame: Optional[FrameType]) -> str:
+    """The outermost module whose import is under way at this frame; "" where none is."""
+    found = ""
+    while frame is not None:
+        if frame.f_code.co_name == "_load_unlocked" and frame.f_code.co_filename.startswith("<frozen importlib"):
+            spec = frame.f_locals.get("spec")
+            found = str(getattr(spec, "name", "a module"))
+        frame = frame.f_back
+    return found
