@@ -14,8 +14,10 @@ import pytest
 from modal import _mapped_bytes
 from modal import _serialization as s
 from modal.exception import DeserializationError
+from tests.unit.client.heap import LARGE, full_heap
 
-LARGE = 40 << 20  # glibc always makes a mapping of its own for so much
+__all__ = ["full_heap"]
+
 DATA = os.urandom(1 << 16) * (LARGE >> 16) + b"tail"
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library places memory differently")
 
@@ -25,6 +27,7 @@ def written(value: Any, directory: Path) -> str:
 
 
 @glibc
+@pytest.mark.usefixtures("full_heap")
 def test_a_large_bytes_is_mapped_and_outlives_its_file(tmp_path: Path) -> None:
     path = written(DATA, tmp_path)
     before = _mapped_bytes.mapped()
@@ -38,6 +41,7 @@ def test_a_large_bytes_is_mapped_and_outlives_its_file(tmp_path: Path) -> None:
 
 
 @glibc
+@pytest.mark.usefixtures("full_heap")
 def test_all_large_pieces_of_a_value_are_mapped(tmp_path: Path) -> None:
     value = [{"first": DATA, "small": [b"x" * 70_000, "y" * 300_000]}, bytearray(DATA), DATA + b"2", 1.5]
     path = written(value, tmp_path)
@@ -56,6 +60,7 @@ def test_what_is_written_is_a_pickle_like_any_other(tmp_path: Path) -> None:
 
 
 @glibc
+@pytest.mark.usefixtures("full_heap")
 def test_what_code_of_another_language_writes_into_it_stays_its_own(tmp_path: Path) -> None:
     path = written(DATA, tmp_path)
     value, other = s.load_file(path), s.load_file(path)

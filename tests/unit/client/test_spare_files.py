@@ -12,8 +12,10 @@ import pytest
 
 from modal import _serialization as s
 from modal import _spare_files
+from tests.unit.client.heap import LARGE as SIZE
+from tests.unit.client.heap import full_heap
 
-SIZE = 40 << 20
+__all__ = ["full_heap"]
 ONE = b"1" * SIZE
 TWO = b"2" * SIZE
 
@@ -58,6 +60,7 @@ def test_a_value_that_is_still_wanted_stays(tmp_path: Path) -> None:
     assert s.load_file(str(first)) == ONE and s.load_file(str(second)) == TWO
 
 
+@pytest.mark.usefixtures("full_heap")
 def test_what_is_mapped_or_open_is_not_written_over(tmp_path: Path) -> None:
     first = write(ONE, tmp_path)
     value, number = s.load_file(str(first)), inode(first)
