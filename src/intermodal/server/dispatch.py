@@ -11,7 +11,7 @@ from intermodal.server.crashes import Crashes
 from intermodal.server.express import Express
 from intermodal.server.function_rules import batching_of, rules_of
 from intermodal.server.handover import Handovers
-from intermodal.server.inputs import Call, Held
+from intermodal.server.inputs import Call, Held, run_inputs
 from intermodal.server.live import Container, Function
 from intermodal.server.scheduler import Assign, GiveUp, Recall, Refuse, Scheduler, Start, Stop
 from modal._protocol.errors import Code, Fault
@@ -25,7 +25,6 @@ from modal._protocol.messages.worker import (
     EXIT_LOST,
     ContainerExited,
     ContainerSpec,
-    RunInputs,
     RunnerFailed,
     RunnerReady,
     RunnerStops,
@@ -297,7 +296,7 @@ class Dispatch:
         if container.link is not None:
             if container.express is not None and not together and self.express.send(container, batch[0]):
                 return
-            container.link.send(_run_inputs(batch, together))
+            container.link.send(run_inputs(batch, together))
         else:
             container.lost_inputs.extend(batch)  # its worker is away; sent when it is back
 
@@ -582,19 +581,6 @@ class Dispatch:
             known = result.get(function.name)  # variants of a class have its name
             result[function.name] = [sum(both) for both in zip(known, numbers, strict=True)] if known else numbers
         return result
-
-
-def _run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
-    blobs = [held.blob for held in batch]
-    methods = [held.method for held in batch]
-    return RunInputs(
-        [held.token for held in batch],
-        [held.input_id for held in batch],
-        [held.args for held in batch],
-        blobs if any(blobs) else [],
-        methods if any(methods) else [],
-        together,
-    )
 
 
 __all__ = ["Container", "ContainerSpec", "Dispatch", "Function", "rules_of", "unpack_failure"]

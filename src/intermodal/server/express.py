@@ -15,6 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, cast
 
+from intermodal.server.inputs import run_inputs
 from modal._protocol.errors import ProtocolError
 from modal._protocol.frames import FrameBuffer, Kind
 from modal._protocol.messages.worker import ExpressAck, ExpressReady, RunInputs, RunOutputs
@@ -133,16 +134,16 @@ class Express:
             or len(held.args) > MAX_ARGS
         ):
             return False
-        if len(self._running) >= AT_ONCE and not self._has_room(container):
+        if len(self._running) >= AT_ONCE and not self._has_room():
             return False
-        link.send(RunInputs([held.token], [held.input_id], [held.args], methods=[held.method] if held.method else []))
+        link.send(run_inputs([held]))
         self._running[container] = held, time.monotonic()
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_later(COPY_SECONDS, self._look)
         return True
 
-    def _has_room(self, container: Container) -> bool:
+    def _has_room(self) -> bool:
         for other, (held, _sent) in list(self._running.items()):
             if not _runs(other, held):
                 del self._running[other]
@@ -164,9 +165,7 @@ class Express:
     def _copy(self, container: Container, held: Held) -> None:
         container.quick = 0
         if container.link is not None:  # else the worker tells what its containers have when it is back
-            container.link.send(
-                RunInputs([held.token], [held.input_id], [held.args], methods=[held.method] if held.method else [])
-            )
+            container.link.send(run_inputs([held]))
 
     def lost(self, container: Container, link: ExpressLink) -> None:
         """The connection has ended; nearly always with its container."""

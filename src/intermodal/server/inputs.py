@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from modal._protocol.aio import Connection, Stream
+from modal._protocol.messages.worker import RunInputs
 
 if TYPE_CHECKING:
     from intermodal.server.delivery import Output
@@ -172,6 +173,20 @@ class IndexSet:
 
     def __contains__(self, index: int) -> bool:
         return index < self._below or index in self._rest
+
+
+def run_inputs(batch: list[Held], together: int = 0) -> RunInputs:
+    """What a container is sent of these. `together`: of a batched function, how many are one run."""
+    blobs = [held.blob for held in batch]
+    methods = [held.method for held in batch]
+    return RunInputs(
+        [held.token for held in batch],
+        [held.input_id for held in batch],
+        [held.args for held in batch],
+        blobs if any(blobs) else [],
+        methods if any(methods) else [],
+        together,
+    )
 
 
 def split_input_id(input_id: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from intermodal.server.dispatch import KNOWN, STOP_GRACE, Container, Dispatch, Function
 from intermodal.server.handover import form_of
-from intermodal.server.inputs import Call, Held, split_input_id
+from intermodal.server.inputs import Call, Held, run_inputs, split_input_id
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -377,7 +377,7 @@ class Workers:
         self._attach(container, container_link, stream)
         missing, container.lost_inputs = container.lost_inputs, []
         for held in self._dispatch.reattached(container, missing):
-            container_link.send(_again(held))
+            container_link.send(run_inputs([held]))
         self._dispatch.run()  # after these: a runner takes inputs to come in the order of their tokens
         if container.function.spec.is_generator or container.function.spec.methods:
             # What an earlier life of the server has held up goes on; whoever is behind is held up anew.
@@ -612,16 +612,6 @@ async def _ask(connection: Connection, message: Message) -> None:
         await connection.request(message, Done)
     except (WireError, Fault) as error:
         log.info("%s was not answered: %s", type(message).__name__, error)
-
-
-def _again(held: Held) -> RunInputs:
-    return RunInputs(
-        [held.token],
-        [held.input_id],
-        [held.args],
-        [held.blob] if held.blob else [],
-        [held.method] if held.method else [],
-    )
 
 
 __all__ = ["BlobChunk", "ContainerLink", "WorkerLink", "Workers"]

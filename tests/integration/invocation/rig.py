@@ -124,8 +124,6 @@ class PlainContainers:
 class NoStorage:
     """Stands in for what containers may be given beside their images."""
 
-    is_here = False  # the gateway, for connections to hand over
-
     async def keep_committed(self, _activity: object, _tell: object) -> None:
         """There is nothing to commit."""
 
