@@ -16,6 +16,8 @@ from hypothesis import settings
 from tests import reaper
 from tests.leaks import Traces
 
+pytest_plugins = ["tests.second_tries"]
+
 # A busy machine is no failure: no example has an absolute time limit.
 settings.register_profile("intermodal", settings(deadline=None))
 settings.load_profile("intermodal")
