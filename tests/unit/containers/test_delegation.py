@@ -128,12 +128,12 @@ def test_what_a_session_is_in_is_not_taken_for_the_users_own(machine: Machine) -
 
 BUSCTL = """#!/bin/sh
 # As busctl(1) prints, for one unit of the user's.
+name=org.freedesktop.systemd1
 case "$*" in
-    "--user call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager GetUnit s my.service")
+    "--user call $name /org/freedesktop/systemd1 $name.Manager GetUnit s my.service")
         echo 'o "/org/freedesktop/systemd1/unit/my_2eservice"' ;;
-    "--user get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/my_2eservice org.freedesktop.systemd1.Service ControlGroup Delegate")
-        echo 's "/a.slice/my.service"'
-        echo "b $DELEGATE" ;;
+    "--user get-property $name /org/freedesktop/systemd1/unit/my_2eservice $name.Service ControlGroup Delegate")
+        printf 's "/a.slice/my.service"\nb %s\n' $DELEGATE ;;
     *) echo "Call failed: Unit not loaded." >&2; exit 1 ;;
 esac
 """

@@ -1,12 +1,12 @@
 """Control groups for a worker without root, where systemd lets a user have some (v2 alone).
 
 A process may make groups where its user owns the group that it is in, and no process may stay in a group whose groups
-have limits. So the worker goes into a group of its own, `worker`, below one that is the user's: that of the unit that it
-was started in, where systemd delegates it (`Delegate=yes`), else a new scope of the user's own systemd. It asks for one
-only where that lives on without a login (lingering), because else the worker would end with the last one.
+have limits. So the worker goes into a group of its own, `worker`, below one that is the user's: that of the unit in
+which it was started, where systemd delegates it (`Delegate=yes`), else a new scope of the user's own systemd. It asks
+for one only where that lives on without a login (lingering), because else the worker would end with the last one.
 
-Which groups are delegated systemd marks with an attribute that users can read since version 251 alone: where there is no
-mark, it is asked. The unit's group may be above the process's own (`DelegateSubgroup=`, or what a service has made).
+Systemd marks the groups that it delegates for users to read since version 251 alone: where there is no mark, it is
+asked. The unit's group may be above the process's own (`DelegateSubgroup=`, or what a service has made).
 """
 
 from __future__ import annotations
