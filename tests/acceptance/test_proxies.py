@@ -16,6 +16,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
-from tests.acceptance.conftest import ROOT, Platform, new_platform
+from tests.acceptance.conftest import PATIENCE, ROOT, Platform, new_platform, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
 
@@ -33,12 +35,6 @@ PAGE = ROOT / "docs" / "web.md"
 PROGRAM = Path(__file__).with_name("programs") / "behind_a_proxy.py"
 DOMAIN = "apps.example.com"
 SIZE = 64 << 20  # bytes: more than any buffer on the way
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def recipe(language: str) -> str:
@@ -95,10 +91,10 @@ class Front:
     def curl(self, path: str, *options: str, host: str = "") -> bytes:
         name = host or self.host
         command = [
-            "curl", "-sS", "--max-time", "90", "--cacert", str(self.ca), "--fail-with-body",
+            "curl", "-sS", "--max-time", str(PATIENCE), "--cacert", str(self.ca), "--fail-with-body",
             "--resolve", f"{name}:{self.port}:127.0.0.1", *options, f"https://{name}:{self.port}{path}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, check=False, timeout=100)
+        done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout
 
@@ -107,15 +103,24 @@ class Front:
         return found
 
 
+class NotThere(Exception):
+    """A process does not listen."""
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
 def listens(port: int, process: subprocess.Popen[str], name: str) -> None:
-    """Wait until it does."""
-    until = time.monotonic() + 200
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return
-        if process.poll() is not None or time.monotonic() > until:
+    """Wait until it does. Ends it, and raises NotThere, where it does not."""
+    end = time.monotonic() + PATIENCE
+    while not answers(port):
+        if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            pytest.fail(f"{name} does not listen on {port}:\n{process.communicate()[0]}")
+            raise NotThere(f"{name} does not listen on {port}")
         time.sleep(0.05)
 
 
@@ -132,20 +137,25 @@ def certificate(directory: Path) -> None:
 def running(
     command: list[str], port: int, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[None]:
-    """A process that listens; its output is shown where it does not."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
-    )
-    try:
-        listens(port, process, command[0])
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
+    """A process that listens; its output is shown where it does not. It goes to a file: nobody reads it meanwhile."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
+        )
         try:
-            process.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            try:
+                listens(port, process, command[0])
+            except NotThere as error:
+                output.seek(0)
+                pytest.fail(f"{error}\n{output.read()}")
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def changed(text: str, *changes: tuple[str, str]) -> str:
@@ -225,7 +235,10 @@ def caddy(behind: Behind, directory: Path) -> Iterator[Front]:
         root = ssl.create_default_context(cafile=str(directory / "acme-ca.pem"))
         import urllib.request
 
-        with urllib.request.urlopen(f"https://localhost:{management}/roots/0", context=root, timeout=30) as answer:
+        until(lambda: answers(management), "pebble's management")
+        with urllib.request.urlopen(
+            f"https://localhost:{management}/roots/0", context=root, timeout=PATIENCE
+        ) as answer:
             (directory / "ca.pem").write_bytes(answer.read())
         yield Front(port, directory / "ca.pem", behind.host)
 
@@ -259,7 +272,7 @@ def test_http_2_at_the_edge(front: Front) -> None:
 def test_events_are_not_held_back(front: Front) -> None:
     for options in (["--http1.1"], ["--http2"]):
         command = [
-            "curl", "-sSN", *options, "--max-time", "60", "--cacert", str(front.ca), "--resolve",
+            "curl", "-sSN", *options, "--max-time", str(PATIENCE), "--cacert", str(front.ca), "--resolve",
             f"{front.host}:{front.port}:127.0.0.1", f"https://{front.host}:{front.port}/events",
         ]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -338,5 +351,5 @@ def test_no_certificate_for_names_that_lead_nowhere(behind: Behind, tmp_path: Pa
             "curl", "-sS", "--cacert", str(front.ca), "--resolve", f"nobody.{DOMAIN}:{front.port}:127.0.0.1",
             f"https://nobody.{DOMAIN}:{front.port}/",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 35, done  # the TLS greeting fails
