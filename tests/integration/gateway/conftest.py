@@ -128,7 +128,7 @@ class Rig:
         if end:
             writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(-1), 20)
+            return await asyncio.wait_for(reader.read(-1), 200)
         finally:
             writer.close()
 

@@ -114,7 +114,7 @@ async def test_a_request_that_is_taken_back_is_cancelled(make_rig: MakeRig) -> N
     await begun.wait()
     client.wire.reset_stream(number, ErrorCodes.CANCEL)
     client.flush()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 200)
     assert (await client.get("/quick")).status == 200  # the connection is as good as before
     client.close()
     while rig.dispatch.scheduler.pools["fu-1"].assigned:
@@ -445,7 +445,7 @@ async def test_whatever_comes_the_gateway_goes_on(make_rig: MakeRig, caplog: pyt
         writer.write(PREFACE + SettingsFrame(0).serialize() + b"".join(frames))
         writer.write_eof()
         try:
-            await asyncio.wait_for(reader.read(-1), 10)
+            await asyncio.wait_for(reader.read(-1), 200)
         except ConnectionError:
             pass
         writer.close()

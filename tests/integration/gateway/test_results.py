@@ -98,7 +98,7 @@ async def test_one_that_streams_is_fetched_as_it_comes(make_rig: MakeRig) -> Non
     writer.write(request("GET", where))
     seen = b""
     while seen.count(b"r") < 1_000_000:
-        seen += await asyncio.wait_for(reader.read(1 << 16), 20)
+        seen += await asyncio.wait_for(reader.read(1 << 16), 200)
     app.may_end.set()
     assert (await reader.read(-1)).endswith(b"3\r\nend\r\n0\r\n\r\n")
     writer.close()
@@ -121,7 +121,7 @@ async def test_one_that_is_too_large(make_rig: MakeRig, monkeypatch: pytest.Monk
     rig: Rig = await make_rig(app, redirect_after=0.3)
     where = await moved(rig)
     app.may_begin.set()
-    await asyncio.wait_for(app.gone.wait(), 10)  # the app need not go on
+    await asyncio.wait_for(app.gone.wait(), 200)  # the app need not go on
     broken = await rig.raw(request("GET", where))
     assert broken.startswith(b"HTTP/1.1 201")
     assert not broken.endswith(b"0\r\n\r\n")
@@ -133,7 +133,7 @@ async def test_a_full_disk_is_said(make_rig: MakeRig, monkeypatch: pytest.Monkey
     rig: Rig = await make_rig(app, redirect_after=0.3)
     where = await moved(rig)
     app.may_begin.set()
-    await asyncio.wait_for(app.gone.wait(), 10)
+    await asyncio.wait_for(app.gone.wait(), 200)
     answer = await rig.raw(request("GET", where))
     assert not answer.endswith(b"0\r\n\r\n")
     assert b"end" not in answer

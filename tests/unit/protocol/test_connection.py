@@ -75,7 +75,7 @@ def handlers_of_everything() -> Handlers:
 
 
 @given(chunks=chunked())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_bytes_crash_hang_or_bloat(chunks: list[bytes]) -> None:
     async def scenario() -> None:
         defects: list[dict[str, Any]] = []
