@@ -606,6 +606,22 @@ async def test_two_receivers_of_one_stream_are_a_defect() -> None:
     finish(connection)
 
 
+# -- the peer's end ------------------------------------------------------------------------------
+
+
+async def test_after_the_peers_end_nothing_is_sent() -> None:
+    """Whoever asks whether all was read must not have had something written in between."""
+    connection, wire = accepting()
+    before = len(wire.written)
+    assert connection.eof_received() is False
+    assert connection.read_to_end
+    assert connection.closed
+    connection.respond(1, Done())
+    await turn()
+    assert len(wire.written) == before
+    finish(connection)
+
+
 # -- keeping alive -------------------------------------------------------------------------------
 
 
