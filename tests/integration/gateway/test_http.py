@@ -397,6 +397,7 @@ async def test_a_slow_result_is_fetched_from_its_own_url(make_rig: MakeRig) -> N
     again = await rig.raw(request("GET", where))
     assert again.startswith(b"HTTP/1.1 303")
     assert where in again.decode()
+    rig.be_patient()
     go.set()
     for _ in range(2):
         [(status, body)] = responses(await rig.raw(request("GET", where)), [b"GET"])

@@ -365,7 +365,7 @@ async def test_more_streams_than_allowed(make_rig: MakeRig) -> None:
 
 
 async def test_what_takes_too_long_to_arrive(make_rig: MakeRig) -> None:
-    rig: Rig = await make_rig(echo, head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+    rig: Rig = await make_rig(echo, head_timeout=1.0, body_timeout=1.0, idle_timeout=1.0)
     client = await open_h2(rig)
     number = client.begin("POST", "/", end=False)
     client.send(number, b"half")
@@ -403,11 +403,13 @@ async def test_a_slow_result_is_fetched_from_its_own_url(make_rig: MakeRig) -> N
         await go.wait()
         await echo(scope, receive, send)
 
-    client = await open_h2(await make_rig(app, redirect_after=0.3))
+    rig: Rig = await make_rig(app, redirect_after=0.3)
+    client = await open_h2(rig)
     moved = await client.get("/slow?a=b")
     assert moved.status == 303
     where = moved.headers["location"]
     assert (await client.get(where)).status == 303
+    rig.be_patient()
     go.set()
     for _ in range(2):
         assert (await client.get(where)).body == b"GET\n/slow\na=b\n\n"

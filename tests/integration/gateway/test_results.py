@@ -41,6 +41,7 @@ async def moved(rig: Rig) -> str:
     """A request that takes too long: where its result will be."""
     answer = await rig.raw(request("GET", "/slow"))
     assert answer.startswith(b"HTTP/1.1 303")
+    rig.be_patient()
     return next(line[10:] for line in answer.decode().split("\r\n") if line.startswith("location: "))
 
 
