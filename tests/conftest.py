@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, settings
 from tests import reaper
 from tests.leaks import Traces
 
+pytest_plugins = ["tests.second_tries"]
+
 # A busy machine is no failure: no example has an absolute time limit, and making them may take its time.
 settings.register_profile("intermodal", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
 settings.load_profile("intermodal")
