@@ -44,8 +44,10 @@ def stubborn(seconds):
             pass
     return seconds
 
-def flaky(path, fails):
+def flaky(path, fails, gate=""):
     note(path, time.monotonic())
+    while gate and len(open(path).readlines()) == 2 and not os.path.exists(gate):
+        time.sleep(0.01)
     if len(open(path).readlines()) <= fails:
         raise ValueError("not yet")
     return "done"
@@ -213,14 +215,21 @@ async def test_retries_wait_as_they_were_told(it: Rig, tmp_path: Path) -> None:
     assert len(lines(tmp_path / "more")) == 4
 
 
-async def test_retries_are_counted_over_a_restart_of_the_server(it: Rig, tmp_path: Path) -> None:
-    path = tmp_path / "runs"
+@pytest.mark.parametrize("moment", ["runs", "has failed", "waits"])
+async def test_retries_are_counted_over_a_restart_of_the_server(it: Rig, tmp_path: Path, moment: str) -> None:
+    """Whatever the second attempt does at that moment; that it has failed the server may hear of twice."""
+    path, gate = tmp_path / "runs", tmp_path / "gate"
     function = it.call(publish(it, "flaky", retry=Retry(3, 1.0, 0.6, 1.0)))
-    call_id = await function.spawn.aio(str(path), 9)
+    if moment != "runs":
+        gate.touch()
+    call_id = await function.spawn.aio(str(path), 9, str(gate))
     await until(lambda: len(lines(path)) == 2)
-    await until(lambda: not it.invocation.dispatch.functions["fu-flaky"].pool.assigned)
-    await until(lambda: all(not cell._outputs for cell in it.agent.cells.values()))
+    if moment != "runs":
+        await until(lambda: not it.invocation.dispatch.functions["fu-flaky"].pool.assigned)
+    if moment == "waits":
+        await until(lambda: all(not cell._outputs for cell in it.agent.cells.values()))
     await it.restart_server()
+    gate.touch()
     with pytest.raises(ValueError, match="not yet"):
         await function.get.aio(call_id)
     assert len(lines(path)) == 4
