@@ -14,6 +14,7 @@ from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held, run_inputs
 from intermodal.server.live import Container, Function
 from intermodal.server.scheduler import Assign, GiveUp, Recall, Refuse, Scheduler, Start, Stop
+from intermodal.server.store.calls import attempt_name
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -55,7 +56,7 @@ class Dispatch:
         self.deliver: Callable[[Held, int, bytes, str, int, bool], None] = lambda *_: None
         self.settled: Callable[[], None] = lambda: None
         self.hollow: Callable[[Held], None] = lambda _held: None  # it must run again: where are its arguments?
-        self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
+        self.retried: Callable[[Held, str], None] = lambda _held, _name: None  # an attempt more has failed
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
         self.start_container: Callable[[Container], Awaitable[None]]
@@ -435,7 +436,7 @@ class Dispatch:
         if returned:
             self._returned(container, returned, now)
         for held in failed:
-            self._retry(held)
+            self._retry(held, attempt_name(container.id, held.token))
         self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
@@ -449,13 +450,13 @@ class Dispatch:
         if over:
             self.scheduler.finished(container.id, over, now)
 
-    def _retry(self, held: Held) -> None:
-        """Another attempt, after the delay that the function asks for."""
+    def _retry(self, held: Held, failed: str) -> None:
+        """Another attempt after the one that has `failed` (its name), after the delay that the function asks for."""
         retry = self.functions[held.call.function_id].spec.retry
         assert retry is not None
         delay = min(retry.initial_delay * retry.backoff_coefficient**held.attempts, retry.max_delay)
         held.attempts += 1
-        self.retried(held)
+        self.retried(held, failed)
         self._requeue_later(held, delay)
 
     def _requeue_later(self, held: Held, delay: float) -> None:
@@ -562,7 +563,7 @@ class Dispatch:
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
                 container.tokens[token].over = True
                 self.scheduler.swap(container.id, held, container.tokens[token], now)
-                self._retry(held)
+                self._retry(held, attempt_name(container.id, token))
                 continue
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
