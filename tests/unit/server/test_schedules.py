@@ -259,5 +259,39 @@ async def test_a_server_that_dies_between_the_two_writes(store: Store, monkeypat
         assert len(started.calls) == calls
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_clock_that_was_ahead(store: Store, monkeypatch: pytest.MonkeyPatch, restarted: bool) -> None:
+    """What is due does not wait for the wrong time to come again; what has run under it does not run again."""
+    now = at(2030, 1, 1)
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    started = Started()
+    schedules = Schedules(store.schedules, started.start, started.pending)
+    rows = [row("fu-p", modal.Period(hours=1)), row("fu-c", modal.Cron("0 * * * *"))]
+    await schedules.published("ap-1", rows, True)
+    now += 3600
+    task = asyncio.create_task(schedules.run())
+    while {kept.due for kept in await store.schedules.all()} != {at(2030, 1, 1, 2)}:
+        await asyncio.sleep(0.01)
+    assert sorted(started.calls) == ["fu-c", "fu-p"]
+    now = at(2026, 1, 1, 0, 20)
+    if restarted:
+        task.cancel()
+        schedules = Schedules(store.schedules, started.start, started.pending)
+        await schedules.open()
+        task = asyncio.create_task(schedules.run())
+    schedules._changed.set()
+    while any(kept.due > at(2026, 1, 1, 2) for kept in await store.schedules.all()):
+        await asyncio.sleep(0.01)
+    due = {kept.function_id: kept.due for kept in await store.schedules.all()}
+    assert due == {"fu-p": at(2026, 1, 1, 1, 20), "fu-c": at(2026, 1, 1, 1)}
+    now = at(2030, 1, 1, 1)
+    schedules._changed.set()
+    while any(kept.due < now for kept in await store.schedules.all()):
+        await asyncio.sleep(0.01)
+    assert started.calls.count("fu-c") == 2, "the time that has run already does not run again"
+    assert started.calls.count("fu-p") == 2
+    task.cancel()
+
+
 def test_arguments_are_none() -> None:
     assert pickle.loads(NO_ARGUMENTS) == ((), {})

@@ -20,6 +20,7 @@ log = logging.getLogger("intermodal.schedules")
 NO_ARGUMENTS = pickle.dumps(((), {}), 4)
 LONGEST_SLEEP = 60.0  # seconds: the machine's clock may be set meanwhile
 RETRY_SECONDS = 1.0  # until what could not be stored (a full disk) is tried again
+CLOCK_SLACK = 60.0  # seconds that the clock may go back without times being counted anew
 BACKLOG = 100  # runs of a function that may wait; more are left out
 
 # Function id, arguments, call id; False: that call was there already.
@@ -36,9 +37,11 @@ class Schedules:
         self._pending = pending
         self._rows: dict[str, ScheduleRow] = {}  # by function id
         self._changed = asyncio.Event()
+        self._offset = _offset()
 
     async def open(self) -> None:
         self._rows = {row.function_id: row for row in await self._store.all()}
+        await self._count_anew()
 
     @staticmethod
     def check(specs: Iterable[FunctionSpec]) -> None:
@@ -79,6 +82,10 @@ class Schedules:
 
     async def run(self) -> None:
         while True:
+            offset, before = _offset(), self._offset
+            self._offset = offset
+            if offset < before - CLOCK_SLACK:
+                await self._count_anew()
             now = time.time()
             failed = False
             for row in [row for row in self._rows.values() if row.due <= now]:
@@ -104,7 +111,9 @@ class Schedules:
             try:
                 call_id = call_id_of("schedule", row.function_id, row.base, row.due)
                 if not await self._start(row.function_id, NO_ARGUMENTS, call_id):
-                    after = row._replace(due=next_time(row.spec, row.base, row.due))  # later ones are still to be made up
+                    after = row._replace(
+                        due=next_time(row.spec, row.base, row.due)
+                    )  # later ones are still to be made up
             except Exception as error:
                 gone = isinstance(error, Fault) and error.code == Code.NOT_FOUND
                 again = "" if gone else "; it will be tried again"
@@ -112,9 +121,31 @@ class Schedules:
                 if not gone:
                     return False
         if self._rows.get(row.function_id) == row:
-            self._rows[row.function_id] = after
-            try:
-                await self._store.due(after)
-            except Exception as error:  # the next one is stored with the next run; the id keeps this one from a second
-                log.warning("when %s is due next could not be stored: %s", row.function_id, error)
+            await self._keep(after)
         return True
+
+    async def _keep(self, row: ScheduleRow) -> None:
+        self._rows[row.function_id] = row
+        try:
+            await self._store.due(row)
+        except Exception as error:  # the next one is stored with the next run; the id keeps this one from a second
+            log.warning("when %s is due next could not be stored: %s", row.function_id, error)
+
+    async def _count_anew(self) -> None:
+        """The clock was ahead, and has been set: what is due when that time comes again is due earlier.
+
+        Times of a cron expression that have run are known by their calls' ids, and do not run again; a period begins
+        anew.
+        """
+        now = time.time()
+        for row in list(self._rows.values()):
+            if next_time(row.spec, row.base, now + CLOCK_SLACK) >= row.due and row.base <= now + CLOCK_SLACK:
+                continue
+            base = row.base if "cron" in row.spec else now
+            log.warning("the clock has gone back: %s is due at another time", row.function_id)
+            await self._keep(row._replace(base=base, due=next_time(row.spec, base, now)))
+
+
+def _offset() -> float:
+    """What changes when the clock is set."""
+    return time.time() - time.monotonic()
