@@ -60,7 +60,7 @@ class Walk:
         self.journal.touch()
         self._folder = folder
         self._chance = chance
-        self._until = time.time() + SECONDS
+        self._until = time.monotonic() + SECONDS
         self._clients: list[subprocess.Popen[str]] = []
         self._steady: set[int] = set()
         self._paused: dict[int, float] = {}  # process -> when it may go on
@@ -198,7 +198,7 @@ class Walk:
         if not held_up and self._chance.random() < 0.7:  # else a client may start it, or it stays away for a while
             up = self.platform.intermodal("up")
             assert up.code == 0, up.text
-        while len(self._alive()) < CLIENTS and time.time() < self._until:
+        while len(self._alive()) < CLIENTS and time.monotonic() < self._until:
             self.start_client()
 
     # -- who is there

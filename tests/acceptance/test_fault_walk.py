@@ -128,7 +128,7 @@ def concurrently():
 
 kinds = dict(remote=remote, map=map, spawn=spawn, spawn_map=spawn_map, generator=generator, batch=batched,
              concurrent=concurrently, slow_generator=slow_generator, slow_map=slow_map)
-while time.time() < until:
+while time.monotonic() < until:
     kind = chance.choice(list(kinds))
     tell("begin", kind)
     try:

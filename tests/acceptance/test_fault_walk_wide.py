@@ -4,10 +4,12 @@ and builds in the middle, cancelled calls, large values, classes with hooks, ret
 from __future__ import annotations
 
 import json
+import os
 import random
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from tests.acceptance.faults import CLIENTS, PATIENCE, SEED, Walk, comes_to_rest
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
 
 DISK = "2g"
+CLOCK = "INTERMODAL_FAULT_CLOCK" in os.environ  # the clock is set now and then; needs a C compiler
+HOURS = 11.0  # by which it goes wrong: items of queues live for 24
 STEADY = 2  # clients that are never killed, so that what they note is all that they did
 
 APP = """
@@ -270,7 +274,7 @@ kinds = [retried, retried_later, patient, cancelled, huge, huge_map, huge_spawn,
          container_puts]
 if steady:
     kinds += [ordered, shared, stored, contested] * 2
-while time.time() < until:
+while time.monotonic() < until:
     kind = chance.choice(kinds)
     tell("begin", kind.__name__)
     try:
@@ -423,15 +427,20 @@ def small_platform() -> Iterator[Platform]:
 def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
     platform = small_platform
     print(f"seed {SEED}")
+    clock = tmp_path / "clock"
+    if CLOCK:
+        platform.env |= _settable(clock, tmp_path / "clock.so")
     (tmp_path / "wide.py").write_text(APP)
     assert platform.intermodal("up").code == 0
     deployed = platform.modal("deploy", tmp_path / "wide.py")
     assert deployed.code == 0, deployed.text
     chance = random.Random(SEED)
+    more: dict[str, tuple[int, Callable[[], bool]]] = {"clock": (2, lambda: _set_clock(clock, chance))} if CLOCK else {}
     programs = Programs(platform, tmp_path, chance)
     walk = Walk(
         platform, tmp_path, chance, OF_THE_GATEWAY + CLIENT,
         {
+            **more,
             "deploy": (2, programs.deploy),
             "build": (2, programs.build),
             "long_pause": (1, lambda: walk.pause_part(chance.uniform(8, 25))),
@@ -458,6 +467,21 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
     print(f"{programs.deployments} deployments and {programs.builds} builds; at the end:", checked)
     assert not [what for what in checked if what.startswith("wrong")], checked
     assert web == 200
+
+
+def _settable(clock: Path, library: Path) -> dict[str, str]:
+    """The variables of processes whose clock is set by that file."""
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    clock.write_bytes(bytes(8))
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock)}
+
+
+def _set_clock(clock: Path, chance: random.Random) -> bool:
+    """Of server, worker and clients, and of what these start; containers have the machine's."""
+    with clock.open("r+b") as file:  # it is mapped
+        file.write(struct.pack("q", int(chance.uniform(-HOURS, HOURS) * 3600)))
+    return True
 
 
 def _check(walk: Walk) -> dict[str, int]:
