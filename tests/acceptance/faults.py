@@ -138,6 +138,16 @@ class Walk:
         pids = list(self._parts(module))
         return bool(pids) and _kill(pids[0], signal.SIGKILL)
 
+    def power(self) -> bool:
+        """Server, worker and all containers, together."""
+        pids = [*self._parts("intermodal.server"), *self._parts("intermodal.worker"), *self.runners()]
+        return any([_kill(pid, signal.SIGKILL) for pid in pids])
+
+    def term(self) -> bool:
+        """Server or worker are asked to end."""
+        pids = [*self._parts("intermodal.server"), *self._parts("intermodal.worker")]
+        return bool(pids) and _kill(self._chance.choice(pids), signal.SIGTERM)
+
     def _pause_server(self) -> bool:
         return self._pause(list(self._parts("intermodal.server")))
 

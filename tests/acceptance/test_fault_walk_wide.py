@@ -443,6 +443,8 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
             **more,
             "deploy": (2, programs.deploy),
             "build": (2, programs.build),
+            "power": (1, lambda: walk.power()),
+            "term": (1, lambda: walk.term()),
             "long_pause": (1, lambda: walk.pause_part(chance.uniform(8, 25))),
         },
     )  # fmt: skip
