@@ -141,7 +141,7 @@ class Walk:
     def power(self) -> bool:
         """Server, worker and all containers, together."""
         pids = [*self._parts("intermodal.server"), *self._parts("intermodal.worker"), *self.runners()]
-        return any([_kill(pid, signal.SIGKILL) for pid in pids])
+        return sum(_kill(pid, signal.SIGKILL) for pid in pids) > 0
 
     def term(self) -> bool:
         """Server or worker are asked to end."""
