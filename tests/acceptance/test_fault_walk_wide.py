@@ -160,7 +160,7 @@ def patient():
             return
         except modal.exception.FunctionTimeoutError:
             raise
-        except TimeoutError:
+        except (TimeoutError, modal.exception.ConnectionError):  # the server was away for longer than it was to wait
             continue
 
 def cancelled():
