@@ -3,17 +3,21 @@ and builds in the middle, cancelled calls, large values, classes with hooks, ret
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from modal._protocol.messages.call import Status
 from tests.acceptance.conftest import Platform, new_platform
 from tests.acceptance.faults import CLIENTS, PATIENCE, SEED, Walk, comes_to_rest
 
@@ -47,6 +51,16 @@ def large(data):
 def slow(i):
     time.sleep(random.uniform(0, 1.0))
     return i * i
+
+@app.function(scaledown_window=2, max_containers=2, min_containers=VERSION % 2, retries=3, timeout=30)
+@modal.concurrent(max_inputs=10)
+def tiny(i):
+    return i
+
+@app.function(retries=3, timeout=60, scaledown_window=2, max_containers=2)
+def outer(n):
+    calls = [slow.spawn(i) for i in range(2)]
+    return sum(tiny.map(range(n))) + tiny.remote(n) + sum(call.get() for call in calls)
 
 @app.function(retries=10, **limits)
 def put(partition):
@@ -121,8 +135,8 @@ faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
 
 seed, until, journal, steady = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], len(sys.argv) > 4
 chance = random.Random(seed)
-flaky, large, slow, put, web = [
-    modal.Function.from_name("wide", name) for name in ("flaky", "large", "slow", "put", "web")
+flaky, large, slow, put, web, tiny, outer = [
+    modal.Function.from_name("wide", name) for name in ("flaky", "large", "slow", "put", "web", "tiny", "outer")
 ]
 Kept = modal.Cls.from_name("wide", "Kept")
 queue = modal.Queue.from_name("wide", create_if_missing=True)
@@ -207,6 +221,16 @@ def instance_generator():
     n = chance.randrange(300)
     assert list(Kept(number=number).count.remote_gen(n)) == [number + i for i in range(n)]
 
+def nested():
+    n = chance.randrange(50)
+    assert outer.remote(n) == sum(range(n + 1)) + 1
+
+def many():
+    "More than the server holds in memory."
+    note("putting many", 2500)
+    tiny.spawn_map(range(2500))
+    note("many", 2500)
+
 def asked():
     for _ in range(10):
         body = os.urandom(chance.choice([0, 10, 100_000, 3_000_000]))
@@ -271,9 +295,9 @@ def contested():
             note("won", key, me)
 
 kinds = [retried, retried_later, patient, cancelled, huge, huge_map, huge_spawn, instance, instance_generator, asked,
-         container_puts]
+         container_puts, nested]
 if steady:
-    kinds += [ordered, shared, stored, contested] * 2
+    kinds += [ordered, shared, stored, contested, many] * 2
 while time.monotonic() < until:
     kind = chance.choice(kinds)
     tell("begin", kind.__name__)
@@ -458,6 +482,7 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
         outcome = walk.outcome()
         programs.end()
         checked = _check(walk)
+        _spawned(walk)
         web = _web(platform)
         stopped = platform.modal("app", "stop", "wide")  # schedules would start containers for ever
         assert stopped.code == 0, stopped.text
@@ -495,6 +520,29 @@ def _check(walk: Walk) -> dict[str, int]:
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout)
     return found
+
+
+def _spawned(walk: Walk) -> None:
+    """The store has an output for each spawned input of `tiny`, and no input any more."""
+    function = "= (SELECT number FROM called_functions JOIN functions USING (function_id) WHERE name = 'tiny')"
+    with contextlib.closing(
+        sqlite3.connect(f"file:{walk.platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
+    ) as store:
+        deadline = time.monotonic() + PATIENCE
+        while store.execute(f"SELECT count(*) FROM inputs WHERE function {function}").fetchone()[0]:
+            assert time.monotonic() < deadline, "spawned inputs stay without an output"
+            time.sleep(0.5)
+        found = dict(
+            store.execute(
+                f"SELECT o.status, count(*) FROM outputs o JOIN calls c ON c.number = o.key >> 32 "
+                f"WHERE c.function {function} GROUP BY o.status"
+            ).fetchall()
+        )
+    noted = [json.loads(line) for line in walk.journal.read_text().splitlines()]
+    least, most = (sum(one[1] for one in noted if one[0] == what) for what in ("many", "putting many"))
+    assert least <= sum(found.values()) <= most, (found, least, most)
+    assert set(found) <= {Status.SUCCESS, Status.TIMEOUT}, found
+    print("spawned:", found)
 
 
 def _web(platform: Platform) -> int:
