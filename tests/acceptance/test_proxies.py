@@ -12,11 +12,8 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ import trustme
 from websockets.asyncio.client import connect
 
 from tests.acceptance.conftest import ROOT, Platform, new_platform
+from tests.pebble import Pebble, free_port, listens, running
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
 
@@ -33,12 +31,6 @@ PAGE = ROOT / "docs" / "web.md"
 PROGRAM = Path(__file__).with_name("programs") / "behind_a_proxy.py"
 DOMAIN = "apps.example.com"
 SIZE = 64 << 20  # bytes: more than any buffer on the way
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def recipe(language: str) -> str:
@@ -107,18 +99,6 @@ class Front:
         return found
 
 
-def listens(port: int, process: subprocess.Popen[str], name: str) -> None:
-    """Wait until it does."""
-    until = time.monotonic() + 200
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return
-        if process.poll() is not None or time.monotonic() > until:
-            process.kill()
-            pytest.fail(f"{name} does not listen on {port}:\n{process.communicate()[0]}")
-        time.sleep(0.05)
-
-
 def certificate(directory: Path) -> None:
     """For the domain, by an authority of its own: `ca.pem`, `fullchain.pem` and `key.pem`."""
     authority = trustme.CA()
@@ -126,26 +106,6 @@ def certificate(directory: Path) -> None:
     authority.cert_pem.write_to_path(directory / "ca.pem")
     made.cert_chain_pems[0].write_to_path(directory / "fullchain.pem")
     made.private_key_pem.write_to_path(directory / "key.pem")
-
-
-@contextlib.contextmanager
-def running(
-    command: list[str], port: int, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[None]:
-    """A process that listens; its output is shown where it does not."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
-    )
-    try:
-        listens(port, process, command[0])
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
 
 
 def changed(text: str, *changes: tuple[str, str]) -> str:
@@ -183,27 +143,14 @@ def nginx(behind: Behind, directory: Path) -> Iterator[Front]:
 @contextlib.contextmanager
 def caddy(behind: Behind, directory: Path) -> Iterator[Front]:
     """With a real ACME server, which looks at the proxy to see whether it answers for the name."""
-    port, acme, management, dns = free_port(), free_port(), free_port(), free_port()
-    authority = trustme.CA()
-    made = authority.issue_cert("localhost", "127.0.0.1")
-    authority.cert_pem.write_to_path(directory / "acme-ca.pem")
-    made.cert_chain_pems[0].write_to_path(directory / "acme.pem")
-    made.private_key_pem.write_to_path(directory / "acme-key.pem")
-    config = {
-        "listenAddress": f"127.0.0.1:{acme}",
-        "managementListenAddress": f"127.0.0.1:{management}",
-        "certificate": str(directory / "acme.pem"),
-        "privateKey": str(directory / "acme-key.pem"),
-        "httpPort": free_port(),
-        "tlsPort": port,
-    }
-    (directory / "pebble.json").write_text(json.dumps({"pebble": config}))
+    pebble = Pebble(directory)
+    port = pebble.tls_port
     text = changed(
         recipe("caddyfile"),
         (
             "{\n\ton_demand_tls",
-            f"{{\n\tadmin off\n\thttp_port {config['httpPort']}\n\thttps_port {port}\n"
-            f"\tacme_ca https://localhost:{acme}/dir\n\tacme_ca_root {directory}/acme-ca.pem\n\ton_demand_tls",
+            f"{{\n\tadmin off\n\thttp_port {pebble.http_port}\n\thttps_port {port}\n"
+            f"\tacme_ca {pebble.url}\n\tacme_ca_root {pebble.root}\n\ton_demand_tls",
         ),
         ("127.0.0.1:7723", f"127.0.0.1:{behind.gateway}"),
     )
@@ -213,20 +160,9 @@ def caddy(behind: Behind, directory: Path) -> Iterator[Front]:
         "XDG_DATA_HOME": str(directory / "data"),
         "XDG_CONFIG_HOME": str(directory / "config"),
     }
-    names = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns}",
-             "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{free_port()}"]  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(running(names, dns))
-        pebble = ["pebble", "-config", str(directory / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"]
-        stack.enter_context(running(pebble, acme, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}))
-        stack.enter_context(
-            running(["caddy", "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"], port, home)
-        )
-        root = ssl.create_default_context(cafile=str(directory / "acme-ca.pem"))
-        import urllib.request
-
-        with urllib.request.urlopen(f"https://localhost:{management}/roots/0", context=root, timeout=30) as answer:
-            (directory / "ca.pem").write_bytes(answer.read())
+    command = ["caddy", "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"]
+    with pebble.resolver(), pebble.authority(), running(command, port, home):
+        (directory / "ca.pem").write_bytes(pebble.roots())
         yield Front(port, directory / "ca.pem", behind.host)
 
 

@@ -45,7 +45,7 @@ LAZY = {  # third-party packages that may be imported only inside a function, an
     "intermodal.runner": {"fastapi"},  # the user's image's
     "modal.cli": {"watchfiles"},
     "intermodal.worker": {"rattler"},  # in build containers; an extra of the installation
-    "intermodal.server": {"keyring"},  # likewise
+    "intermodal.server": {"keyring", "acme", "josepy", "requests"},  # likewise
 }
 
 

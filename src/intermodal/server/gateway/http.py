@@ -294,7 +294,7 @@ class HttpConnection(asyncio.Protocol):
         """The gateway's own answer to a request that reaches no container."""
         flat = [part for pair in refusal.headers for part in pair]
         headers = b"\0".join([TEXT, *flat])
-        self._start(refusal.status, headers, page(refusal.status, refusal.text), False, refusal.close)
+        self._start(refusal.status, headers, refusal.body or page(refusal.status, refusal.text), False, refusal.close)
 
     def _upgraded(self, rest: bytes) -> None:
         """The parser has stopped after a request that wants another protocol."""

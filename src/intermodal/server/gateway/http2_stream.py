@@ -151,7 +151,9 @@ class Http2Stream:
     def turn_away(self, refusal: Refusal) -> None:
         """See client.Client."""
         flat = [part for pair in refusal.headers for part in pair]
-        self._begin(refusal.status, b"\0".join([TEXT, *flat]), page(refusal.status, refusal.text), False)
+        self._begin(
+            refusal.status, b"\0".join([TEXT, *flat]), refusal.body or page(refusal.status, refusal.text), False
+        )
 
     def release(self) -> None:
         """See client.Client."""

@@ -8,16 +8,26 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Za-z:.]+\])(?::[0-9]{0,10})?\Z
 
 
 class Refusal(Exception):
-    """The gateway answers the request itself, with this status and text. `close`: nothing can follow."""
+    """The gateway answers the request itself, with this status and text. `close`: nothing can follow.
+
+    `body`: instead of a page that says the text.
+    """
 
     def __init__(
-        self, status: int, text: str, *, close: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        status: int,
+        text: str,
+        *,
+        close: bool = False,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        body: bytes = b"",
     ) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.close = close
         self.headers = headers
+        self.body = body
 
 
 class Request:
