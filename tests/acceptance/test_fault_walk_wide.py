@@ -117,7 +117,7 @@ import modal
 app = modal.App("built")
 image = modal.Image.debian_slim().run_commands("echo NUMBER > /number", "sleep 0.5; echo more >> /number")
 
-@app.function(image=image, scaledown_window=2)
+@app.function(image=image, scaledown_window=2, timeout=20, retries=3)
 def read():
     return open("/number").read().split()
 
