@@ -55,7 +55,7 @@ class Platform:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._started: list[subprocess.Popen[str]] = []
-        self.open_port = _free_port()  # of this machine, which containers may reach
+        self.open_port = free_port()  # of this machine, which containers may reach
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "INTERMODAL_"))},
             "INTERMODAL_HOME": str(home),
@@ -159,7 +159,8 @@ class Platform:
         return self.run("intermodal", *args)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of this machine that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("0.0.0.0", 0))
         return int(probe.getsockname()[1])

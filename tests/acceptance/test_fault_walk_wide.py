@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from modal._protocol.messages.call import Status
-from tests.acceptance.conftest import Platform, new_platform
+from tests.acceptance.conftest import Platform, free_port, new_platform
 from tests.acceptance.faults import CLIENTS, PATIENCE, SEED, Walk, comes_to_rest
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
@@ -451,6 +451,8 @@ def small_platform() -> Iterator[Platform]:
 def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
     platform = small_platform
     print(f"seed {SEED}")
+    # Another platform of this machine would take the usual port while there is no server, and answer in its place.
+    platform.env["INTERMODAL_WEB_LISTEN"] = f"127.0.0.1:{free_port()}"
     clock = tmp_path / "clock"
     if CLOCK:
         platform.env |= _settable(clock, tmp_path / "clock.so")
