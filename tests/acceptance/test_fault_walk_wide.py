@@ -112,6 +112,7 @@ def web():
 """
 
 BUILT = """
+import time
 import modal
 
 app = modal.App("built")
@@ -121,9 +122,16 @@ image = modal.Image.debian_slim().run_commands("echo NUMBER > /number", "sleep 0
 def read():
     return open("/number").read().split()
 
+@app.function(image=image, scaledown_window=2, timeout=20, retries=10, max_containers=2)
+def square(i):
+    time.sleep(0.05)
+    return i * i
+
 @app.local_entrypoint()
 def main():
-    print("read", *read.remote())
+    number = read.remote()
+    assert list(square.map(range(60))) == [i * i for i in range(60)]
+    print("read", *number)
 """
 
 CLIENT = """
