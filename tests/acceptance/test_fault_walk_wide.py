@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import random
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from modal._protocol.messages.call import Status
-from tests.acceptance.conftest import Platform, free_port, new_platform
-from tests.acceptance.faults import CLIENTS, PATIENCE, SEED, Walk, comes_to_rest
+from tests.acceptance.conftest import Platform, new_platform
+from tests.acceptance.faults import CLIENTS, PATIENCE, SEED, Walk, comes_to_rest, store_of
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
 
@@ -535,9 +535,7 @@ def _check(walk: Walk) -> dict[str, int]:
 def _spawned(walk: Walk) -> None:
     """The store has an output for each spawned input of `tiny`, and no input any more."""
     function = "= (SELECT number FROM called_functions JOIN functions USING (function_id) WHERE name = 'tiny')"
-    with contextlib.closing(
-        sqlite3.connect(f"file:{walk.platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
-    ) as store:
+    with contextlib.closing(store_of(walk.platform)) as store:
         deadline = time.monotonic() + PATIENCE
         while store.execute(f"SELECT count(*) FROM inputs WHERE function {function}").fetchone()[0]:
             assert time.monotonic() < deadline, "spawned inputs stay without an output"
