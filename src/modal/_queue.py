@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 from functools import partial
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, Iterator, List, Optional, cast
 
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
+from modal._protocol.messages.object import Received
+from modal._protocol.messages.object import Stored as StoredAnswer
+from modal._protocol.messages.queue import MAX_BODY, MAX_ITEM, MAX_ITEMS, QueueGet, QueueItems, QueuePut
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_iterator
 from modal.exception import InvalidError, RequestSizeError
 
 if TYPE_CHECKING:
     from modal._client import Client
-    from modal._protocol.messages.queue import QueueItems
 
 MAX_PARTITION_KEY = 64  # bytes
 MAX_TTL = 24 * 3600  # seconds
 _BATCH = 1000  # items of a `put_many` that are put at once
 _PAGE = 100  # items that `iterate` asks for at once
 _FOREVER = -1.0
+_WHAT = "an item of a Queue"
 
 
 class Queue(Stored):
@@ -199,7 +202,7 @@ class Queue(Stored):
         Up to 1,000 objects and 4 MiB are put together or not at all; of more, the first ones may have been put
         when `queue.Full` is raised, which says how many.
         """
-        await self._put([_pickled(v) for v in vs], block, timeout, partition, partition_ttl)
+        await self._put(_all_pickled(vs), block, timeout, partition, partition_ttl)
 
     @synchronized
     async def len(self, *, partition: Optional[str] = None, total: bool = False) -> int:
@@ -223,16 +226,14 @@ class Queue(Stored):
         while True:
             page = await self._request_items(key, _PAGE, max(0.0, item_poll_timeout), after)
             for item in page.items:
-                yield _loaded(item)
+                yield _serialization.load(item, _WHAT)
             if not page.items:
                 return
             after = page.last
 
     # -- parts
     async def _get(self, count: int, block: bool, timeout: Optional[float], partition: Optional[str]) -> List[Any]:
-        from modal._protocol.messages.queue import MAX_ITEMS
-
-        key = self.validate_partition_key(partition)
+        key = b"" if partition is None else self.validate_partition_key(partition)
         answer = await self._request_items(key, min(count, MAX_ITEMS), _seconds(block, timeout))
         if not answer.items and block:
             raise Empty
@@ -240,15 +241,13 @@ class Queue(Stored):
         while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
             answer = await self._request_items(key, min(count - len(items), MAX_ITEMS), 0.0)
             items = items + answer.items
-        return [_loaded(item) for item in items]
+        return _serialization.load_all(items, _WHAT)
 
     async def _request_items(self, key: bytes, count: int, wait: float, after: Optional[int] = None) -> QueueItems:
         """Take items, or with `after` look at them."""
-        from modal._protocol.messages.object import Received
-        from modal._protocol.messages.queue import QueueGet, QueueItems
-
         client = await self._ready()
-        token, deadline = new_token(), time.monotonic() + wait
+        token = new_token()
+        deadline = time.monotonic() + wait if wait > 0 else 0.0
         peek = after is not None
         receipts = list(client.receipts)
 
@@ -278,22 +277,19 @@ class Queue(Stored):
     async def _put(
         self, items: List[bytes], block: bool, timeout: Optional[float], partition: Optional[str], ttl: float
     ) -> None:
-        from modal._protocol.messages.object import Stored as StoredAnswer
-        from modal._protocol.messages.queue import QueuePut
-
-        key = self.validate_partition_key(partition)
+        key = b"" if partition is None else self.validate_partition_key(partition)
         if not 0 < ttl <= MAX_TTL:
             raise InvalidError(f"partition_ttl must be above 0 and at most {MAX_TTL} seconds (24 hours), not {ttl!r}.")
         client = await self._ready()
         wait = _seconds(block, timeout)
-        deadline = time.monotonic() + wait
+        deadline = time.monotonic() + wait if wait > 0 else 0.0
         put = 0
         for batch in _batches(items):
             token = new_token()
 
             def request(again: bool, token: bytes = token, batch: List[bytes] = batch) -> QueuePut:
                 left = max(0.0, deadline - time.monotonic()) if wait > 0 else wait
-                return QueuePut(self.object_id, key, token, batch, float(ttl), left, again)
+                return QueuePut(self.object_id, key, token, batch, ttl, left, again)
 
             answer = await client.request(request(False), StoredAnswer, again=partial(request, True))
             if not answer.stored:
@@ -314,8 +310,6 @@ def _seconds(block: bool, timeout: Optional[float]) -> float:
 
 def _pickled(value: Any) -> bytes:
     """Raises SerializationError, RequestSizeError."""
-    from modal._protocol.messages.queue import MAX_ITEM
-
     data = _serialization.dumps_small(value)
     if data is None:
         data = _serialization.dumps(value, "the item for a Queue")
@@ -327,14 +321,23 @@ def _pickled(value: Any) -> bytes:
     return data
 
 
-def _loaded(item: bytes) -> Any:
-    return _serialization.load(item, "an item of a Queue")
+def _all_pickled(values: Iterable[Any]) -> List[bytes]:
+    """As `_pickled` of each."""
+    values = list(values)
+    found = [*map(_serialization.dumps_small, values)]
+    if None in found:
+        return [_pickled(value) if data is None else data for value, data in zip(values, found)]
+    return cast("List[bytes]", found)
 
 
-def _batches(items: List[bytes]) -> Iterator[List[bytes]]:
+def _batches(items: List[bytes]) -> Iterable[List[bytes]]:
     """As they are put together."""
-    from modal._protocol.messages.queue import MAX_BODY
+    if 0 < len(items) <= _BATCH and sum(map(len, items)) <= MAX_BODY:
+        return (items,)
+    return _cut(items)
 
+
+def _cut(items: List[bytes]) -> Iterator[List[bytes]]:
     batch: List[bytes] = []
     size = 0
     for item in items:
