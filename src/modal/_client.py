@@ -391,6 +391,8 @@ class Client:
             answer = connection.request(message, expect)
             if receipt is not None and not connection.direct:
                 _confirm(connection, receipt(answer))
+            self._give_back(connection)
+            return answer
         except Fault:
             self._give_back(connection)
             raise
@@ -399,8 +401,6 @@ class Client:
                 _confirm(connection, receipt(None))  # it may have been read: the server must not take it for arrived
             connection.close()
             raise
-        self._give_back(connection)
-        return answer
 
     def _checkout(self, fresh: float = 0.0) -> wire.Connection:
         """`fresh`: seconds since its last use in which a connection is taken for a usable one."""
@@ -409,7 +409,7 @@ class Client:
                 connection = self._idle.pop()
             except IndexError:
                 return self._endpoint.dial()
-            if monotonic() - connection.used < fresh or _is_usable(connection):
+            if (monotonic() - connection.used < fresh and not connection.broken) or _is_usable(connection):
                 return connection
             connection.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, Iterator, List, Optional, cast
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterable, Iterator, List, Optional, cast
 
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
@@ -136,8 +136,7 @@ class Queue(Stored):
         If `block` is `False`, `get` returns `None` immediately if the queue is empty. The `timeout` is
         ignored in this case.
         """
-        found = await self._get(1, block, timeout, partition)
-        return found[0] if found else None
+        return await self._get(_first, 1, block, timeout, partition)
 
     @synchronized
     async def get_many(
@@ -157,7 +156,7 @@ class Queue(Stored):
         given: Any = n_values
         if not isinstance(given, int) or given < 0:
             raise InvalidError(f"Queue.get_many: n_values must be a number of items, not {n_values!r}.")
-        return await self._get(n_values, block, timeout, partition) if n_values else []
+        return await self._get(list, n_values, block, timeout, partition) if n_values else []
 
     @synchronized
     async def put(
@@ -224,7 +223,7 @@ class Queue(Stored):
         key = self.validate_partition_key(partition)
         after = -1
         while True:
-            page = await self._request_items(key, _PAGE, max(0.0, item_poll_timeout), after)
+            page = await self._request_items(key, [], _PAGE, max(0.0, item_poll_timeout), after)
             for item in page.items:
                 yield _serialization.load(item, _WHAT)
             if not page.items:
@@ -232,24 +231,48 @@ class Queue(Stored):
             after = page.last
 
     # -- parts
-    async def _get(self, count: int, block: bool, timeout: Optional[float], partition: Optional[str]) -> List[Any]:
+    async def _get(
+        self, of: Callable[[List[Any]], Any], count: int, block: bool, timeout: Optional[float],
+        partition: Optional[str],
+    ) -> Any:  # fmt: skip
+        """What `of` makes of the items. Those that an interrupt keeps from being returned are given back."""
         key = b"" if partition is None else self.validate_partition_key(partition)
-        answer = await self._request_items(key, min(count, MAX_ITEMS), _seconds(block, timeout))
-        if not answer.items and block:
-            raise Empty
-        items = answer.items
-        while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
-            answer = await self._request_items(key, min(count - len(items), MAX_ITEMS), 0.0)
-            items = items + answer.items
-        return _serialization.load_all(items, _WHAT)
+        tokens: List[bytes] = []
+        try:
+            answer = await self._request_items(key, tokens, min(count, MAX_ITEMS), _seconds(block, timeout))
+            if not answer.items and block:
+                raise Empty
+            items = answer.items
+            while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
+                answer = await self._request_items(key, tokens, min(count - len(items), MAX_ITEMS), 0.0)
+                items = items + answer.items
+            return of(_serialization.load_all(items, _WHAT))
+        except Exception:
+            raise
+        except BaseException:
+            await self._give_back(tokens)
+            raise
 
-    async def _request_items(self, key: bytes, count: int, wait: float, after: Optional[int] = None) -> QueueItems:
-        """Take items, or with `after` look at them."""
+    async def _give_back(self, tokens: List[bytes]) -> None:
+        """What came under these will not be taken."""
+        client = await self._ready()
+        for token in tokens:
+            if token in client.receipts:
+                client.receipts.remove(token)
+        if tokens:
+            await client.note(Received("queue", tokens, give_back=True))
+
+    async def _request_items(
+        self, key: bytes, tokens: List[bytes], count: int, wait: float, after: Optional[int] = None
+    ) -> QueueItems:
+        """Take items, or with `after` look at them. `tokens` gets the one under which they may have come."""
         client = await self._ready()
         token = new_token()
         deadline = time.monotonic() + wait if wait > 0 else 0.0
         peek = after is not None
         receipts = list(client.receipts)
+        if not peek:
+            tokens.append(token)
 
         def request(again: bool) -> QueueGet:
             left = max(0.0, deadline - time.monotonic()) if again and wait > 0 else wait
@@ -258,6 +281,7 @@ class Queue(Stored):
 
         def receipt(answer: Optional[QueueItems]) -> Optional[Received]:
             if answer is None:
+                tokens.remove(token)
                 return Received("queue", [token], give_back=True)
             return Received("queue", [token]) if answer.items else None
 
@@ -295,6 +319,10 @@ class Queue(Stored):
             if not answer.stored:
                 raise Full(f"{put} of {len(items)} items were put") if len(items) > 1 else Full
             put += len(batch)
+
+
+def _first(values: List[Any]) -> Any:
+    return values[0] if values else None
 
 
 def _seconds(block: bool, timeout: Optional[float]) -> float:
