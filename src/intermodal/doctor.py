@@ -111,7 +111,7 @@ def _shown_certificates(home: Home) -> list[Check]:
             "TLS",
             not shown["problem"],
             shown["problem"] or f"{', '.join(shown['names'])}, from {shown['path']}",
-            "renew it; a changed file is taken over by itself",
+            shown.get("help", "renew it; a changed file is taken over by itself"),
             required=False,
         )
         for shown in (found or {}).get("certificates", ())

@@ -46,12 +46,22 @@ class CloudBucketMount:
             raise InvalidError(
                 f"CloudBucketMount: {given!r} is not the name of a bucket (give the name alone, not an ARN or a URL)."
             )
+        for what, text in (("bucket_endpoint_url", bucket_endpoint_url), ("key_prefix", key_prefix)):
+            if text is not None and not isinstance(text, str):
+                raise InvalidError(f"CloudBucketMount: {what} must be a string, not {type(text).__name__}.")
         if bucket_endpoint_url is not None and not bucket_endpoint_url.startswith(("http://", "https://")):
             raise InvalidError(
                 f"CloudBucketMount: bucket_endpoint_url must begin with https:// or http://: {bucket_endpoint_url!r}."
             )
         if key_prefix is not None and not key_prefix.endswith("/"):
             raise InvalidError(f"CloudBucketMount: key_prefix must end with a slash: {key_prefix + '/'!r}.")
+        from modal._secret import Secret as SecretClass
+
+        if secret is not None and not isinstance(secret, SecretClass):
+            raise InvalidError(f"CloudBucketMount: secret must be a modal.Secret, not {type(secret).__name__}.")
+        for what, flag in (("read_only", read_only), ("requester_pays", requester_pays)):
+            if not isinstance(flag, bool):
+                raise InvalidError(f"CloudBucketMount: {what} must be True or False, not {flag!r}.")
         if requester_pays and secret is None:
             raise InvalidError("CloudBucketMount: requester_pays needs a secret with credentials.")
         if secret is not None and oidc_auth_role_arn is not None:

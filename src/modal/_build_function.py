@@ -39,6 +39,9 @@ class FunctionStep(Step):
         gpus: Sequence[str],
         force: bool,
     ) -> None:
+        for what, given, kind in (("args", args, (list, tuple)), ("kwargs", kwargs, (dict,))):
+            if not isinstance(given, kind):
+                raise InvalidError(f"Image.run_function: {what} must be a {kind[0].__name__}, not {given!r}.")
         super().__init__("run_function", {}, secrets=secrets, gpus=gpus, force=force)
         self._raw = raw
         self._args = tuple(args)

@@ -121,6 +121,9 @@ class Image(PythonPackages, RemovedMethods, Object):
         from modal._client import Client
         from modal._protocol.messages.image import ImageBuilt, ImageGet
 
+        given: Any = image_id
+        if not isinstance(given, str) or not given.startswith("im-"):
+            raise InvalidError(f'Image.from_id: {given!r} is no id of an image, such as "im-..." (see `.object_id`).')
         client = client or Client.current()
         built = await client.request(ImageGet(image_id), ImageBuilt)
         image = Image._from_object_id(built.image_id)
@@ -394,6 +397,11 @@ class Image(PythonPackages, RemovedMethods, Object):
 
     def workdir(self, path: Union[str, PurePosixPath]) -> Image:
         """Set the working directory for subsequent image build steps and function execution."""
+        from pathlib import PurePath
+
+        given: Any = path
+        if not isinstance(given, (str, PurePath)) or not given:
+            raise InvalidError(f"Image.workdir: a path is needed, not {given!r}.")
         return self._then(Step("workdir", {"path": str(path)}))
 
     def entrypoint(
@@ -412,7 +420,10 @@ class Image(PythonPackages, RemovedMethods, Object):
         shell_commands: list[str],
     ) -> Image:
         """Overwrite default shell for the image."""
-        return self._then(Step("shell", {"args": texts_of(shell_commands, "shell")}))
+        args = texts_of(shell_commands, "shell")
+        if not args:
+            raise InvalidError('Image.shell: the list is empty. Use for instance ["/bin/bash", "-c"].')
+        return self._then(Step("shell", {"args": args}))
 
     # -- local files
     def add_local_file(self, local_path: Union[str, Path], remote_path: str, *, copy: bool = False) -> Image:

@@ -23,7 +23,11 @@ def texts_of(values: Sequence[str], method: str) -> list[str]:
 def _index_options(
     find_links: Optional[str], index_url: Optional[str], extra_index_url: Optional[str], pre: bool, extra_options: str
 ) -> dict[str, Any]:
-    """The options of pip that are set, under the names of the recipe."""
+    """The options of pip that are set, under the names of the recipe. Raises InvalidError."""
+    texts = {"find_links": find_links, "index_url": index_url, "extra_index_url": extra_index_url}
+    for name, value in {**texts, "extra_options": extra_options}.items():
+        if value is not None and not isinstance(value, str):
+            raise InvalidError(f"Image: {name} must be a string, as on pip's command line, not {value!r}.")
     options = {
         "find_links": find_links,
         "index_url": index_url,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from modal._object import Object, check_object_name
+from modal._object import Object, check_environment_name, check_object_name
 from modal._planned import not_yet
 
 if TYPE_CHECKING:
@@ -23,8 +23,26 @@ class _Named(Object):
     def _named(cls, name: str, environment_name: Optional[str], create_if_missing: bool) -> Any:
         made = cls.__new__(cls)
         made._name = check_object_name(name, cls.__name__)
-        made._environment = environment_name
+        made._environment = check_environment_name(environment_name)
         made._create = create_if_missing
+        return made
+
+    @classmethod
+    def lookup(
+        cls,
+        name: str,
+        namespace: Any = None,
+        client: Optional[Client] = None,
+        environment_name: Optional[str] = None,
+        create_if_missing: bool = False,
+    ) -> Any:
+        """Deprecated: use `from_name`, and `hydrate` where the object must exist at once."""
+        from modal._deprecation import warn_deprecated
+
+        title = cls.__name__
+        warn_deprecated(f"{title}.lookup is deprecated. Use {title}.from_name instead, and .hydrate() if needed.")
+        made = cls._named(name, environment_name, create_if_missing)
+        made.hydrate(client)
         return made
 
     async def _load(self, client: Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, Optional, Type, Union
+from typing import TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, List, Optional, Type, Union
 
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._sync import call_blocking, synchronized, synchronized_context_classmethod
@@ -83,6 +83,10 @@ class NetworkFileSystem(_Stored):
         name to that directory.
         """
         check_path(remote_path)
+        if not hasattr(fp, "read"):
+            raise InvalidError(
+                f"write_file: a file object is needed, not {type(fp).__name__}. For a local path use add_local_file."
+            )
         if remote_path.endswith("/"):
             name = getattr(fp, "name", None)
             if not isinstance(name, str) or not os.path.basename(name):
@@ -148,12 +152,22 @@ class NetworkFileSystem(_Stored):
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add all files of a local directory: below `remote_path`, else below the directory's own name."""
+        """Add all of a local directory, empty ones too: below `remote_path`, else below the directory's own name."""
         local = _existing(local_path, "add_local_dir")
         if not os.path.isdir(local):
             raise InvalidError(f"add_local_dir: {local} is a file. Use add_local_file.")
+        from modal._protocol.messages.volume import VolumeEdit
+        from modal._protocol.messages.wire import Done
+
         remote = "/" + os.path.basename(local) if remote_path is None else str(remote_path)
-        found = [os.path.join(directory, name) for directory, _below, names in os.walk(local) for name in sorted(names)]
+        found: List[str] = []
+        empty: List[str] = []
+        for directory, below, names in os.walk(local):
+            found += [os.path.join(directory, name) for name in sorted(names)]
+            if not names and not below:
+                empty.append(os.path.normpath(f"{remote}/{os.path.relpath(directory, local)}"))
+        if empty:
+            await self._ask(lambda volume_id: VolumeEdit(volume_id, "mkdir", empty), Done)
         for path in found:
             if os.path.isfile(path):
                 status = os.stat(path)

@@ -31,6 +31,13 @@ def check_object_name(name: str, kind: str) -> str:
     return name
 
 
+def check_environment_name(name: Any) -> Optional[str]:
+    """Raise InvalidError unless `name` may name an environment, or is None."""
+    if name is not None and not isinstance(name, str):
+        raise InvalidError(f"environment_name must be a string, not {type(name).__name__}.")
+    return name
+
+
 class Object:
     """An object of the server's: referred to first, resolved ("hydrated") when it is first needed."""
 
@@ -101,7 +108,7 @@ def _restore(cls: type[Object], object_id: str) -> Object:
 def environment_of(environment_name: Optional[str]) -> str:
     """The environment to name to the server: the given, the container's or the configured one, or "" (its default)."""
     if environment_name:
-        return environment_name
+        return check_environment_name(environment_name) or ""
     from modal import _context
 
     if _context.spec is not None and _context.spec.environment:

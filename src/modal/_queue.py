@@ -201,6 +201,9 @@ class Queue(Stored):
         Up to 1,000 objects and 4 MiB are put together or not at all; of more, the first ones may have been put
         when `queue.Full` is raised, which says how many.
         """
+        given: Any = vs
+        if not hasattr(given, "__iter__"):
+            raise InvalidError(f"Queue.put_many takes a list of objects, not {type(given).__name__}: use put for one.")
         await self._put(_all_pickled(vs), block, timeout, partition, partition_ttl)
 
     @synchronized
@@ -302,7 +305,7 @@ class Queue(Stored):
         self, items: List[bytes], block: bool, timeout: Optional[float], partition: Optional[str], ttl: float
     ) -> None:
         key = b"" if partition is None else self.validate_partition_key(partition)
-        if not 0 < ttl <= MAX_TTL:
+        if not _is_number(ttl) or not 0 < ttl <= MAX_TTL:
             raise InvalidError(f"partition_ttl must be above 0 and at most {MAX_TTL} seconds (24 hours), not {ttl!r}.")
         client = await self._ready()
         wait = _seconds(block, timeout)
@@ -331,9 +334,13 @@ def _seconds(block: bool, timeout: Optional[float]) -> float:
         return 0.0
     if timeout is None:
         return _FOREVER
-    if not timeout >= 0:
+    if not _is_number(timeout) or not timeout >= 0:
         raise InvalidError(f"timeout must be a number of seconds, not negative, or None: not {timeout!r}.")
     return min(float(timeout), 1e9)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _pickled(value: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from modal._object import Object, check_object_name, environment_of
+from modal._object import Object, check_environment_name, check_object_name, environment_of
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class Secret(Object):
         for key, value in entries.items():
             if not isinstance(key, str) or not key or "=" in key or "\0" in key:
                 raise InvalidError(f"Secret.from_dict: {key!r} cannot be the name of an environment variable.")
-            if value is not None and (not isinstance(value, str) or "\0" in value):
+            if isinstance(value, str) and "\0" in value:
+                raise InvalidError(f"Secret.from_dict: the value of {key!r} has a NUL character, as no variable can.")
+            if value is not None and not isinstance(value, str):
                 raise InvalidError(
                     f"Secret.from_dict: the value of {key!r} must be a string or None, not {type(value).__name__}."
                 )
@@ -116,8 +118,27 @@ class Secret(Object):
         """
         secret = Secret.__new__(Secret)
         secret._name = check_object_name(name, "Secret")
-        secret._environment = environment_name
+        secret._environment = check_environment_name(environment_name)
+        given: Any = required_keys
+        if isinstance(given, str):
+            raise InvalidError(f"Secret.from_name: required_keys is a list: write [{given!r}].")
         secret._required_keys = list(required_keys)
+        return secret
+
+    @staticmethod
+    def lookup(
+        name: str,
+        namespace: Any = None,
+        client: Optional[Client] = None,
+        environment_name: Optional[str] = None,
+        required_keys: list[str] = [],
+    ) -> Secret:
+        """Deprecated: use `from_name`, and `hydrate` where the secret must exist at once."""
+        from modal._deprecation import warn_deprecated
+
+        warn_deprecated("Secret.lookup is deprecated. Use Secret.from_name instead, and .hydrate() if needed.")
+        secret = Secret.from_name(name, environment_name=environment_name, required_keys=required_keys)
+        secret.hydrate(client)
         return secret
 
     async def _load(self, client: Client) -> None:

@@ -387,6 +387,9 @@ class Context(Generic[T]):
 
         self._manager: Any = contextlib.asynccontextmanager(lambda: generator)()
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name!r}: this is a context manager; use what `with ... as x:` gives.")
+
     def __enter__(self) -> T:
         return cast("T", _drive(self._manager.__aenter__()))
 

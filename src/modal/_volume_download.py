@@ -62,10 +62,10 @@ class Download:
             self._directory = _sync.run(client.request(ObjectsMissing([]), ObjectsMissing)).directory
         for entry, _remote, local in wanted:
             if entry.kind == DIRECTORY:
-                os.makedirs(local, exist_ok=True)
+                make_directory(local)
         for parent in {os.path.dirname(local) for _entry, _remote, local in wanted}:
             if parent:
-                os.makedirs(parent, exist_ok=True)
+                make_directory(parent)
         _in_threads(self._fetch_file, files)
         for entry, _remote, local in wanted:
             if entry.kind == SYMLINK:
@@ -128,6 +128,14 @@ class Download:
         """A file's content to standard output or the like."""
         for chunk in self._source._chunks_blocking(remote):
             write(chunk)
+
+
+def make_directory(path: str) -> None:
+    """With those above it. Raises InvalidError where something else has the name."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidError(f"{error.filename or path} is a file, and a directory is needed there.") from None
 
 
 def _is_same(local: str, entry: Entry) -> bool:

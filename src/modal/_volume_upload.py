@@ -80,6 +80,7 @@ class VolumeUpload:
         self._sources: List[_Source] = []
         self._others: List[Entry] = []  # directories and links
         self._progress: Optional[Progress] = None
+        self._over = False
 
     def put_file(
         self,
@@ -92,13 +93,20 @@ class VolumeUpload:
         A remote path that ends with `/` is a directory, into which the file goes under its own name. Raises
         InvalidError, FileNotFoundError.
         """
+        self._check_open()
         remote = _remote(remote_path)
+        if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int)):
+            raise InvalidError(f"put_file: mode must be a number such as 0o644, not {mode!r}.")
         if isinstance(local_file, (str, os.PathLike)):
             local = os.path.abspath(os.path.expanduser(os.fspath(local_file)))
             if os.path.isdir(local):
                 raise InvalidError(f"put_file: {local} is a directory. Use put_directory.")
             if str(remote_path).endswith("/"):
                 remote = f"{remote}/{os.path.basename(local)}".lstrip("/")
+            if not remote:
+                raise InvalidError(
+                    f"put_file: {str(remote_path)!r} has no name for the file. Use '/{os.path.basename(local)}'."
+                )
             self._add_file(local, remote, mode)
             return
         if not hasattr(local_file, "read"):
@@ -123,6 +131,7 @@ class VolumeUpload:
         Links to files and directories outside of it are followed; those that lead to a place inside stay links.
         Raises InvalidError, FileNotFoundError.
         """
+        self._check_open()
         local = os.path.abspath(os.path.expanduser(os.fspath(local_path)))
         if not os.path.exists(local):
             raise FileNotFoundError(f"put_directory: there is no directory {local}.")
@@ -156,7 +165,12 @@ class VolumeUpload:
         """How many files, and how many bytes."""
         return len(self._sources), sum(source.size for source in self._sources)
 
+    def _check_open(self) -> None:
+        if self._over:
+            raise InvalidError("This batch was uploaded when its `with` block ended: begin another batch_upload().")
+
     async def _send(self, client: Client, volume_id: str) -> None:
+        self._over = True
         if not self._sources and not self._others:
             return
         transfer = _Transfer(client, self._sources, self._progress)
@@ -406,6 +420,8 @@ def _directory(remote: str, status: os.stat_result) -> Entry:
 
 def _remote(path: Any) -> str:
     """A remote path as entries have it. Raises InvalidError."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidError(f"A path in a volume is a string, not {type(path).__name__}.")
     text = str(path)
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:

@@ -229,7 +229,10 @@ def as_matcher(ignore: Union[Sequence[str], Callable[[Path], Any]]) -> _Abstract
         raise ValueError(f"ignore= must be a list of patterns, not the string {ignore!r}: write [{ignore!r}]")
     if callable(ignore):
         return _CustomMatcher(ignore)
-    return FilePatternMatcher(*ignore)
+    patterns: Any = list(ignore) if hasattr(ignore, "__iter__") else [None]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"ignore= must be a list of patterns or a function of a path, not {ignore!r}")
+    return FilePatternMatcher(*patterns)
 
 
 NON_PYTHON_FILES = ~FilePatternMatcher("**/*.py")

@@ -28,7 +28,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "intermodal.server",
         {"intermodal.server", "intermodal.", "modal._protocol"},
-        {"uvloop", "cryptography", "cronsim", "h2", "hpack", "httptools", "websockets"},
+        {"uvloop", "cryptography", "cronsim", "hpack", "httptools", "websockets"},
     ),
     (
         "intermodal.worker",
@@ -45,7 +45,7 @@ LAZY = {  # third-party packages that may be imported only inside a function, an
     "intermodal.runner": {"fastapi"},  # the user's image's
     "modal.cli": {"watchfiles"},
     "intermodal.worker": {"rattler"},  # in build containers; an extra of the installation
-    "intermodal.server": {"keyring"},  # likewise
+    "intermodal.server": {"keyring", "acme", "josepy", "requests"},  # likewise
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import gc
 import logging
@@ -17,6 +18,10 @@ from intermodal import logfile
 from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
+from intermodal.server.acme.door import Door
+from intermodal.server.acme.issuance import Issuance
+from intermodal.server.acme.settings import ALPN, HTTP
+from intermodal.server.acme.settings import read_settings as read_acme_settings
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.gateway.gateway import Gateway
@@ -66,10 +71,11 @@ from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from intermodal.server.tls.certificates import Certificates
+from intermodal.server.tls.front import Front
 from intermodal.server.tunnels.settings import read_settings as read_tunnel_settings
 from intermodal.server.tunnels.tunnels import Tunnels
 from modal._protocol.address import Address, parse
-from modal._protocol.aio import Connection, Handlers, serve
+from modal._protocol.aio import Connection, Handlers, acceptor, serve
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
@@ -80,6 +86,7 @@ APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before th
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
 _log = logging.getLogger("intermodal.server")
+Listener = asyncio.Server | Front
 
 
 @dataclass
@@ -103,7 +110,7 @@ class Server:
         self.local_worker: LocalWorker | None = None
         self.options = options
         self._over = asyncio.Event()
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing = contextlib.AsyncExitStack()
@@ -151,6 +158,9 @@ class Server:
             self._tasks.append(asyncio.create_task(objects))
             self._tasks.append(asyncio.create_task(self._watch_log()))
             self._tasks.append(asyncio.create_task(self.certificates.keep_fresh()))
+            if self.issuance is not None:
+                undo.callback(self.issuance.close)
+                self._tasks.append(asyncio.create_task(self.issuance.run()))
             self._tasks.append(asyncio.create_task(self.schedules.run()))
             self._tasks.append(asyncio.create_task(self.volumes.keep_clean(self._environment_ids)))
             self._closing = undo.pop_all()
@@ -244,8 +254,9 @@ class Server:
         self.images = Images(store.images, self.secrets, workers, home.layers, build_logs, builder_version.get)
         self.specs = ContainerSpecs(store, self.apps, self.environments, self.secrets, self.volume_names)
         self.certificates = Certificates(home.path / "tls", self.options.tls_cert, self.options.tls_key)
+        self.issuance = self._make_issuance(routes)
         self.status = Status(
-            home, store.server_id, self.apps, self.environments, workers, self.local_worker, self.certificates.describe
+            home, store.server_id, self.apps, self.environments, workers, self.local_worker, self._describe_certificates
         )
         self.tunnels = Tunnels(
             read_tunnel_settings(), store.tunnels, self.certificates.get, self.gateway.ports.connect, self._is_running
@@ -295,6 +306,28 @@ class Server:
             part.register(handlers)
         return handlers
 
+    def _make_issuance(self, routes: Routes) -> Issuance | None:
+        settings = read_acme_settings()
+        if settings is None:
+            return None
+        secure = any(parse(text).scheme == "tls" for text in self.options.listen)
+        usable = {ALPN: secure, HTTP: self.web_settings.listen is not None}
+        kinds = tuple(kind for kind in settings.challenges if usable[kind])
+        if not kinds:
+            raise Refused(
+                f"INTERMODAL_ACME needs a port where the authority can look ({' or '.join(settings.challenges)}): "
+                "--listen https://0.0.0.0:443, or for http-01 INTERMODAL_WEB_LISTEN=0.0.0.0:80"
+            )
+        settings = dataclasses.replace(settings, challenges=kinds)
+        made = Issuance(self.home.path / "tls" / "acme", settings, routes.served, self.web_settings.domain)
+        made.open()
+        self.gateway.challenges = made.challenges.http
+        self.certificates.keep = made.keep
+        return made
+
+    def _describe_certificates(self) -> list[dict[str, Any]]:
+        return [*self.certificates.describe(), *(self.issuance.describe() if self.issuance is not None else ())]
+
     async def _prepare_container(self, container: Container) -> ContainerSpec:
         spec = await self.specs.prepare(container)
         self.store.fleet.container_started(container.id, spec.app_id, spec.function_id, container.worker_id)
@@ -332,7 +365,7 @@ class Server:
                 where = parse(text)
             except ProtocolError as error:
                 raise Refused(str(error)) from None
-            context = self._tls() if where.scheme == "tls" else None
+            context = self._tls() if where.scheme == "tls" and self.issuance is None else None
             try:
                 await self._serve(where, gate, context)
             except OSError as error:
@@ -365,13 +398,18 @@ class Server:
             self.gateway.remember_port(listener.sockets[0].getsockname()[1])
             return
 
-    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> asyncio.Server:
-        listener = cast(
-            "asyncio.Server",
-            await serve(
+    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> Listener:
+        listener: Listener
+        if where.scheme == "tls" and self.issuance is not None:
+            brought = self.certificates.get([]) if self.options.tls_cert else None
+            protocol = acceptor(gate.greet, Handlers(), connected=self._connected, http=self.gateway.protocol)
+            listener = front = Front(Door(self.issuance, brought, self.web_settings.domain, protocol).choose)
+            await front.open(where.host, where.port)
+        else:
+            made = await serve(
                 where, gate.greet, Handlers(), ssl=context, connected=self._connected, http=self.gateway.protocol
-            ),
-        )
+            )
+            listener = cast("asyncio.Server", made)
         self._listeners.append(listener)
         if where.scheme != "unix":
             where = Address(where.scheme, where.host, listener.sockets[0].getsockname()[1])
@@ -381,7 +419,8 @@ class Server:
     def _tls(self) -> ssl.SSLContext:
         if not self.options.tls_cert:
             raise Refused(
-                "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key)"
+                "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key), "
+                "or certificates by ACME (INTERMODAL_ACME)"
             )
         context = self.certificates.get([]).new_context()
         context.set_alpn_protocols(["h2", "http/1.1"])

@@ -537,6 +537,25 @@ async def connect(
     return connection
 
 
+def acceptor(
+    greet: Greet,
+    handlers: Handlers,
+    *,
+    connected: Optional[Callable[[Connection], None]] = None,
+    http: Optional[HttpFactory] = None,
+) -> Callable[[], Connection]:
+    """What makes the protocol of each connection that is accepted: see `serve`."""
+
+    def make() -> Connection:
+        connection = Connection(handlers, accepting=True, greet=greet, http=http)
+        if connected is not None:
+            tell = connected
+            connection.greeted.add_done_callback(lambda done: None if done.exception() else tell(connection))
+        return connection
+
+    return make
+
+
 async def serve(
     address: Union[Address, str],
     greet: Greet,
@@ -555,18 +574,11 @@ async def serve(
     if where.scheme == "tls" and ssl is None:
         raise ValueError(f"{where} needs a certificate: pass `ssl`")
     loop = asyncio.get_running_loop()
-
-    def make() -> Connection:
-        connection = Connection(handlers, accepting=True, greet=greet, http=http)
-        if connected is not None:
-            tell = connected
-            connection.greeted.add_done_callback(lambda done: None if done.exception() else tell(connection))
-        return connection
-
+    make = acceptor(greet, handlers, connected=connected, http=http)
     if where.scheme == "unix":
         return await loop.create_unix_server(make, where.host, backlog=1024)
     context = ssl if where.scheme == "tls" else None
     return await loop.create_server(make, where.host, where.port, ssl=context, backlog=1024)
 
 
-__all__ = ["WINDOW", "Connection", "Done", "Handlers", "Stream", "connect", "serve"]
+__all__ = ["WINDOW", "Connection", "Done", "Handlers", "Stream", "acceptor", "connect", "serve"]

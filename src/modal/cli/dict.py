@@ -9,7 +9,7 @@ import click
 
 from modal.cli.command import Group
 from modal.cli.options import argument, confirm, env_option, json_option, yes_option
-from modal.cli.stored import Noun, add_commands, name_argument, shown
+from modal.cli.stored import Noun, add_commands, name_argument, shown, text_of
 
 
 @click.group("dict", cls=Group, help="Manage `modal.Dict` objects and inspect their contents.")
@@ -60,7 +60,7 @@ def get(name: str, key: str, env: Optional[str]) -> None:
         value = _noun.named(name, env)[key]
     except KeyError:
         raise click.ClickException(f"There is no key {key!r} in the Dict {name!r}.") from None
-    click.echo(str(value))
+    click.echo(text_of(value))
 
 
 @dict_.command(

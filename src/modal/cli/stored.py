@@ -73,12 +73,18 @@ def listed(kind: str, environment: str) -> List[ObjectInfo]:
 
 def shown(value: Any, use_repr: bool, as_json: bool) -> Any:
     """A key, value or item as a command prints it; in JSON what JSON has stays what it is."""
-    if use_repr:
-        return repr(value)
-    if as_json:
+    if as_json and not use_repr:
         try:
             json.dumps(value)
         except (TypeError, ValueError):
-            return str(value)
+            return text_of(value)
         return value
-    return str(value)
+    return text_of(value, use_repr)
+
+
+def text_of(value: Any, use_repr: bool = False) -> str:
+    """As `str` (or `repr`) has it; a stand-in where the user's own class fails to say."""
+    try:
+        return repr(value) if use_repr else str(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>"

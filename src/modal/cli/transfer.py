@@ -98,13 +98,15 @@ def progress_bar(text: str) -> Iterator[Optional[Progress]]:
 
 def download(source: _Stored, remote: str, destination: str, force: bool) -> None:
     """Fetch a file, a directory or (network file systems) what a pattern matches."""
-    from modal._volume_download import PARTIAL, Download, list_entries
+    from modal._volume_download import PARTIAL, Download, list_entries, make_directory
 
     if destination == "-":
         _to_stdout(source, remote)
         return
     pattern = "*" in remote and source._wire_kind() != "volume"
     found = list_entries(source, remote, True)
+    if pattern and not found:
+        raise click.ClickException(f"Nothing matches {remote!r}.")
     note, said = os.path.join(destination, PARTIAL), f"{source.object_id} {remote}"
     into = (os.path.isdir(destination) or destination.endswith("/")) and _text_of(note) != said
     wanted = _places(found, remote, destination, pattern, source._wire_kind() == "volume", into)
@@ -113,9 +115,12 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     noted = not into and not pattern and any(local != destination for _entry, _remote, local in wanted)
     with progress_bar("Downloading") as progress:
         if noted:
-            os.makedirs(destination, exist_ok=True)
+            make_directory(destination)
             with open(note, "w") as file:
                 file.write(said)
+        elif not wanted:  # an empty directory
+            name = remote.strip("/").rpartition("/")[2]
+            make_directory(os.path.join(destination, name) if into and name else destination)
         Download(source, force, progress).fetch(wanted)
         if noted:
             os.unlink(note)

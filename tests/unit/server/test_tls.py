@@ -14,33 +14,16 @@ from cryptography import x509
 
 from intermodal.server.store.migrations import Refused
 from intermodal.server.tls import authority as authority_module
-from intermodal.server.tls import certificate as certificate_module
 from intermodal.server.tls.authority import Authority, names_of
 from intermodal.server.tls.certificate import Certificate
 from intermodal.server.tls.certificates import Certificates
+from tests.handshake import shake_hands
 
 NAMES = ["localhost", "*.tunnel.localhost", "127.0.0.1", "::1"]
 
 
 def load(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
-
-
-def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
-    """Raises what a client makes of the server's certificate."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(to_client, to_server, server_hostname=name),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    done: set[int] = set()
-    while len(done) < 2:
-        for number, end in enumerate(ends):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            done.add(number)
 
 
 def test_a_self_made_certificate_fits_its_names_and_no_others(tmp_path: Path) -> None:
@@ -177,4 +160,3 @@ def test_the_operators_is_shown_for_every_name(tmp_path: Path) -> None:
     before = os.stat(first.path).st_ino
     own.refresh()
     assert os.stat(first.path).st_ino == before
-    assert certificate_module.SOON_DAYS > 0

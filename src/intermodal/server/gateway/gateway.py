@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NoReturn, cast
 from urllib.parse import parse_qs
 
@@ -40,6 +40,7 @@ log = logging.getLogger("intermodal.gateway")
 
 FRAMES = b"/_frames"
 DOMAIN_QUESTION = b"/_domain"
+CHALLENGE = b"/.well-known/acme-challenge/"
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
 _BASE32 = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
@@ -65,6 +66,7 @@ class Gateway:
         self.connections: set[Connection] = set()
         self.frames: Callable[[], asyncio.Protocol] | None = None  # for a connection that is to carry frames
         self.ports = ContainerPorts(calls.dispatch)
+        self.challenges: Mapping[bytes, bytes] = {}  # of an ACME authority that are to be answered: token, proof
         self.take_local: Callable[[int, socket.socket], None] = lambda _port, sock: sock.close()  # see LocalPorts
         self._home = home
         self._proxy_refusal = proxy_refusal
@@ -123,6 +125,10 @@ class Gateway:
             if isinstance(connection, HttpConnection) and not connection.within:
                 connection.be_frames(self.frames())
                 return
+        if self.challenges and request.path.startswith(CHALLENGE):
+            proof = self.challenges.get(request.path[len(CHALLENGE) :])
+            if proof is not None:  # others may be an app's own
+                raise Refusal(200, "", body=proof)
         self._note_client(connection, request)
         route = self._route(request)
         if request.content_length > self.settings.body_limit:
@@ -152,11 +158,10 @@ class Gateway:
         exchange.begin(new_call_id())
         self._calls.calls[exchange.call.id] = exchange.call
         self._exchanges.add(exchange)
-        if isinstance(connection, HttpConnection):
-            if is_websocket:
-                connection.be_websocket(exchange)
-            elif route.web.kind == "server" and wants_upgrade(request):
-                connection.hold_raw(request)
+        if is_websocket:
+            connection.be_websocket(exchange)
+        elif route.web.kind == "server" and wants_upgrade(request):
+            connection.hold_raw(request)
         self._dispatch.accept(function, [exchange.held])
 
     def _function(self, route: Route) -> Function:
@@ -172,7 +177,7 @@ class Gateway:
 
     def _admit_later(self, connection: Client, request: Request, route: Route) -> None:
         """What the store must be asked for first."""
-        if wants_upgrade(request) and isinstance(connection, HttpConnection):
+        if wants_upgrade(request):
             connection.hold_raw(request)
         request.dispatched = False  # its body waits with it
 

@@ -8,16 +8,26 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Za-z:.]+\])(?::[0-9]{0,10})?\Z
 
 
 class Refusal(Exception):
-    """The gateway answers the request itself, with this status and text. `close`: nothing can follow."""
+    """The gateway answers the request itself, with this status and text. `close`: nothing can follow.
+
+    `body`: instead of a page that says the text.
+    """
 
     def __init__(
-        self, status: int, text: str, *, close: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        status: int,
+        text: str,
+        *,
+        close: bool = False,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        body: bytes = b"",
     ) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.close = close
         self.headers = headers
+        self.body = body
 
 
 class Request:
@@ -52,6 +62,14 @@ class Request:
         self.received = 0  # bytes of the body so far
         self.complete = False  # all of it is here
         self.dispatched = False
+
+    def again(self) -> Request:
+        """The same head, as it came: for a request without a body whose client has not been looked at."""
+        other = Request()
+        other.method, other.target, other.version, other.flat = self.method, self.target, self.version, self.flat
+        other.host, other.content_length, other.expect = self.host, self.content_length, self.expect
+        other.path, other.query, other.complete = self.path, self.query, self.complete
+        return other
 
     @property
     def is_websocket(self) -> bool:

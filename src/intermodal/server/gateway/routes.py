@@ -119,6 +119,14 @@ class Routes:
         # A custom domain has no `-dev`: what is tried out does not take it from what is deployed.
         return next((route for route in found if not route.ephemeral), found[-1])
 
+    def served(self, host: str) -> str:
+        """By which name a host is served: itself, a custom `*.` domain, "" where it leads nowhere."""
+        name, _dot, domain = host.partition(".")
+        if (domain == self._settings.domain and name in self._by_name) or host in self._by_domain:
+            return host
+        found = self._wildcard(host)
+        return found[-1].name if found else ""
+
     def _wildcard(self, host: str) -> list[Route] | None:
         """Of `*.` domains that the host lies below, the longest."""
         if not self._wildcards:

@@ -148,6 +148,9 @@ class VolumeHandlers:
                 await where.remove(message.volume_id, path, message.recursive)
         elif message.action == "copy" and not await self._is_network(message.volume_id):
             await self._volumes.copy(message.volume_id, message.paths, message.target, message.recursive)
+        elif message.action == "mkdir" and await self._is_network(message.volume_id):
+            for path in message.paths:
+                await self._files.make_directory(message.volume_id, path)
         else:
             raise Fault(Code.INVALID, f"files cannot be changed by {message.action[:40]!r}")
         self._changed(message.volume_id)

@@ -85,6 +85,10 @@ class NetworkFiles:
             _unlink_quietly(temporary, directory)
             os.close(directory)
 
+    async def make_directory(self, volume_id: str, path: str) -> None:
+        """With those above it; one that is there stays. Faults: invalid (a file is in the way)."""
+        os.close(await self._do(self._make_directories, volume_id, clean(path)))
+
     async def remove(self, volume_id: str, path: str, recursive: bool) -> None:
         """Faults: not-found, invalid (a directory without `recursive`)."""
         await self._do(self._remove, volume_id, clean(path), recursive)

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from intermodal.server.tls.files import PRIVATE, PUBLIC, private_directory, replace
+
 YEARS = 10  # of the authority
 LEAF_DAYS = 397  # browsers take no longer ones
 RENEW_DAYS = 30
@@ -38,6 +40,10 @@ class Authority:
             self._make(wanted)
         return leaf, key
 
+    def owns(self, path: Path) -> bool:
+        """Whether a certificate's file is one of its own."""
+        return path == self.directory / LEAF
+
     def _will_do(self, leaf: Path, key: Path, names: list[str]) -> bool:
         try:
             found = x509.load_pem_x509_certificate(leaf.read_bytes())
@@ -49,7 +55,7 @@ class Authority:
         return names_of(found) == names and found.not_valid_after_utc - now() > datetime.timedelta(days=RENEW_DAYS)
 
     def _make(self, names: list[str]) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(self.directory)
         authority, authority_key = self._authority(names)
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
@@ -95,10 +101,10 @@ class Authority:
     def _write_key(self, name: str, key: ec.EllipticCurvePrivateKey) -> None:
         private = serialization.PrivateFormat.PKCS8
         data = key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption())
-        _replace(self.directory / name, data, 0o600)
+        replace(self.directory / name, data, PRIVATE)
 
     def _write(self, name: str, certificate: x509.Certificate) -> None:
-        _replace(self.directory / name, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        replace(self.directory / name, certificate.public_bytes(serialization.Encoding.PEM), PUBLIC)
 
 
 def now() -> datetime.datetime:
@@ -113,14 +119,6 @@ def names_of(certificate: x509.Certificate) -> list[str]:
         return []
     found = [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress))]
     return sorted(found)
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
 
 
 def _builder(

@@ -16,7 +16,7 @@ from intermodal.server.tls.authority import names_of, now
 
 log = logging.getLogger("intermodal.tls")
 
-SOON_DAYS = 14  # before its end, a certificate is mentioned
+SOON = datetime.timedelta(days=14)  # before its end a certificate is mentioned; short-lived ones at a quarter of it
 
 
 class Certificate:
@@ -44,6 +44,17 @@ class Certificate:
         self._contexts.append(context)
         return context
 
+    def show(self, path: Path) -> None:
+        """From now on the one in this file, with its key. Raises OSError, ValueError where it cannot be used."""
+        before = self.path, self.key
+        self.path = self.key = path
+        try:
+            self._load()
+        except (OSError, ValueError):
+            self.path, self.key = before
+            raise
+        self._stamp, self.error = self._look(), ""
+
     def refresh(self) -> None:
         """Take over changed files. Those that cannot be used change nothing but `problem`."""
         stamp = self._look()
@@ -64,6 +75,21 @@ class Certificate:
         return self._found.not_valid_after_utc
 
     @property
+    def begins(self) -> datetime.datetime:
+        assert self._found is not None
+        return self._found.not_valid_before_utc
+
+    @property
+    def names(self) -> list[str]:
+        """What it is for, sorted."""
+        assert self._found is not None
+        return names_of(self._found)
+
+    def covers(self, host: str) -> bool:
+        """Whether it is for a host: lower case."""
+        return host in self.names or f"*.{host.partition('.')[2]}" in self.names
+
+    @property
     def problem(self) -> str:
         """What the operator should know, "" where all is well."""
         if self.error:
@@ -74,16 +100,15 @@ class Certificate:
                 f"the certificate {self.path} has expired on {self.expires:%Y-%m-%d %H:%M} UTC: clients refuse it. "
                 "Replace the file; it is read again by itself"
             )
-        if left < datetime.timedelta(days=SOON_DAYS):
+        if left < min(SOON, (self.expires - self.begins) / 4):
             return f"the certificate {self.path} expires on {self.expires:%Y-%m-%d %H:%M} UTC"
         return ""
 
     def describe(self) -> dict[str, Any]:
         """For the status."""
-        assert self._found is not None
         return {
             "path": str(self.path),
-            "names": names_of(self._found),
+            "names": self.names,
             "expires": self.expires.timestamp(),
             "problem": self.problem,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Certificates:
         self._cert = cert
         self._key = key
         self._known: dict[tuple[str, ...], Certificate] = {}
+        self.keep: Callable[[list[str], Certificate], bool] = lambda _names, _shown: False  # see acme.Issuance
 
     @property
     def own(self) -> bool:
@@ -35,12 +37,14 @@ class Certificates:
         if found is None:
             paths = (self._cert, self._key) if self._cert else self._authority.certificate(names)
             found = self._known[wanted] = Certificate(*paths)
+            if not self._cert:
+                self.keep(names, found)
         return found
 
     def refresh(self) -> None:
         """Take over what has changed, and renew what we make ourselves."""
         for names, certificate in self._known.items():
-            if names:
+            if names and self._authority.owns(certificate.path):
                 self._authority.certificate(names)
             certificate.refresh()
 
@@ -54,5 +58,6 @@ class Certificates:
                 log.warning("certificates cannot be looked at: %s", error)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Those in use, for the status."""
-        return [certificate.describe() for certificate in self._known.values()]
+        """Those in use, for the status; an ACME authority's are described where they are looked after."""
+        known = self._known.items()
+        return [one.describe() for names, one in known if not names or self._authority.owns(one.path)]

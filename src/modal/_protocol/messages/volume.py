@@ -119,6 +119,7 @@ class VolumeRead(Message, type=178):
 
 class VolumeEdit(Message, type=179):
     """`action` "remove": `paths`, directories only with `recursive`. "copy": `paths` to `target`, as `cp` does.
+    "mkdir": `paths` become directories, with those above (network file systems).
 
     Answered with Done. Faults: not-found, invalid."""
 
