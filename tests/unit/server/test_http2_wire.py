@@ -26,7 +26,7 @@ from hyperframe.frame import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from intermodal.server.gateway.field_cache import Fields
+from intermodal.server.gateway.header_decoder import Fields
 from intermodal.server.gateway.header_encoder import HeaderEncoder
 from intermodal.server.gateway.http2_wire import PREFACE, Code, Wire, WireError
 
