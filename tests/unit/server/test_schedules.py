@@ -246,7 +246,7 @@ async def test_a_server_that_dies_between_the_two_writes(store: Store, monkeypat
     await first.published("ap-1", [row("fu-1", modal.Period(hours=1))], True)
     (before,) = await store.schedules.all()
     now += 3600
-    await run_until(first, started.told)
+    await run_until(first, store, started.told)
     assert started.calls == ["fu-1"]
     for later, calls in ((0, 1), (3.5 * 3600, 2)):
         await store.schedules.due(before)  # as if that write had not come about
