@@ -67,6 +67,11 @@ def import_program(reference: Reference) -> ModuleType:
     return _import_module(reference) if reference.is_module else _import_file(reference)
 
 
+def module_name(path: str) -> str:
+    """Under which name a file is imported, here and in containers: a dot would make it a part of a package."""
+    return os.path.splitext(os.path.basename(path))[0].replace(".", "_")
+
+
 def _import_file(reference: Reference) -> ModuleType:
     import importlib.util
 
@@ -75,7 +80,7 @@ def _import_file(reference: Reference) -> ModuleType:
         raise click.UsageError(f"{reference.where!r} is a directory; run a package as a module: `-m package.module`.")
     if not os.path.isfile(path):
         raise click.UsageError(f"No such file: {reference.where!r}.{_similar_files(path)}")
-    name = os.path.splitext(os.path.basename(path))[0]
+    name = module_name(path)
     if name in ("modal", "intermodal"):
         raise click.UsageError(
             f"{reference.where!r} hides the package `{name}` from the program that it holds: rename the file."
@@ -104,7 +109,7 @@ def _import_file(reference: Reference) -> ModuleType:
 
 def hidden_module() -> str:
     """What to do where the program that was imported has taken the name of one of Python's modules; else ""."""
-    name = os.path.splitext(os.path.basename(_file))[0]
+    name = module_name(_file)
     if name not in getattr(sys, "stdlib_module_names", ()):
         return ""
     return f"The program hides Python's own module `{name}` from all that need that: rename {os.path.basename(_file)}."
