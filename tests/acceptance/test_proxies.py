@@ -24,8 +24,9 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
-from tests.acceptance.conftest import ROOT, Platform, new_platform
-from tests.pebble import Pebble, free_port, listens, running
+from tests.acceptance.conftest import PATIENCE, ROOT, Platform, new_platform
+from tests.pebble import Pebble, listens, running
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
 
@@ -94,10 +95,10 @@ class Front:
     def curl(self, path: str, *options: str, host: str = "") -> bytes:
         name = host or self.host
         command = [
-            "curl", "-sS", "--max-time", "90", "--cacert", str(self.ca), "--fail-with-body",
+            "curl", "-sS", "--max-time", str(PATIENCE), "--cacert", str(self.ca), "--fail-with-body",
             "--resolve", f"{name}:{self.port}:127.0.0.1", *options, f"https://{name}:{self.port}{path}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, check=False, timeout=100)
+        done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout
 
@@ -216,7 +217,7 @@ def test_http_2_at_the_edge(front: Front) -> None:
 def test_events_are_not_held_back(front: Front) -> None:
     for options in (["--http1.1"], ["--http2"]):
         command = [
-            "curl", "-sSN", *options, "--max-time", "60", "--cacert", str(front.ca), "--resolve",
+            "curl", "-sSN", *options, "--max-time", str(PATIENCE), "--cacert", str(front.ca), "--resolve",
             f"{front.host}:{front.port}:127.0.0.1", f"https://{front.host}:{front.port}/events",
         ]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -298,7 +299,7 @@ def test_no_certificate_for_names_that_lead_nowhere(
             "curl", "-sS", "--cacert", str(front.ca), "--resolve", f"nobody.{DOMAIN}:{front.port}:127.0.0.1",
             f"https://nobody.{DOMAIN}:{front.port}/",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 35, done  # the TLS greeting fails
 
 

@@ -11,19 +11,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, new_platform
+from tests.acceptance.conftest import PATIENCE, Platform, new_platform, until
 
 pytestmark = pytest.mark.acceptance
 
-ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
+ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "8"))  # hundreds for a soak
 FILES = 5  # in each generation
 PARTS = ("worker", "server")
-PATIENCE = 200.0  # seconds
 
 WRITER = f"""
 import os, pathlib, shutil
@@ -102,9 +101,14 @@ class Faults:
         return "\n---\n".join(text[-3000:] for text in logs)
 
     def kill(self, victim: str) -> None:
-        if victim == "container":
+        if victim == "everything":
+            status = self.platform.status()
+            for process in (status["pid"], status["workers"][0]["pid"]):
+                os.kill(process, signal.SIGKILL)
+        if victim in ("container", "everything"):
             for pid in (self.platform.home / "containers").glob("ta-*/pid"):
-                os.kill(int(pid.read_text()), signal.SIGKILL)
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the end of one that was killed
+                    os.kill(int(pid.read_text()), signal.SIGKILL)
             return
         status = self.platform.status()
         os.kill(status["pid"] if victim == "server" else status["workers"][0]["pid"], signal.SIGKILL)
@@ -144,15 +148,15 @@ def test_kills_at_random_moments(own_platform: Platform, tmp_path: Path) -> None
     faults.wait_for(1, "seen")
     chance = random.Random(os.environ.get("INTERMODAL_SOAK_SEED", "volumes"))
     for number in range(ROUNDS):
-        victim = ("container", "worker", "server")[number % 3]
+        victim = ("container", "worker", "server", "everything")[number % 4]
         time.sleep(chance.random() * 0.3)  # the moment is the point
         before = faults.acknowledged()
         faults.kill(victim)
         newest = faults.check()
         assert newest >= before, f"generation {before} was acknowledged, and is lost with the {victim}"
-        if victim == "server":
+        if victim in ("server", "everything"):
             assert platform.intermodal("up").code == 0
-        elif victim == "container":
+        if victim == "container":
             faults.spawn("write", "read")
         faults.wait_for(max(before, newest) + 2, "written", "seen")
     acknowledged = faults.acknowledged()
@@ -192,11 +196,11 @@ def fill():
     pathlib.Path("/data/x").write_text("new")
     vol.commit()
 
-@app.function(volumes={"/data": vol}, max_containers=1, timeout=60)
+@app.function(volumes={"/data": vol}, max_containers=1, timeout=600)
 def fill_and_wait():
     with open("/data/large", "wb") as file:
         file.write(os.urandom(40 << 20))
-    time.sleep(60)
+    time.sleep(600)
 
 @app.local_entrypoint()
 def main():
@@ -213,7 +217,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         program.write_text(FULL)
         ran = platform.modal("run", program)
         assert ran.code == 0, ran.text
-        said, listed = ran.lines()
+        said, listed = [line for line in ran.lines() if "is not committed: " not in line]  # in the background
         assert "no space is left" in said.lower()
         assert listed == "['x'] b'new'"
         left = [path.name for path in (small_disk / "objects/.incoming").iterdir()]
@@ -288,18 +292,11 @@ def write():
     spawn = "import modal; modal.Function.from_name('left', 'write').spawn()"
     subprocess.run([sys.executable, "-c", spawn], env=platform.env, check=True, timeout=PATIENCE)
     mounts = platform.home / "volumes/mounts"
-    _until(lambda: any(mounts.glob("ta-*/0/upper-0/x")))
+    until(lambda: [path.read_text() for path in mounts.glob("ta-*/0/upper-0/x")] == ["kept"])
     worker = platform.status()["workers"][0]["pid"]
     (pid,) = (platform.home / "containers").glob("ta-*/pid")
     os.kill(worker, signal.SIGKILL)
     os.kill(int(pid.read_text()), signal.SIGKILL)
-    _until(lambda: platform.modal("volume", "get", "left", "x", "-").out == "kept")
+    until(lambda: platform.modal("volume", "get", "left", "x", "-").out == "kept")
     assert platform.modal("app", "stop", "left").code == 0
-    _until(lambda: not any(mounts.iterdir()))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
+    until(lambda: not any(mounts.iterdir()))

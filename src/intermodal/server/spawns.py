@@ -7,9 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from intermodal.server.dispatch import Container, Dispatch
-from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
-from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, Attempts, CallStore, Finished, NewCall, NewInput
 from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -71,7 +70,7 @@ class Spawns:
         self.waits: Waits
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
-        self._retried: list[Held] = []
+        self._retried: list[tuple[Held, str]] = []
         self._unstored: set[Key] = set()  # inputs whose outputs are on their way to the disk
         self._cancelled: dict[str, None] = {}  # calls, the oldest first
         self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
@@ -145,29 +144,33 @@ class Spawns:
         call = NewCall(message.call_id, message.function_id, message.parent_input_id)
         self._store.add_spawned_soon(call, rows, message.last, done)
 
-    async def start(self, function_id: str, args: bytes) -> str:
-        """An input that no client has asked for; its call's id, once it is on disk. Faults: not-found, exhausted."""
+    async def start(self, function_id: str, args: bytes, call_id: str) -> bool:
+        """An input that no client has asked for, on disk when this returns; False: this call was there already.
+
+        Faults: not-found, exhausted, and what keeps the store from writing.
+        """
         function = self._dispatch.function(function_id)
-        if self._state(function_id).pending >= SPAWN_LIMIT:
-            raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
-        call_id = new_call_id()
-        row = NewInput(0, args, "", "")
         state = self._state(function_id)
+        if state.pending >= SPAWN_LIMIT:
+            raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
+        row = NewInput(0, args, "", "")
         state.pending += 1
         added: asyncio.Future[Added] = asyncio.get_running_loop().create_future()
 
         def done(result: Added | None, error: Exception | None) -> None:
+            state.pending -= 1 - (len(result.indexes) if result is not None else 0)
+            if result is not None and result.indexes:
+                self._unwatched.add(call_id)
+                self._added(Spawn(call_id, function_id, [0], [args]), [row], result)
+            if added.cancelled():
+                return
             if result is None:
-                state.pending -= 1
                 added.set_exception(_not_stored(error))
             else:
                 added.set_result(result)
 
         self._store.add_spawned_soon(NewCall(call_id, function_id, ""), [row], True, done)
-        result = await added
-        self._unwatched.add(call_id)
-        self._added(Spawn(call_id, function_id, [0], [args]), [row], result)
-        return call_id
+        return bool((await added).indexes)
 
     def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
         state = self._state(message.function_id)
@@ -376,10 +379,10 @@ class Spawns:
                 log.error("a large result is not safe: %s", error)  # whoever asks for it hears what is wrong
         store()
 
-    def retried(self, held: Held) -> None:
-        """An attempt of an input has failed: after a restart it has as many left as before."""
+    def retried(self, held: Held, failed: str) -> None:
+        """An attempt of an input has failed (its name): after a restart it has as many left as before."""
         if held.call.kind == "spawn":
-            self._retried.append(held)
+            self._retried.append((held, failed))
             if len(self._retried) == 1:
                 self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._save_attempts()))
 
@@ -387,7 +390,8 @@ class Spawns:
         await asyncio.sleep(0)
         retried, self._retried = self._retried, []
         try:
-            await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+            made = [(held.call.id, held.index, Attempts(held.attempts, failed)) for held, failed in retried]
+            await self._store.set_attempts(made)
         except Fault as fault:  # they have more attempts after a restart
             log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
 
@@ -480,7 +484,7 @@ class Spawns:
         for function_id in function_ids:
             self._functions.pop(function_id, None)
 
-    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, bool]:
+    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, Attempts | None]:
         """Those of these inputs that were spawned: are they without an output?"""
         return await self._store.without_output(input_ids)
 
