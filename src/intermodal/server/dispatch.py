@@ -52,7 +52,8 @@ class Dispatch:
         self.handovers = Handovers(self, rules_of)
         self.express = Express(self)
         self.crashes = Crashes(self, self._wake, self._requeue_later)
-        self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
+        # The last two: the number of a generator's item, and whether it has come by the express way.
+        self.deliver: Callable[[Held, int, bytes, str, int, bool], None] = lambda *_: None
         self.settled: Callable[[], None] = lambda: None
         self.hollow: Callable[[Held], None] = lambda _held: None  # it must run again: where are its arguments?
         self.retried: Callable[[Held, str], None] = lambda _held, _name: None  # an attempt more has failed
@@ -188,7 +189,7 @@ class Dispatch:
             # The runner's answer frees the container; until then the input counts as running there.
             self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
-        self.deliver(held, status, value, blob, -1)
+        self.deliver(held, status, value, blob, -1, False)
 
     def _cancel(self, container: Container, token: int) -> None:
         container.cancelled[token] = time.monotonic()
@@ -354,7 +355,7 @@ class Dispatch:
     def take(self, container: Container, frame: Frame) -> None:
         """A frame from the runner (or the worker, for ContainerExited) on the container's stream."""
         if frame.type == RunOutputs.TYPE:
-            self._outputs(container, RunOutputs.decode(frame.header, frame.body))
+            self._outputs(container, RunOutputs.decode(frame.header, frame.body), False)
         elif frame.type == RunnerReady.TYPE:
             self._ready(container, RunnerReady.decode(frame.header, frame.body))
         elif frame.type == RunnerStops.TYPE:
@@ -381,14 +382,10 @@ class Dispatch:
 
     def take_express(self, container: Container, message: RunOutputs) -> None:
         """Outputs that came by another way than the worker's (see Express)."""
-        container.by_express = True
-        try:
-            self._outputs(container, message)
-        finally:
-            container.by_express = False
+        self._outputs(container, message, True)
 
-    def _outputs(self, container: Container, message: RunOutputs) -> None:
-        if not container.by_express:
+    def _outputs(self, container: Container, message: RunOutputs, express: bool) -> None:
+        if not express:
             container.frames += 1
         tokens = container.tokens
         blobs = message.blobs or None
@@ -408,7 +405,8 @@ class Dispatch:
                 self.forget_values([blob])
             if status == Status.YIELDED:
                 if not held.over:
-                    self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
+                    number = numbers[position - 1] if position <= len(numbers) else -1
+                    self.deliver(held, status, value, blob, number, express)
                 continue
             del tokens[token]
             container.cancelled.pop(token, None)
@@ -427,13 +425,13 @@ class Dispatch:
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
-            self.deliver(held, status, value, blob, -1)
+            self.deliver(held, status, value, blob, -1, express)
         self.settled()  # first of all: somebody waits for it
         now = time.monotonic()
         if final:
             container.running_since = now
             seconds = sum(message.durations) / len(message.durations) if message.durations else None
-            self.express.learn(container, message.tokens, seconds, container.by_express)
+            self.express.learn(container, message.tokens, seconds, express)
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
@@ -570,7 +568,7 @@ class Dispatch:
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
             held.over = True
-            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1)
+            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1, False)
         return NEVER
 
     def stats(self, app_id: str) -> dict[str, list[int]]:
