@@ -485,7 +485,10 @@ class App:
         from modal._running import Run
 
         if self._running:
-            raise InvalidError("This app is running already. Let the first `app.run()` end, or make another modal.App.")
+            raise InvalidError(
+                "This app is running already: `modal run` or an `app.run()` around this one has started it. Call its "
+                "functions as they are, or make another modal.App."
+            )
         if _context.spec is not None and _context.current_input_id() is None:
             raise ExecutionError(
                 "app.run() was reached while a container imported this module, so every container would start the app "

@@ -44,8 +44,11 @@ class FunctionCall(Object, Generic[R]):
         """
         from modal._invocation import call_result
 
-        if timeout is not None and timeout < 0:
-            raise InvalidError(f"FunctionCall.get: timeout must not be negative, not {timeout}.")
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+                raise InvalidError(f"FunctionCall.get: timeout must be a number of seconds, not {timeout!r}.")
+            if not timeout >= 0:  # nan neither
+                raise InvalidError(f"FunctionCall.get: timeout must not be negative, not {timeout}.")
         client = await self._ready()
         return await call_result(client, self.object_id, 0, timeout, self._app_id)  # type: ignore[no-any-return]
 
@@ -111,9 +114,11 @@ class FunctionCall(Object, Generic[R]):
         result_1, result_2 = modal.FunctionCall.gather(fc1, fc2)
         ```
         """
-        for call in function_calls:
+        given: Sequence[Any] = function_calls
+        for call in given:
             if not isinstance(call, FunctionCall):
-                raise InvalidError(f"FunctionCall.gather takes FunctionCall objects, not {type(call).__name__}.")
+                hint = ": write gather(*calls)" if isinstance(call, (list, tuple)) else ""
+                raise InvalidError(f"FunctionCall.gather takes FunctionCall objects, not {type(call).__name__}{hint}.")
         return await gather(*[call.get.aio() for call in function_calls])
 
     def __repr__(self) -> str:

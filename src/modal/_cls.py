@@ -408,7 +408,7 @@ class Cls(Object):
         if found is None:
             from modal._definition import not_running
 
-            raise not_running(self._tag, "Cls")
+            raise not_running(self._tag, "Cls", self._definition)
         self._set_handle(found, client)
 
     def __getattr__(self, name: str) -> Any:

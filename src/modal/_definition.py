@@ -203,8 +203,13 @@ def check_web_function(name: str, partial: PartialFunction, own_parameters: int)
         )
 
 
-def not_running(tag: str, what: str) -> ExecutionError:
-    """The error for a call of something whose app does not run."""
+def not_running(tag: str, what: str, definition: Optional[Definition]) -> ExecutionError:
+    """The error for a call of something whose app does not run, or began to run without it."""
+    if definition is not None and definition.app._running:
+        return ExecutionError(
+            f"{what} {tag!r} was added to its app when that was running already, so there are no containers for it. "
+            "Define it in global scope, or before `app.run()`."
+        )
     return ExecutionError(
         f"{what} {tag!r} cannot be called remotely yet: its app is not running. Call it inside `with app.run():`, "
         "from a local entrypoint under `modal run`, or from a container; or deploy the app and use "

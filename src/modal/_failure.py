@@ -7,6 +7,7 @@ each. Every part that cannot travel is left out; type name, text and traceback a
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from modal import _serialization, _traceback
@@ -18,7 +19,9 @@ MAX_TEXT = 64 * 1024  # characters of a message or a traceback
 MAX_PICKLED = 1 << 20  # bytes; a larger exception arrives as text
 MAX_PART = MAX_PICKLED // 4  # bytes of an argument or attribute; in a larger exception, longer ones are cut or left out
 MAX_CHAIN = 16  # exceptions that led to one
+MAX_WORDS = 1000  # characters that stand for an argument of which the caller lacks the type
 _ORDINARY = BaseException.__reduce__
+_SIMPLE = frozenset((str, int, float, bool, bytes, type(None)))  # every caller can read these
 
 
 # -- in the container -----------------------------------------------------------------------------
@@ -90,34 +93,63 @@ def _place(error: Optional[BaseException], errors: List[BaseException]) -> int:
 
 
 def _encode(error: BaseException) -> bytes:
+    """What `_rebuild` takes, pickled; b"" where even the type cannot travel."""
     cls = type(error)
     try:
+        if isinstance(getattr(error, "exceptions", None), tuple):
+            return _encode_group(error)
         if cls.__reduce__ is not _ORDINARY or cls.__reduce_ex__ is not object.__reduce_ex__:
-            return _serialization.dumps(("whole", error))
+            data = _piece(("whole", error), MAX_PICKLED)
+            if data:
+                return data
         state = dict(error.__dict__)
-        try:
+        if all(type(value) in _SIMPLE for value in (*error.args, *state.values())):
             data = _serialization.dumps(("parts", cls, error.args, state))
-        except Exception:
-            data = b""
-        if data and len(data) <= MAX_PICKLED:
-            return data
-        # Some part of it cannot travel, or is too large: the others may.
-        args = tuple(value if _can_travel(value) else _in_words(value) for value in error.args)
-        state = {name: value for name, value in state.items() if _can_travel(value)}
-        return _serialization.dumps(("parts", cls, args, state))
+            if len(data) <= MAX_PICKLED:
+                return data
+        # Each part by itself: what cannot travel, is too large, or cannot be read there leaves the others alone.
+        for limit in (MAX_PICKLED, MAX_PART):
+            args = [_argument(value, limit) for value in error.args]
+            pieces = {name: _piece(value, limit) for name, value in state.items()}
+            data = _serialization.dumps(("pieces", cls, args, pieces))
+            if len(data) <= MAX_PICKLED:
+                break
+        return data
     except Exception:
         return b""
 
 
-def _can_travel(value: Any) -> bool:
+def _encode_group(error: Any) -> bytes:
+    """An ExceptionGroup: each of its exceptions as those of a chain are, with its own frames."""
+    inner = [(_encode(one), _type_name(one), _text(one), _traceback.frames_of(one)) for one in error.exceptions]
+    state = {name: data for name, value in error.__dict__.items() if (data := _piece(value, MAX_PART))}
+    data = _serialization.dumps(("group", type(error), error.message, inner, state))
+    if len(data) <= MAX_PICKLED:
+        return data
+    told: List[Any] = [(b"", name, text[:MAX_WORDS], []) for _data, name, text, _frames in inner]
+    return _serialization.dumps(("group", type(error), error.message, told, {}))
+
+
+def _argument(value: Any, limit: int) -> Tuple[bytes, str]:
+    """An argument, pickled if it can be, and in words."""
+    data = _piece(value, limit)
+    words = _in_words(value)
+    return data, words[:MAX_WORDS] if data else words
+
+
+def _piece(value: Any, limit: int) -> bytes:
     try:
-        return len(_serialization.dumps(value)) <= MAX_PART
+        data = _serialization.dumps(value)
     except Exception:
-        return False
+        return b""
+    return data if len(data) <= limit else b""
 
 
 def _in_words(value: Any) -> str:
-    return _clip(value if isinstance(value, str) else repr(value))
+    try:
+        return _clip(value if isinstance(value, str) else repr(value))
+    except Exception:
+        return f"<{type(value).__qualname__}>"
 
 
 # -- at the caller --------------------------------------------------------------------------------
@@ -134,8 +166,9 @@ def exception_of(failure: CallFailure, *, timed_out: bool = False) -> Exception:
         text = f"{failure.type_name}: {failure.text}" if failure.text else failure.type_name
         error = ExecutionError(f"{text}{reason}")
     _traceback.attach(error, failure.frames)
-    if failure.hint:
-        _add_note(error, failure.hint)
+    hint = failure.hint or _missing_here_only(error)
+    if hint:
+        _add_note(error, hint)
     return error
 
 
@@ -194,18 +227,58 @@ def _decode(data: bytes, type_name: str, text: str, frames: List[Any]) -> Tuple[
     return error, reason
 
 
-def _rebuild(
-    kind: str, cls: Any, args: Tuple[Any, ...] = (), state: Optional[Dict[str, Any]] = None
-) -> Optional[BaseException]:
+def _rebuild(kind: str, cls: Any, *parts: Any) -> Optional[BaseException]:
+    """What `_encode` has taken apart."""
     if kind == "whole":
         return cls if isinstance(cls, BaseException) else None
+    if kind == "group":
+        message, inner, pieces = parts
+        return _made(cls, (message, [_decode(*one)[0] for one in inner]), _readable(pieces))
+    if kind == "pieces":
+        return _made(cls, tuple(_read(data, words) for data, words in parts[0]), _readable(parts[1]))
+    return _made(cls, *parts)
+
+
+def _read(data: bytes, otherwise: Any) -> Any:
+    try:
+        return pickle.loads(data) if data else otherwise
+    except Exception:  # of a type that is not here
+        return otherwise
+
+
+def _readable(pieces: Dict[str, bytes]) -> Dict[str, Any]:
+    missing = object()
+    found = {name: _read(data, missing) for name, data in pieces.items()}
+    return {name: value for name, value in found.items() if value is not missing}
+
+
+def _made(cls: Any, args: Tuple[Any, ...], state: Dict[str, Any]) -> BaseException:
     try:
         error: BaseException = cls(*args)
     except Exception:  # its __init__ wants other arguments than it passed on: leave it out
         error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state or {})
+    error.__dict__.update(state)
     return error
+
+
+def _missing_here_only(error: Exception) -> str:
+    """How a container gets a module that this machine has and its image lacks; "" for any other error."""
+    from modal import _context
+
+    if not isinstance(error, ModuleNotFoundError) or not error.name or _context.spec is not None:
+        return ""
+    name = error.name.partition(".")[0]
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+    if not file or name in getattr(sys, "stdlib_module_names", ()):
+        return ""
+    if "site-packages" in file or "dist-packages" in file:
+        return f"{name!r} is installed here, but not in the function's image. Add it there, as with Image.pip_install."
+    return (
+        f"{name!r} is a module of this machine. Containers have it where the function's image says so: "
+        f'image.add_local_python_source("{name}").'
+    )
 
 
 def _add_note(error: Exception, note: str) -> None:

@@ -178,7 +178,7 @@ class Function(Object, Generic[R]):
         if found is None:
             from modal._definition import not_running
 
-            raise not_running(self.tag, "Function")
+            raise not_running(self.tag, "Function", self._definition)
         self._set_handle(found, client)
 
     # -- what it is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence, Union
 
 from modal._deprecation import warn_definition
@@ -113,8 +114,8 @@ def _pair(value: Any, name: str, types: tuple[type, ...]) -> tuple[Any, Any]:
         if isinstance(part, bool) or not isinstance(part, allowed):
             kind = "a whole number of MiB" if name == "memory" else "a number"
             raise InvalidError(f"{name} must be {kind} or a pair (request, limit) of them, not {value!r}.")
-        if part <= 0:
-            raise InvalidError(f"{name} must be greater than 0, not {part!r}.")
+        if not 0 < part < math.inf:  # false for nan too
+            raise InvalidError(f"{name} must be greater than 0{' and finite' if part > 0 else ''}, not {part!r}.")
     return parts
 
 
@@ -174,7 +175,7 @@ async def volume_mounts(client: Any, mounts: dict[str, Any], environment: str = 
 def _regions(region: Optional[Union[str, Sequence[str]]]) -> list[str]:
     if region is None:
         return []
-    regions: list[Any] = [region] if isinstance(region, str) else list(region)
+    regions: list[Any] = list(region) if isinstance(region, (list, tuple)) else [region]
     if not all(isinstance(one, str) and one for one in regions):
         raise InvalidError(f'region must be a name such as "us-east" or a list of names, not {region!r}.')
     return regions
@@ -239,6 +240,9 @@ def check_options(given: dict[str, Any]) -> Options:
     include_source = given["include_source"]
     if include_source is not None and not isinstance(include_source, bool):
         raise InvalidError(f"include_source must be True or False, not {include_source!r}.")
+    experimental = given["experimental_options"]
+    if experimental is not None and not isinstance(experimental, dict):
+        raise InvalidError(f"experimental_options must be a dict, not {type(experimental).__name__}.")
     window = given["scaledown_window"]
     return Options(
         image=image,
@@ -264,7 +268,7 @@ def check_options(given: dict[str, Any]) -> Options:
         restrict_modal_access=bool(given["restrict_modal_access"]),
         i6pn=bool(given.get("i6pn")),
         include_source=include_source,
-        experimental_options=dict(given["experimental_options"] or {}),
+        experimental_options=dict(experimental or {}),
     )
 
 

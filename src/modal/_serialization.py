@@ -17,7 +17,7 @@ import os
 import pickle
 import struct
 import sys
-from types import FunctionType
+from types import CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Type, Union
 
 if TYPE_CHECKING:
@@ -445,6 +445,13 @@ def _culprit(value: Any, error: Exception) -> Tuple[str, str]:
                 break
         else:
             break
+    if isinstance(value, GeneratorType):
+        return path, (
+            "it is a generator, of which only the items can be sent. Make a list of them, or let the function yield "
+            "(or say is_generator=True where it returns a generator) and call .remote_gen()"
+        )
+    if isinstance(value, CoroutineType):
+        return path, "it is a coroutine: await it first, in a function that is `async def`"
     text = str(error)
     return path, text if type(error) is pickle.PicklingError else f"{type(error).__name__}: {text}"
 

@@ -20,7 +20,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = (os.path.join(_ROOT, "modal", ""), os.path.join(_ROOT, "intermodal", ""))
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 _IMPORTING = ("<frozen importlib", "<frozen runpy", os.path.join(_LIBRARY, "importlib", ""))
-_MACHINERY = (  # of Python: hidden where it only leads to the user's first frame
+_MACHINERY = (  # of Python: hidden where it only leads to the user's first frame, or from one of ours to the next
     os.path.join(_LIBRARY, "asyncio", ""),
     os.path.join(_LIBRARY, "concurrent", ""),
     os.path.join(_LIBRARY, "threading.py"),
@@ -62,7 +62,7 @@ def frames_of(error: BaseException) -> List[Frame]:
     if len(entries) > MAX_FRAMES:
         entries = entries[:HEAD_FRAMES] + entries[HEAD_FRAMES - MAX_FRAMES :]
     frames: List[Frame] = []
-    leading = True
+    leading = True  # to the user's first frame, or from one of ours
     for entry in entries:
         scope = entry.tb_frame.f_globals
         if _MARK in scope:  # of a container that this one called
@@ -71,7 +71,7 @@ def frames_of(error: BaseException) -> List[Frame]:
             continue
         code = entry.tb_frame.f_code
         ours = is_ours(code.co_filename) or (leading and code.co_filename.startswith(_MACHINERY))
-        leading = leading and ours
+        leading = ours
         try:
             source = linecache.getline(code.co_filename, entry.tb_lineno, scope).strip()
         except Exception:  # a loader of the user's that cannot give its source

@@ -122,4 +122,6 @@ def parse_gpu_config(value: GPU_T) -> str:
 def parse_gpus(value: Optional[Union[str, _GPUConfig, list[GPU_T]]]) -> list[str]:
     """One request or a list in order of preference, as the server keeps it."""
     many = value if isinstance(value, (list, tuple)) else [value]
+    if not many:
+        raise InvalidError("gpu: the list is empty. Name types in order of preference, or leave gpu= out.")
     return [text for text in (parse_gpu_config(one) for one in many) if text]

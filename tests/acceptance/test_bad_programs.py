@@ -84,6 +84,21 @@ def test_package_that_does_not_exist(platform: Platform, tmp_path: Path) -> None
     assert "Traceback" not in ran.text
 
 
+def test_a_local_module_that_the_image_lacks(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("X = 1\n")
+    text = "import beside\n\n@app.function()\ndef f(): return beside.X\n"
+    ran = run(platform, tmp_path, text)
+    assert ran.code == 1
+    assert "No module named 'beside'" in ran.text
+    assert 'add_local_python_source("beside")' in ran.text
+
+
+def test_parameters_that_are_positional_only(platform: Platform, tmp_path: Path) -> None:
+    text = "@app.function()\ndef f(x: int, y: str = 'y', /): print(x, y)\n"
+    assert run(platform, tmp_path, text, "--x", "3").lines() == ["3 y"]
+    assert run(platform, tmp_path, text, "--x", "3", "--y", "z").lines() == ["3 z"]
+
+
 def test_syntax_error(platform: Platform, tmp_path: Path) -> None:
     ran = run(platform, tmp_path, "def f(:\n    pass\n")
     assert ran.code == 1

@@ -81,10 +81,6 @@ def _show(error: BaseException) -> None:
 
 if __name__ == "__main__":
     code = main(sys.argv[1])
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the user's code closed or replaced it
-    # Threads that the function left behind must not keep the build.
-    os._exit(code)
+    from intermodal.runner import ending
+
+    ending.end(code)

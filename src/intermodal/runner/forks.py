@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from intermodal.runner import ending
 from intermodal.runner.invoker import Invoker
 
 _runner = os.getpid()
@@ -48,9 +49,4 @@ def end(error: Any) -> NoReturn:
 
         traceback.print_exception(type(error), error, error.__traceback__)
         code = 1
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the user's code closed or replaced it
-    os._exit(code & 0xFF)
+    ending.end_at_once(code & 0xFF)

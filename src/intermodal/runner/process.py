@@ -10,6 +10,7 @@ import time
 from types import FrameType
 from typing import Any, NoReturn, Optional
 
+from intermodal.runner import ending
 from intermodal.runner.control import Control
 from intermodal.runner.link import Link
 from intermodal.runner.outbox import Outbox
@@ -44,9 +45,7 @@ def run(run_dir: str, marks: dict[str, float]) -> None:
     _context.enter_container(start.spec)
     os.environ[_context.APP_VARIABLE] = start.spec.app_id
     code = _serve(start, data, early, path, run_dir, marks, printed)
-    _flush_streams()
-    # Threads that the user's code left behind must not keep the container: the end is here.
-    os._exit(code)
+    ending.end(code)
 
 
 def _serve(
@@ -109,25 +108,11 @@ def _serve(
     outbox.flush()
     try:
         executor.exit()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+    except BaseException as error:
+        ending.show(error)
         code = code if code == EXIT_INTERRUPTED else EXIT_HOOK_FAILED
-    _tell_of_threads()
+    ending.tell_of_threads()
     return code
-
-
-def _tell_of_threads() -> None:
-    """Threads that the user's code has left, beside those of idle pools: nobody waits for them."""
-    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
-    main = threading.main_thread()
-    left = [one.name for one in threading.enumerate() if one is not main and not one.daemon and one not in pools]
-    if left:
-        text = (
-            f"Warning: {len(left)} thread(s) still run at the end of the container and end with it: {', '.join(left)}"
-        )
-        print(text, file=sys.stderr)  # noqa: T201
 
 
 def _ask_on_interrupt() -> threading.Event:
@@ -145,8 +130,7 @@ def _ask_on_interrupt() -> threading.Event:
 def _end_without_worker(error: Exception) -> NoReturn:
     """The worker went away before this container was known to it: the next one has it started anew."""
     print(f"The container ends: its worker cannot be reached ({error}).", file=sys.stderr)  # noqa: T201
-    _flush_streams()
-    os._exit(EXIT_LOST)
+    ending.end_at_once(EXIT_LOST)
 
 
 def _executor(service: Any, invoker: Any) -> Any:
@@ -169,13 +153,5 @@ def _report_failure(outbox: Outbox, error: BaseException) -> None:
 
     failure = failure_of(error)
     print(failure.traceback or failure.text, file=sys.stderr, end="" if failure.traceback.endswith("\n") else "\n")  # noqa: T201
-    _flush_streams()
+    ending.flush_streams()
     outbox.tell(RunnerFailed(failure))
-
-
-def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the user's code closed or replaced it

@@ -92,5 +92,5 @@ def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, st
         hint = "A native library crashed" if message.signal == signal.SIGSEGV else ""
         return f"the container of {spec.name} was killed by {name} while it ran inputs", hint
     return f"the container of {spec.name} exited with code {message.exit_code} while it ran inputs", (
-        "Functions must return or raise; os._exit and sys.exit end the whole container"
+        "Functions must return or raise; os._exit ends the whole container"
     )

@@ -43,11 +43,11 @@ def _prepare_method(target: Target, args: Sequence[str], prog_name: str) -> Call
         positional, named = parse_arguments(for_method, args, prog_name)
         return lambda: _call_remotely(getattr(cls(), target.method), positional, named)
     own: List[Parameter] = [] if isinstance(for_method, Variadic) else for_method
-    _, values = parse_arguments(_joined(for_class, own, target.name), args, prog_name, _doc(raw_method))
+    positional, values = parse_arguments(_joined(for_class, own, target.name), args, prog_name, _doc(raw_method))
     of_class = {p.name for p in for_class}
     class_values = {name: value for name, value in values.items() if name in of_class}
     method_values = {name: value for name, value in values.items() if name not in of_class}
-    return lambda: _call_remotely(getattr(cls(**class_values), target.method), (), method_values)
+    return lambda: _call_remotely(getattr(cls(**class_values), target.method), positional, method_values)
 
 
 def _class_parameters(cls: Any) -> List[Parameter]:
@@ -79,7 +79,7 @@ def _doc(function: Any) -> str:
     return (getattr(function, "__doc__", None) or "").strip()
 
 
-def _call_locally(raw: Callable[..., Any], positional: Tuple[str, ...], named: Dict[str, Any]) -> Any:
+def _call_locally(raw: Callable[..., Any], positional: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
     import inspect
 
     result = raw(*positional, **named)
@@ -90,7 +90,7 @@ def _call_locally(raw: Callable[..., Any], positional: Tuple[str, ...], named: D
     return result
 
 
-def _call_remotely(function: Any, positional: Tuple[str, ...], named: Dict[str, Any]) -> Any:
+def _call_remotely(function: Any, positional: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
     if function._is_generator:
         from collections import deque
 

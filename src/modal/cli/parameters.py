@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import typing
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import click
 from click.core import ParameterSource
@@ -48,6 +49,30 @@ class ByConstructor(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Member(ParamType):
+    """A member of an Enum, by its name; or by its value, where that is text or a number."""
+
+    name = "member"
+
+    def __init__(self, kind: Type[enum.Enum]) -> None:
+        self.kind = kind
+        self.members: Dict[str, enum.Enum] = {}
+        for one in kind:
+            if isinstance(one.value, (str, int)):
+                self.members[str(one.value)] = one
+        self.members.update(kind.__members__)  # names win
+
+    def get_metavar(self, param: click.Parameter, ctx: Optional[click.Context] = None) -> str:
+        return f"[{'|'.join(self.kind.__members__)}]"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        if isinstance(value, self.kind):
+            return value
+        if value not in self.members:
+            self.fail(f"{value!r} is not one of {', '.join(self.kind.__members__)}.", param, ctx)
+        return self.members[value]
+
+
 class Unsuitable(ParamType):
     """A parameter that no text can stand for: it keeps its default."""
 
@@ -57,7 +82,8 @@ class Unsuitable(ParamType):
         self.annotation = annotation
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
-        self.fail(f"a value of type {_type_name(self.annotation)} cannot come from the command line.", param, ctx)
+        kind = _type_name(self.annotation)
+        self.fail(f"a value of type {kind} cannot come from the command line: possible are {ALLOWED}.", param, ctx)
 
 
 class Parameter(NamedTuple):
@@ -67,6 +93,7 @@ class Parameter(NamedTuple):
     type: Optional[ParamType]  # None: a flag
     required: bool
     default: Any = None
+    positional: bool = False  # `def main(x, /)`: it cannot be passed by name
 
 
 class Variadic(NamedTuple):
@@ -99,7 +126,9 @@ def parameters_of(function: Callable[..., Any], skip_first: bool = False) -> Lis
             )
         return Variadic(variadic[0].name)
     return [
-        parameter(p.name, hints.get(p.name, p.annotation), p.default, _shown(function), missing=inspect.Parameter.empty)
+        parameter(
+            p.name, hints.get(p.name, p.annotation), p.default, _shown(function), missing=inspect.Parameter.empty
+        )._replace(positional=p.kind is p.POSITIONAL_ONLY)
         for p in plain
     ]
 
@@ -143,6 +172,8 @@ def _param_type(annotation: Any) -> Any:
         return click.STRING
     if annotation is bytes:
         return ByConstructor(str.encode)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return Member(annotation)
     if typing.get_origin(annotation) is typing.Literal:
         values = typing.get_args(annotation)
         return click.Choice(list(values)) if all(isinstance(value, str) for value in values) else None
@@ -228,7 +259,7 @@ def _can_show(entry: Parameter) -> bool:
 
 def parse_arguments(
     parameters: List[Parameter] | Variadic, args: Sequence[str], prog_name: str, help: str = ""
-) -> Tuple[Tuple[str, ...], Dict[str, Any]]:
+) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
     """The arguments as (positional, by name). Raises click.UsageError; click.exceptions.Exit after `--help`."""
     from modal.cli.command import Command
 
@@ -238,4 +269,11 @@ def parse_arguments(
     context = command.make_context(prog_name, list(args), parent=None)
     with context:
         source = context.get_parameter_source
-        return (), {name: v for name, v in context.params.items() if source(name) is ParameterSource.COMMANDLINE}
+        given = {name: v for name, v in context.params.items() if source(name) is ParameterSource.COMMANDLINE}
+    return _in_order([p for p in parameters if p.positional], given), given
+
+
+def _in_order(positional: List[Parameter], given: Dict[str, Any]) -> Tuple[Any, ...]:
+    """Take those that can be passed by position alone out of `given`: up to the last, others' defaults before it."""
+    last = max((number for number, p in enumerate(positional, 1) if p.name in given), default=0)
+    return tuple(given.pop(p.name, p.default) for p in positional[:last])

@@ -65,7 +65,9 @@ class H2Client:
 
     def begin(self, method: str = "GET", path: str = "/", *headers: tuple[str, str], end: bool = True) -> int:
         number: int = self.wire.get_next_available_stream_id()
-        head = [(":method", method), (":scheme", "http"), (":authority", HOST), (":path", path), *headers]
+        own = [header for header in headers if header[0][:1] == ":"]
+        head = [(":method", method), (":scheme", "http"), (":authority", HOST), (":path", path), *own]
+        head += [header for header in headers if header[0][:1] != ":"]
         self.wire.send_headers(number, head, end_stream=end)
         self.answers[number] = Answer()
         self.flush()
@@ -149,3 +151,62 @@ async def open_h2(rig: Rig, greedy: bool = True) -> H2Client:
     client = H2Client(reader, writer, greedy)
     await client.until(lambda: client.wire.remote_settings.initial_window_size > 65535)
     return client
+
+
+class H2Line:
+    """A stream for another protocol, with the methods of a reader and a writer."""
+
+    def __init__(self, client: H2Client, number: int) -> None:
+        self.client, self.number = client, number
+        self.answer = client.answers[number]
+        self._unsent = b""
+        self._ending = False
+
+    def write(self, data: bytes) -> None:
+        """Sent as the windows allow, while somebody reads."""
+        self._unsent += data
+        self._push()
+
+    def _push(self) -> None:
+        wire = self.client.wire
+        while self._unsent and not self.answer.ended and self.answer.reset is None:
+            room = min(len(self._unsent), wire.local_flow_control_window(self.number), wire.max_outbound_frame_size)
+            if not room:
+                return
+            self.client.send(self.number, self._unsent[:room])
+            self._unsent = self._unsent[room:]
+        if self._ending and not self._unsent:
+            self._ending = False
+            self.client.send(self.number, b"", end=True)
+
+    def end(self) -> None:
+        """The end of the stream, behind what was written."""
+        self._ending = True
+        self._push()
+
+    async def read(self, _size: int = 0) -> bytes:
+        """What has come; nothing at the end of the stream, or when it was reset."""
+        while not self.answer.parts:
+            if self.answer.ended or self.answer.reset is not None:
+                return b""
+            if not await self.client.turn():
+                return b""
+            self._push()
+        data, self.answer.parts = self.answer.body, []
+        return data
+
+    def close(self) -> None:
+        """The whole connection."""
+        self.client.close()
+
+
+async def open_line(client: H2Client, path: str, *headers: tuple[str, str], version: str = "13") -> H2Line:
+    """Ask for a WebSocket (RFC 8441), and return with the answer."""
+    assert client.wire.remote_settings.enable_connect_protocol == 1
+    more = (("sec-websocket-version", version), *headers)
+    number = client.begin("CONNECT", path, (":protocol", "websocket"), *more, end=False)
+    answer = client.answers[number]
+    await client.until(lambda: answer.status)
+    if answer.status != 200:
+        await client.until(lambda: answer.reset is not None)
+    return H2Line(client, number)

@@ -11,9 +11,12 @@ from h2.errors import ErrorCodes
 from hyperframe.frame import ContinuationFrame, HeadersFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from tests.integration.gateway.conftest import HOST, MakeRig, Rig
-from tests.integration.gateway.h2_client import Answer, H2Client, open_h2
+from tests.integration.gateway.h2_client import Answer, H2Client, open_h2, open_line
 from tests.integration.gateway.test_http import echo
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -266,21 +269,97 @@ async def test_heads_of_other_kinds(make_rig: MakeRig, head: dict[str, str | Non
     client.close()
 
 
-async def test_websockets_are_not_offered(make_rig: MakeRig) -> None:
-    """RFC 8441 is not spoken: its setting is not announced, and who asks nevertheless reaches no app."""
-    seen = []
+async def test_websockets_beside_requests(make_rig: MakeRig) -> None:
+    """On one connection; each is one input, and one that is left is over."""
+    left: asyncio.Queue[int] = asyncio.Queue()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope["type"])
-        await echo(scope, receive, send)
+        if scope["type"] != "websocket":
+            await echo(scope, receive, send)
+            return
+        assert (scope["http_version"], scope["scheme"], scope["query_string"]) == ("2", "ws", b"a=1")
+        await receive()
+        await send({"type": "websocket.accept", "headers": [(b"X-Own", b"1"), (b"bad\nname", b"1")]})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        left.put_nowait(message["code"])
 
-    client = await open_h2(await make_rig(app))
+    rig = await make_rig(app, limit=300)
+    client = await open_h2(rig)
+    lines = [await open_line(client, "/ws?a=1", ("cookie", "a=b")) for _ in range(60)]
+    assert {line.answer.headers["x-own"] for line in lines} == {"1"}
+    wires = [Connection(ConnectionType.CLIENT) for _ in lines]
+    for number, (line, wire) in enumerate(zip(lines, wires, strict=True)):
+        line.write(wire.send(TextMessage(f"message {number}")))
     assert (await client.get()).status == 200
-    assert not client.wire.remote_settings.enable_connect_protocol
-    client.begin("CONNECT", "/", (":protocol", "websocket"), end=False)
-    await client.until(lambda: client.goodbye is not None or any(one.status == 405 for one in client.answers.values()))
-    assert seen.count("http") == 1
-    assert "websocket" not in seen
+    for number, (line, wire) in enumerate(zip(lines, wires, strict=True)):
+        wire.receive_data(await line.read())
+        assert [event.data for event in wire.events()] == [f"message {number}"]
+    assert rig.dispatch.scheduler.pools["fu-1"].assigned == 60  # each is an input, as long as it is open
+    client.wire.reset_stream(lines[0].number, ErrorCodes.CANCEL)
+    client.flush()
+    assert await asyncio.wait_for(left.get(), 20) == 1006
+    lines[1].end()  # without a close frame
+    assert await asyncio.wait_for(left.get(), 20) == 1006
+    assert await lines[1].read() == b""
+    lines[2].write(wires[2].send(CloseConnection(4002, "enough")))
+    assert await asyncio.wait_for(left.get(), 20) == 4002
+    wires[2].receive_data(await lines[2].read())
+    (goodbye,) = wires[2].events()
+    assert goodbye.code == 4002
+    assert await lines[2].read() == b""
+    assert lines[2].answer.ended
+    client.close()
+    assert [await asyncio.wait_for(left.get(), 20) for _ in lines[3:]] == [1006] * 57
+
+
+async def test_a_websocket_that_nobody_reads_holds_up_itself_alone(make_rig: MakeRig) -> None:
+    """In both directions: an app that does not receive, and a client that opens no windows."""
+    sent: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            await echo(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        if scope["path"] == "/pour":
+            for number in range(200):
+                await send({"type": "websocket.send", "bytes": bytes(1 << 20)})
+                sent.append(number)
+        await asyncio.Event().wait()
+
+    rig = await make_rig(app, limit=300)
+    client = await open_h2(rig, greedy=False)
+    pouring = await open_line(client, "/pour")
+    sleeping = await open_line(client, "/sleep")
+    wire = Connection(ConnectionType.CLIENT)
+    for _ in range(20):
+        sleeping.write(wire.send(BytesMessage(bytes(1 << 20))))
+    other = await open_h2(rig)
+    assert (await other.get()).status == 200
+    while pouring.answer.size < 65535:  # the window of a client that gives no other
+        await client.turn()
+    numbers = []
+    for _ in range(5):
+        assert (await other.get()).status == 200
+        numbers.append(len(sent))
+    assert numbers[-1] < 10
+    assert client.wire.local_flow_control_window(sleeping.number) < 1 << 20
+    assert len(sleeping._unsent) > 10 << 20
+    client.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "version", "status"), [("connect-udp", "13", 501), ("websocket", "12", 426), ("websocket", "", 426)]
+)
+async def test_other_protocols_are_refused(make_rig: MakeRig, protocol: str, version: str, status: int) -> None:
+    client = await open_h2(await make_rig(echo))
+    more = [("sec-websocket-version", version)] if version else []
+    answer = await client.answer(client.begin("CONNECT", "/", (":protocol", protocol), *more, end=False))
+    assert answer.status == status
+    assert (await client.get()).status == 200
     client.close()
 
 

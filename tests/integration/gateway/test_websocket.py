@@ -1,4 +1,4 @@
-"""WebSockets through the gateway, with wsproto as a strict client: what RFC 6455 asks of a server.
+"""WebSockets through the gateway, with wsproto as a strict client: what RFC 6455 asks of a server, by either HTTP.
 
 The cases of the Autobahn test suite run in test_autobahn.py.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -27,6 +28,7 @@ from wsproto.events import (
 )
 
 from tests.integration.gateway.conftest import HOST, MakeRig, Rig
+from tests.integration.gateway.h2_client import H2Line, open_h2, open_line
 
 LIMIT = 2 << 20
 
@@ -47,10 +49,16 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 closed: asyncio.Queue[int] = asyncio.Queue()
 
 
-@pytest.fixture(autouse=True)
-def fresh_queue() -> None:
-    global closed
+VERSION = "1.1"
+
+
+@pytest.fixture(autouse=True, params=["1.1", "2"])
+def version(request: pytest.FixtureRequest) -> str:
+    """Of HTTP, by which `open_client` comes; the queue is new each time."""
+    global closed, VERSION
     closed = asyncio.Queue()
+    VERSION = request.param
+    return VERSION
 
 
 class Client:
@@ -91,12 +99,30 @@ class Client:
         self._writer.close()
 
 
+class Http2Client(Client):
+    """The same by a stream of HTTP/2 (RFC 8441)."""
+
+    def __init__(self, line: H2Line) -> None:
+        self._line = line
+        self._wire = Connection(ConnectionType.CLIENT)  # type: ignore[assignment]
+        self._text = ""
+        self._data = b""
+        self._reader = self._writer = line  # type: ignore[assignment]
+
+
 async def open_client(rig: Rig, subprotocols: tuple[str, ...] = ()) -> Client:
+    chosen = subprotocols[-1] if subprotocols else None
+    if VERSION == "2":
+        offered = [("sec-websocket-protocol", ", ".join(subprotocols))] if subprotocols else []
+        line = await open_line(await open_h2(rig), "/ws", *offered)
+        assert line.answer.status == 200
+        assert line.answer.headers.get("sec-websocket-protocol") == chosen
+        return Http2Client(line)
     client = Client(*await asyncio.open_connection("127.0.0.1", rig.port, limit=1 << 23))
     client.send(Request(host=HOST, target="/ws", subprotocols=list(subprotocols)))
     event = await client.next()
     assert isinstance(event, AcceptConnection), event
-    assert event.subprotocol == (subprotocols[-1] if subprotocols else None)
+    assert event.subprotocol == chosen
     return client
 
 
@@ -243,7 +269,7 @@ async def test_the_app_closes(make_rig: MakeRig) -> None:
     client.end()
 
 
-async def test_the_app_refuses_or_raises(make_rig: MakeRig) -> None:
+async def test_the_app_refuses_or_raises(make_rig: MakeRig, version: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         if scope["path"] == "/deny":
@@ -256,6 +282,11 @@ async def test_the_app_refuses_or_raises(make_rig: MakeRig) -> None:
 
     rig = await make_rig(app)
     for path, status in (("/deny", 403), ("/raise", 500)):
+        if version == "2":
+            line = await open_line(await open_h2(rig), path)
+            assert (line.answer.status, line.answer.ended, line.answer.reset) == (status, True, 0)
+            line.close()
+            continue
         client = Client(*await asyncio.open_connection("127.0.0.1", rig.port))
         client.send(Request(host=HOST, target=path))
         event = await client.next()
@@ -281,8 +312,14 @@ async def test_subprotocols(make_rig: MakeRig) -> None:
         ({"Sec-WebSocket-Key": ""}, 400),
     ],
 )
-async def test_a_wrong_handshake(make_rig: MakeRig, headers: dict[str, str], status: int) -> None:
+async def test_a_wrong_handshake(make_rig: MakeRig, version: str, headers: dict[str, str], status: int) -> None:
     rig = await make_rig(echo)
+    if version == "2":
+        wrong = {name.lower(): value for name, value in headers.items() if name != "Sec-WebSocket-Key"}
+        line = await open_line(await open_h2(rig), "/ws", version=wrong.get("sec-websocket-version", "none"))
+        assert line.answer.status == 426
+        line.close()
+        return
     every = {
         "Host": HOST,
         "Upgrade": "websocket",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import math
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -173,6 +174,41 @@ def test_help_lists_options_and_defaults(capsys: pytest.CaptureFixture[str]) -> 
     for part in ("modal run x.py", "What it does.", "--n-steps INTEGER", "[default: 3]", "--fast", "--no-fast"):
         assert part in text
     assert "[required]" in text
+
+
+def test_positional_only_parameters_are_passed_by_position() -> None:
+    def main(a: int, b: str = "b", c: int = 3, /, d: int = 4) -> None: ...
+
+    def parsed(*args: str) -> Any:
+        return parse_arguments(parameters_of(main), args, "modal run x.py")
+
+    assert parsed("--a", "1") == ((1,), {})
+    assert parsed("--a", "1", "--c", "5", "--d", "6") == ((1, "b", 5), {"d": 6})
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = 2
+    GREEN = ("a", "tuple")
+
+
+def test_members_of_an_enum(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(colour: Colour, other: Optional[Colour] = None) -> None: ...
+
+    for text, member in (("RED", Colour.RED), ("red", Colour.RED), ("2", Colour.BLUE), ("GREEN", Colour.GREEN)):
+        assert parse(main, "--colour", text, "--other", text) == {"colour": member, "other": member}
+    with pytest.raises(click.UsageError, match="not one of RED, BLUE, GREEN"):
+        parse(main, "--colour", "yellow")
+    with pytest.raises(click.exceptions.Exit):
+        parse(main, "--help")
+    assert "[RED|BLUE|GREEN]" in capsys.readouterr().out
+
+
+def test_a_value_that_cannot_come_says_what_can() -> None:
+    def main(many: tuple[int, ...] = ()) -> None: ...
+
+    with pytest.raises(click.UsageError, match=r"tuple.* possible are str, int"):
+        parse(main, "--many", "1")
 
 
 NAMES = st.text("abno_", min_size=1, max_size=8).filter(

@@ -158,11 +158,10 @@ class Gateway:
         exchange.begin(new_call_id())
         self._calls.calls[exchange.call.id] = exchange.call
         self._exchanges.add(exchange)
-        if isinstance(connection, HttpConnection):
-            if is_websocket:
-                connection.be_websocket(exchange)
-            elif route.web.kind == "server" and wants_upgrade(request):
-                connection.hold_raw(request)
+        if is_websocket:
+            connection.be_websocket(exchange)
+        elif route.web.kind == "server" and wants_upgrade(request):
+            connection.hold_raw(request)
         self._dispatch.accept(function, [exchange.held])
 
     def _function(self, route: Route) -> Function:
@@ -178,7 +177,7 @@ class Gateway:
 
     def _admit_later(self, connection: Client, request: Request, route: Route) -> None:
         """What the store must be asked for first."""
-        if wants_upgrade(request) and isinstance(connection, HttpConnection):
+        if wants_upgrade(request):
             connection.hold_raw(request)
         request.dispatched = False  # its body waits with it
 

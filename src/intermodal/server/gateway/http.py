@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
+from intermodal.server.gateway.client import Raw
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request
 from intermodal.server.gateway.response import LAST_CHUNK, BadResponse, Head, chunk
 from intermodal.server.gateway.settings import HEAD_LIMIT
-from intermodal.server.gateway.websocket import WebSocket
+from intermodal.server.gateway.websocket import WebSocket, accept_key
 from modal._protocol import tcp
 from modal._protocol.messages.web import WINDOW
 
@@ -29,20 +30,6 @@ JOIN_LIMIT = 1 << 16  # bytes: a larger part of a body is not copied together wi
 LINGER_SECONDS = 2.0  # that a client may go on to send what nobody will read
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Raw(Protocol):
-    """What a connection becomes after an upgrade."""
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def eof_received(self) -> None: ...
-
-    def connection_lost(self) -> None: ...
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
 
 
 class HttpConnection(asyncio.Protocol):
@@ -325,17 +312,47 @@ class HttpConnection(asyncio.Protocol):
         """See client.Client."""
         return self._raw is not None or self._early is not None
 
-    def be_raw(self, raw: Raw, data: bytes = b"") -> None:
-        """From now on bytes belong to `raw`, also those that came early. `data` is sent before."""
+    def be_raw(self, raw: Raw) -> None:
+        """From now on bytes belong to `raw`, also those that came early."""
         early, self._early = self._early, None
         self._raw = raw
         self.resume_reading()
         if self.transport is not None:
-            if data:
-                self.transport.write(data)
             for part in early or ():
                 if part:
                     raw.data_received(part)
+
+    # -- client.Line
+    def switch(self, request: Request, fields: Sequence[tuple[bytes, bytes]], raw: Raw | None = None) -> None:
+        """See client.Line. Without `raw` it is a WebSocket of ours."""
+        lines = [b"HTTP/1.1 101 Switching Protocols"]
+        if raw is None:
+            lines += [b"Upgrade: websocket", b"Connection: Upgrade"]
+            lines.append(b"Sec-WebSocket-Accept: " + accept_key(request.websocket_key))
+        lines += [name + b": " + value for name, value in fields]
+        self.write(b"\r\n".join(lines) + b"\r\n\r\n")
+        if raw is not None:
+            self.be_raw(raw)
+
+    def write(self, data: bytes) -> None:
+        """See client.Line."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def end(self, *, both: bool) -> None:
+        """See client.Line."""
+        transport = self.transport
+        if transport is None:
+            return
+        if transport.can_write_eof() or not both:
+            self.end_within(5.0, eof=True)
+        else:
+            transport.close()  # both have said good-bye: with TLS, the client waits for this end
+
+    def close(self) -> None:
+        """See client.Line."""
+        if self.transport is not None:
+            self.transport.close()
 
     def hold_raw(self, request: Request) -> None:
         """The request asks for another protocol: keep what follows it until that has begun."""

@@ -87,6 +87,7 @@ class Http2Connection(asyncio.Protocol):
                 SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS,
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEADS,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,  # WebSockets: RFC 8441
             },
         )
         wire.decoder = CachingDecoder()
@@ -141,7 +142,7 @@ class Http2Connection(asyncio.Protocol):
             self._take_request(event)
         elif isinstance(event, events.StreamEnded):
             stream = self.streams.get(event.stream_id)
-            if stream is not None and not stream.request.complete:
+            if stream is not None and not stream.received:
                 stream.ended = True
                 self._fed[stream] = None
         elif isinstance(event, events.StreamReset):
@@ -284,7 +285,7 @@ class Http2Connection(asyncio.Protocol):
         """Its response was sent as a whole."""
         self.streams.pop(stream.number, None)
         self._since = time.monotonic()
-        if not stream.request.complete:
+        if not stream.received:
             self._reset(stream.number, ErrorCodes.NO_ERROR)  # what is left of the request is not wanted
 
     def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:

@@ -1,30 +1,37 @@
-"""One request of an HTTP/2 connection, and its response."""
+"""One request of an HTTP/2 connection, and its response; or a WebSocket, by an extended CONNECT (RFC 8441)."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
+from intermodal.server.gateway.client import Raw
 from intermodal.server.gateway.exchange import Exchange
 from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request
 from intermodal.server.gateway.response import BadResponse, StreamHead
 from intermodal.server.gateway.settings import HEAD_LIMIT
+from intermodal.server.gateway.websocket import WebSocket
 from modal._protocol.messages.web import WINDOW
 
 if TYPE_CHECKING:
     from intermodal.server.gateway.http2 import Http2Connection
 
+HIGH_WATER = 256 << 10  # bytes of another protocol that wait for the client, above which who writes them is held up
+LINGER_SECONDS = 5.0  # that the client has to read the last of them
+_HANDSHAKE = (b"sec-websocket-accept", b"content-length")  # of HTTP/1.1's; others go with every response's
 TEXT = b"content-type\0text/plain; charset=utf-8"
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 
 class Http2Stream:
-    """The `Client` of one exchange."""
+    """The `Client` of one exchange. After an upgrade its `Line`: then the stream's data are the other protocol's."""
 
     def __init__(self, connection: Http2Connection, number: int) -> None:
         self.number = number
@@ -38,17 +45,26 @@ class Http2Stream:
         self.parts: list[bytes] = []  # of the request's body: came just now
         self.parts_size = 0  # of the client's windows that they took
         self.ended = False  # they are the last of it
+        self.received = False  # the client's side of the stream has ended
+        self.websocket: WebSocket | None = None
+        self.writable = True  # see client.Line
         self.since = time.monotonic()  # of the last that came of the request's body
         self._connection: Http2Connection | None = connection
         self._head: StreamHead | None = None
         self._left = -1  # bytes of the response's body that its Content-Length still promises
         self._held = 0  # bytes of the request's body for which the client gets no new window yet
+        self._raw: Raw | None = None
+        self._early: list[bytes] | None = None  # bytes for a protocol that has not begun yet
+        self._reading = True  # of another protocol
+        self._unsent = 0  # bytes of another protocol
+        self._ending: asyncio.TimerHandle | None = None
 
     # -- the request
     def take_head(self, headers: list[tuple[bytes, bytes]], ended: bool) -> None:
         """Make a request of them. Raises Refusal."""
         request = self.request
-        request.complete = ended
+        request.complete = self.received = ended
+        protocol = b""
         flat: list[bytes] = []
         cookies: list[bytes] = []
         size = 0
@@ -62,6 +78,8 @@ class Http2Stream:
                 flat[:0] = (b"host", value)
             elif name == b"host" and flat[:1] == [b"host"]:
                 continue  # the same as the authority: the protocol has checked it
+            elif name == b":protocol":
+                protocol = value
             elif name == b"cookie":
                 cookies.append(value)  # may come in crumbs, which HTTP/1 and its apps do not know
             elif name[:1] != b":":
@@ -73,10 +91,22 @@ class Http2Stream:
             raise Refusal(431, f"the request's head is larger than {HEAD_LIMIT >> 10} KiB")
         if not _METHOD.match(request.method.encode("latin-1")):
             raise Refusal(400, "the request's method is none")
+        if protocol:
+            self._take_protocol(protocol, ended)
         request.check("2")
         if ended and request.content_length > 0:
             raise Refusal(400, "the request has no body, but its Content-Length says that it has")
-        request.chunked = not ended and request.content_length < 0
+        request.chunked = not request.complete and request.content_length < 0
+
+    def _take_protocol(self, protocol: bytes, ended: bool) -> None:
+        """An extended CONNECT: to apps it is what it would be by HTTP/1.1. Raises Refusal."""
+        request = self.request
+        if protocol != b"websocket":
+            raise Refusal(501, "the only protocol that can be had by CONNECT is websocket")
+        if ended:
+            raise Refusal(400, "a WebSocket's request must leave its stream open")
+        request.method, request.upgrade, request.connection = "GET", protocol, b"upgrade"
+        request.complete = True
 
     def take_body(self) -> None:
         """Give on `parts`. Raises Refusal."""
@@ -86,6 +116,13 @@ class Http2Stream:
         parts, self.parts = self.parts, []
         size, self.parts_size = self.parts_size, 0
         self.since = time.monotonic()
+        self.received = self.ended
+        if self.is_raw:
+            self._take_raw(parts, size)
+            return
+        if request.is_websocket:  # it was refused, or is still to be looked at: nobody wants this
+            connection.acknowledge(self.number, size)
+            return
         if parts:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             request.received += len(data)
@@ -129,7 +166,9 @@ class Http2Stream:
         self._connection = None
         self.out.clear()
         exchange, self.exchange = self.exchange, None
-        if exchange is not None and not exchange.response_over:
+        if self._raw is not None:
+            self._end_raw()
+        elif exchange is not None and not exchange.response_over:
             exchange.client_gone()
 
     # -- Client
@@ -140,8 +179,8 @@ class Http2Stream:
 
     @property
     def is_raw(self) -> bool:
-        """See client.Client: WebSockets do not come by HTTP/2."""
-        return False
+        """See client.Client."""
+        return self._raw is not None or self._early is not None
 
     def expect_body(self, request: Request) -> None:
         """See client.Client."""
@@ -162,6 +201,7 @@ class Http2Stream:
     # -- Sink
     def start(self, exchange: Exchange, status: int, headers: bytes, body: bytes, more: bool) -> None:
         """See exchange.Sink."""
+        self.websocket = self._raw = self._early = None  # the app refuses it: an ordinary response
         self._begin(status, headers, body, more)
 
     def data(self, exchange: Exchange, body: bytes, more: bool) -> None:
@@ -171,6 +211,10 @@ class Http2Stream:
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """See exchange.Sink."""
+        if self.websocket is not None and exchange.responded:
+            self.websocket.fail()
+            return
+        self.websocket = self._raw = self._early = None
         if self._head is None:
             self.turn_away(Refusal(status, text, headers=((b"retry-after", b"1"),) if status == 503 else ()))
         else:
@@ -179,7 +223,10 @@ class Http2Stream:
     def resume_request(self) -> None:
         """See exchange.Sink."""
         exchange = self.exchange
-        if self._held and exchange is not None and exchange.sent <= WINDOW // 2 and self._connection is not None:
+        if self.is_raw:
+            if exchange is not None and exchange.sent <= WINDOW // 2:
+                self.resume_reading()
+        elif self._held and exchange is not None and exchange.sent <= WINDOW // 2 and self._connection is not None:
             self.since = time.monotonic()
             held, self._held = self._held, 0
             self._connection.acknowledge(self.number, held)
@@ -233,7 +280,12 @@ class Http2Stream:
 
     def taken(self, size: int) -> None:
         """So much of the body is on its way."""
-        if self.exchange is not None:
+        if self._raw is not None:
+            self._unsent -= size
+            if not self.writable and self._unsent <= HIGH_WATER // 4:
+                self.writable = True
+                self._raw.resume_writing()
+        elif self.exchange is not None:
             self.exchange.taken(size)
 
     def over(self) -> None:
@@ -242,6 +294,7 @@ class Http2Stream:
         self.request.parts.clear()
         if connection is not None:
             connection.finished(self)
+        self._end_raw()
 
     def _break_off(self) -> None:
         """The rest of a response will not come: the client sees a stream that ends with an error."""
@@ -252,3 +305,117 @@ class Http2Stream:
             exchange.client_gone("the response could not be sent")
         if connection is not None:
             connection.reset(self, ErrorCodes.INTERNAL_ERROR)
+
+    # -- another protocol: Line
+    def be_websocket(self, exchange: Exchange) -> None:
+        """See client.Client."""
+        self.websocket = WebSocket(self, exchange)
+        self._be_raw(self.websocket)
+
+    def hold_raw(self, request: Request) -> None:
+        """See client.Client."""
+        self._early = []
+
+    def _be_raw(self, raw: Raw) -> None:
+        early, self._early = self._early, None
+        self._raw = raw
+        for part in early or ():
+            raw.data_received(part)
+        self.resume_reading()
+
+    def switch(self, request: Request, fields: Sequence[tuple[bytes, bytes]], raw: Raw | None = None) -> None:
+        """See client.Line."""
+        connection = self._connection
+        if connection is None:
+            return
+        flat = [part for name, value in fields if name.lower() not in _HANDSHAKE for part in (name, value)]
+        try:
+            head = StreamHead(200, b"\0".join(flat), method="CONNECT")
+        except BadResponse:  # what no client could read is left out
+            head = StreamHead(200, b"", method="CONNECT")
+        self._head = head
+        if connection.send_head(self.number, head.fields, False) and raw is not None:
+            self._be_raw(raw)
+
+    def write(self, data: bytes) -> None:
+        """See client.Line."""
+        connection = self._connection
+        if connection is None or self.ending:
+            return
+        self.out.append(memoryview(data))
+        self._unsent += len(data)
+        connection.pump(self)
+        if self._unsent > HIGH_WATER and self.writable and self._raw is not None:
+            self.writable = False
+            self._raw.pause_writing()
+
+    def end(self, *, both: bool) -> None:
+        """See client.Line. The stream's end follows what was written."""
+        connection = self._connection
+        if connection is not None and not self.ending:
+            self.ending = True
+            connection.pump(self)
+            self.end_within(LINGER_SECONDS)
+
+    def close(self) -> None:
+        """See client.Line."""
+        self.end(both=True)
+
+    def end_within(self, seconds: float, *, eof: bool = False) -> None:
+        """See client.Line."""
+        if self._connection is None:
+            return
+        if seconds <= 0:
+            self._cancel()
+        elif self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(seconds, self._cancel)
+        if eof:
+            self.end(both=False)
+
+    def _cancel(self) -> None:
+        connection, self._connection, self.exchange = self._connection, None, None
+        if connection is not None:
+            connection.reset(self, ErrorCodes.CANCEL)
+            self._end_raw()
+
+    def stop_reading(self) -> None:
+        """See client.Line."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """See client.Line."""
+        self._reading = True
+        held, self._held = self._held, 0
+        if held and self._connection is not None:
+            self._connection.acknowledge(self.number, held)
+
+    def _take_raw(self, parts: list[bytes], size: int) -> None:
+        """Bytes of another protocol, which the client's window bounds as long as nobody takes them."""
+        connection = self._connection
+        data = b"".join(parts)
+        if self._raw is None:
+            assert self._early is not None
+            self._early.append(data)
+            self._held += size
+        else:
+            if data:
+                self._raw.data_received(data)
+            if self._reading and connection is not None:
+                connection.acknowledge(self.number, size)
+            else:
+                self._held += size
+        if self.received and self._raw is not None:
+            self._raw.eof_received()
+            self.close()
+        elif self.received and connection is not None:
+            self.leave()
+            connection.reset(self, ErrorCodes.CANCEL)
+
+    def _end_raw(self) -> None:
+        """Nothing comes any more."""
+        if self._ending is not None:
+            self._ending.cancel()
+        raw, self._raw = self._raw, None
+        self._early = None
+        if raw is not None:
+            raw.connection_lost()

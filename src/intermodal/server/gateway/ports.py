@@ -7,19 +7,22 @@ but this process. An upgrade (WebSocket) turns a pair of connections into a pipe
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
 from intermodal.server.gateway.container_ports import ContainerPorts
 from intermodal.server.gateway.exchange import Exchange
-from intermodal.server.gateway.http import HttpConnection
 from intermodal.server.gateway.request import Request
+from intermodal.server.gateway.websocket import accept_key
 from modal._protocol.errors import Fault, WireError
 from modal._protocol.messages.web import WINDOW
 
 if TYPE_CHECKING:
     from intermodal.server.dispatch import Container
+    from intermodal.server.gateway.client import Line
 
 IDLE_KEPT = 64  # idle connections of a container
 HEAD_LIMIT = 64 << 10  # bytes of a response's head
@@ -301,32 +304,35 @@ class PortConnection(asyncio.Protocol):
 
     # -- another protocol
     def _switch(self, exchange: Exchange, rest: bytes) -> None:
-        sink = exchange.sink
-        if self._status != 101 or not isinstance(sink, HttpConnection) or not wants_upgrade(exchange.request):
+        sink, request = exchange.sink, exchange.request
+        if self._status != 101 or sink is None or not wants_upgrade(request):
             self._fail("The server in the container switched protocols unasked.")
+            return
+        pairs = list(zip(self._flat[::2], self._flat[1::2], strict=True))
+        if request.version == "2" and not _is_accepted(request, pairs):
+            self._fail("The server in the container did not accept the WebSocket properly.")
             return
         assert self._transport is not None
         exchange.responded = True
-        self._pipe = Pipe(sink, self._transport)
-        pairs = zip(self._flat[::2], self._flat[1::2], strict=True)
-        lines = [b"HTTP/1.1 101 Switching Protocols", *(name + b": " + value for name, value in pairs)]
-        sink.be_raw(self._pipe, b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        client = cast("Line", sink)  # a result that is fetched later has asked for no upgrade
+        self._pipe = Pipe(client, self._transport)
+        client.switch(request, pairs, self._pipe)
+        if rest:
+            client.write(rest)
 
 
 class Pipe:
-    """`Raw` of a client's connection: bytes to a port and back."""
+    """`Raw` of a client's line: bytes to a port and back."""
 
-    def __init__(self, client: HttpConnection, port: asyncio.Transport) -> None:
+    def __init__(self, client: Line, port: asyncio.Transport) -> None:
         self._client = client
         self._port = port
 
     def from_port(self, data: bytes) -> None:
-        if self._client.transport is not None:
-            self._client.transport.write(data)
+        self._client.write(data)
 
     def port_lost(self) -> None:
-        if self._client.transport is not None:
-            self._client.transport.close()
+        self._client.close()
 
     def port_full(self) -> None:
         self._client.stop_reading()
@@ -335,28 +341,35 @@ class Pipe:
         self._client.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """See http.Raw."""
+        """See client.Raw."""
         self._port.write(data)
 
     def eof_received(self) -> None:
-        """See http.Raw."""
+        """See client.Raw."""
 
     def connection_lost(self) -> None:
-        """See http.Raw."""
+        """See client.Raw."""
         self._port.close()
 
     def pause_writing(self) -> None:
-        """See http.Raw."""
+        """See client.Raw."""
         self._port.pause_reading()
 
     def resume_writing(self) -> None:
-        """See http.Raw."""
+        """See client.Raw."""
         self._port.resume_reading()
 
 
 def wants_upgrade(request: Request) -> bool:
     """Whether the client asks for another protocol."""
     return bool(request.upgrade) and b"upgrade" in [part.strip() for part in request.connection.split(b",")]
+
+
+def _is_accepted(request: Request, fields: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the answer to the key that was made for it is one."""
+    return accept_key(request.websocket_key) in [
+        value for name, value in fields if name.lower() == b"sec-websocket-accept"
+    ]
 
 
 def request_head(request: Request) -> bytes:
@@ -385,6 +398,9 @@ def request_head(request: Request) -> bytes:
         lines.append(b"x-forwarded-prefix: " + root)
     if wants_upgrade(request):
         lines.append(b"connection: Upgrade\r\nupgrade: " + request.upgrade)
+        if request.version == "2":  # where it has none; see `_is_accepted`
+            request.websocket_key = base64.b64encode(os.urandom(16))
+            lines.append(b"sec-websocket-key: " + request.websocket_key)
     if request.chunked:
         lines.append(b"transfer-encoding: chunked")
     elif request.content_length >= 0:

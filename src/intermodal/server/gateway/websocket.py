@@ -1,4 +1,4 @@
-"""A client's WebSocket (RFC 6455): whole messages to the container and back, one input a connection."""
+"""A client's WebSocket (RFC 6455, over HTTP/2 RFC 8441): whole messages to the container and back, one input each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from intermodal.server.gateway.request import Refusal, Request
 from modal._protocol.messages.web import MESSAGE_LIMIT, WINDOW, WebAccept, WebClose, WebGone, WebMessage
 
 if TYPE_CHECKING:
+    from intermodal.server.gateway.client import Line
     from intermodal.server.gateway.exchange import Exchange
-    from intermodal.server.gateway.http import HttpConnection
     from intermodal.server.gateway.links import RunnerLink
 
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -28,7 +28,7 @@ _quiet.setLevel(logging.WARNING)  # the library tells every frame below that
 
 def check_handshake(request: Request) -> None:
     """Raises Refusal for a request that asks for a WebSocket in the wrong way."""
-    if request.method != "GET" or request.version != "1.1":
+    if request.method != "GET" or request.version == "1.0":
         raise Refusal(400, "a WebSocket begins with GET over HTTP/1.1", close=True)
     versions = [value.strip() for name, value in request.headers() if name == b"sec-websocket-version"]
     if versions != [b"13"]:
@@ -36,12 +36,19 @@ def check_handshake(request: Request) -> None:
             426, "only version 13 of the WebSocket protocol is spoken", close=True,
             headers=((b"sec-websocket-version", b"13"),),
         )  # fmt: skip
+    if request.version == "2":
+        return  # has no key: nobody takes its handshake for something else
     try:
         key = base64.b64decode(request.websocket_key, validate=True)
     except binascii.Error:
         key = b""
     if len(key) != 16:
         raise Refusal(400, "the Sec-WebSocket-Key is none", close=True)
+
+
+def accept_key(key: bytes) -> bytes:
+    """What proves that a Sec-WebSocket-Key was understood."""
+    return base64.b64encode(hashlib.sha1(key + _MAGIC).digest())  # noqa: S324 - what the protocol asks for
 
 
 class _Wire(ServerProtocol):
@@ -57,8 +64,8 @@ class _Wire(ServerProtocol):
 class WebSocket:
     """`Raw` of its client's connection; `accept`, `send` and `close` are the container's side."""
 
-    def __init__(self, connection: HttpConnection, exchange: Exchange) -> None:
-        self._connection = connection
+    def __init__(self, line: Line, exchange: Exchange) -> None:
+        self._line = line
         self._exchange = exchange
         self._protocol = _Wire(state=OPEN, max_size=MESSAGE_LIMIT, logger=_quiet)
         self._early: list[bytes] = []  # bytes of a client that does not wait for the answer
@@ -73,22 +80,20 @@ class WebSocket:
     # -- the container's side
     def accept(self, message: WebAccept) -> None:
         """The app takes it: switch protocols."""
-        transport = self._connection.transport
-        if self._accepted or transport is None:
+        line = self._line
+        if self._accepted or not line.is_open:
             return
         self._accepted = True
         self._exchange.responded = True
-        key = self._exchange.request.websocket_key
-        accept = base64.b64encode(hashlib.sha1(key + _MAGIC).digest())  # noqa: S324 - what the protocol asks for
-        lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
-        lines.append(b"Sec-WebSocket-Accept: " + accept)
-        if message.subprotocol and _is_line(message.subprotocol.encode("latin-1", "replace")):
-            lines.append(b"Sec-WebSocket-Protocol: " + message.subprotocol.encode("latin-1", "replace"))
+        fields = []
+        subprotocol = message.subprotocol.encode("latin-1", "replace")
+        if subprotocol and _is_line(subprotocol):
+            fields.append((b"Sec-WebSocket-Protocol", subprotocol))
         parts = message.headers.split(b"\0") if message.headers else []
         for name, value in zip(parts[::2], parts[1::2], strict=False):
             if name.lower() not in _OURS and _is_line(name) and _is_line(value):
-                lines.append(name + b": " + value)
-        transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
+                fields.append((name, value))
+        line.switch(self._exchange.request, fields)
         early, self._early = self._early, []
         for data in early:
             self.data_received(data)
@@ -102,7 +107,7 @@ class WebSocket:
         else:
             self._protocol.send_binary(message.data)
         self._write()
-        if self._connection.writable:
+        if self._line.writable:
             self._exchange.taken(len(message.data))
         else:
             self._unread += len(message.data)
@@ -114,7 +119,7 @@ class WebSocket:
             code = message.code if 1000 <= message.code < 5000 and message.code not in (1005, 1006, 1015) else 1011
             self._protocol.send_close(code, message.reason.encode()[:120].decode("utf-8", "ignore"))
             self._write()
-            self._connection.end_within(5.0)
+            self._line.end_within(5.0)
 
     def fail(self) -> None:
         """The container's side broke."""
@@ -122,14 +127,14 @@ class WebSocket:
         if self._protocol.state is OPEN:
             self._protocol.send_close(CloseCode.INTERNAL_ERROR, "the app failed")
             self._write()
-        self._connection.end_within(1.0)
+        self._line.end_within(1.0)
 
     # -- Raw: the client's side
     def data_received(self, data: bytes) -> None:
         if not self._accepted:
             self._early.append(data)
             if sum(map(len, self._early)) > MESSAGE_LIMIT:
-                self._connection.end_within(0.0)
+                self._line.end_within(0.0)
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
@@ -166,7 +171,7 @@ class WebSocket:
             self._exchange.sent += len(data)
             link.send(self._exchange.token, WebMessage(data, self._message_text))
             if self._exchange.sent > WINDOW:
-                self._connection.stop_reading()
+                self._line.stop_reading()
 
     def eof_received(self) -> None:
         self._protocol.receive_eof()
@@ -187,16 +192,13 @@ class WebSocket:
         return self._exchange.carrier  # type: ignore[return-value]
 
     def _write(self) -> None:
-        transport = self._connection.transport
         for data in self._protocol.data_to_send():
-            if transport is None:
+            if not self._line.is_open:
                 return
             if data:
-                transport.write(data)
-            elif transport.can_write_eof() or self._protocol.close_rcvd is None:
-                self._connection.end_within(5.0, eof=True)
+                self._line.write(data)
             else:
-                transport.close()  # both have said good-bye: with TLS, the client waits for this end
+                self._line.end(both=self._protocol.close_rcvd is not None)
 
     def _tell(self) -> None:
         """The container hears how the client closed."""
