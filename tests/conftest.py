@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import reaper
 from tests.leaks import Traces
 
 pytest_plugins = ["tests.second_tries"]
 
-# A busy machine is no failure: no example has an absolute time limit.
-settings.register_profile("intermodal", settings(deadline=None))
+# A busy machine is no failure: no example has an absolute time limit, and making them may take its time.
+settings.register_profile("intermodal", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
 settings.load_profile("intermodal")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every program that they start, too.

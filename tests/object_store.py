@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 BUCKET = "test-bucket"
 _POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 _PATHS = {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}  # a host's name is no bucket's
@@ -24,9 +26,7 @@ class ObjectStore:
         """`host`: "0.0.0.0" for one that containers ask."""
         self._log, self._host = log, host
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key_id = self.key = ""
 
@@ -38,7 +38,7 @@ class ObjectStore:
                 env={**environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SETUP_ACTIONS), **_PATHS},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()

@@ -10,56 +10,58 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import trustme
+
+from tests.ports import free_port
 
 EAB_KID = "kid-1"
 EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listens(port: int, process: subprocess.Popen[str], name: str) -> None:
-    """Wait until it does."""
+def listens(port: int, process: subprocess.Popen[str], name: str, output: IO[str] | None = None) -> None:
+    """Wait until it does. `output`: the file that has what it printed, where that is no pipe."""
     until = time.monotonic() + 200
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
         if process.poll() is not None or time.monotonic() > until:
             process.kill()
-            pytest.fail(f"{name} does not listen on {port}:\n{process.communicate()[0]}")
+            said = process.communicate()[0]
+            if output is not None:
+                output.seek(0)
+                said = output.read()
+            pytest.fail(f"{name} does not listen on {port}:\n{said}")
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def running(
     command: list[str], port: int, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[None]:
-    """A process that listens; its output is shown where it does not."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
-    )
-    try:
-        listens(port, process, command[0])
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that listens; its output is shown where it does not. It goes to a file: nobody reads it meanwhile."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}, cwd=cwd
+        )
         try:
-            process.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            listens(port, process, command[0], output)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(200)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @dataclass
@@ -116,7 +118,8 @@ class Pebble:
         path.write_text(json.dumps({"pebble": config}))
         command = ["pebble", "-config", str(path), "-dnsserver", f"127.0.0.1:{self.dns}"]
         env = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20" if self.strict else "0"}
-        with running([*command, *(["-strict"] if self.strict else [])], self.port, env):
+        with running([*command, *(["-strict"] if self.strict else [])], self.port, env) as process:
+            listens(self.management, process, command[0])
             yield
 
     def roots(self) -> bytes:

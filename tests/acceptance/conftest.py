@@ -7,11 +7,11 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,23 @@ from intermodal.home import Home
 from tests import reaper
 from tests.images_cache import lend_base
 from tests.leaks import RUNNING, Traces
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT.parent / "shared" / "spec" / "programs"
 START_SECONDS = 60
 GPUS = "T4,L4,A10G,A100-40GB:2,A100-80GB:2,L40S:2,H100:2"  # simulated: what documented programs ask for
-RUN_SECONDS = 280  # less than a test has, so that what hangs is shown
+RUN_SECONDS = 560  # less than a test has, so that what hangs is shown
 BUILD_SECONDS = 1000  # of a command that builds large images
+PATIENCE = 200.0  # seconds for what a test waits for: it only ends what hangs
+
+
+def until(condition: Callable[[], object], what: str = "it did not come to pass") -> None:
+    """Wait for what comes by itself."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 @dataclass
@@ -55,7 +65,7 @@ class Platform:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._started: list[subprocess.Popen[str]] = []
-        self.open_port = _free_port()  # of this machine, which containers may reach
+        self.open_port = free_port()  # of this machine, which containers may reach
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "INTERMODAL_"))},
             "INTERMODAL_HOME": str(home),
@@ -129,12 +139,19 @@ class Platform:
         seconds: float = RUN_SECONDS,
     ) -> Ran:
         process = self.start(module, *args, cwd=cwd, env=env)
+        return self._end_of(process, f"{module} {' '.join(map(str, args))}", seconds)
+
+    def python(self, text: str) -> Ran:
+        """A program of the user's, given as text."""
+        return self._end_of(self._start([sys.executable, "-c", text], None, None), text, RUN_SECONDS)
+
+    def _end_of(self, process: subprocess.Popen[str], what: str, seconds: float) -> Ran:
         try:
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            pytest.fail(f"{module} {' '.join(map(str, args))} did not end:\n{out}\n{err}")
+            pytest.fail(f"{what} did not end:\n{out}\n{err}")
         return Ran(process.returncode, out, err)
 
     def status(self) -> dict[str, Any]:
@@ -157,12 +174,6 @@ class Platform:
     def intermodal(self, *args: str | Path) -> Ran:
         """The command `intermodal`."""
         return self.run("intermodal", *args)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -29,11 +29,16 @@ def served(platform: Platform, body: bytes) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://{_own_address()}:{platform.open_port}/"
+        yield address(platform)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def address(platform: Platform) -> str:
+    """Where containers find the page while it is served."""
+    return f"http://{_own_address()}:{platform.open_port}/"
 
 
 def _own_address() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, ProgramFinder, Ran
+from tests.acceptance.conftest import PATIENCE, Platform, ProgramFinder, Ran
 from tests.acceptance.site import served
 
 pytestmark = pytest.mark.acceptance
@@ -145,7 +145,7 @@ def _python(platform: Platform, path: Path) -> Ran:
     from tests.acceptance.conftest import Ran
 
     done = subprocess.run(
-        [sys.executable, path], env=platform.env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, path], env=platform.env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -417,7 +417,7 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
         for _ in range(CLIENTS):
             walk.start_client()
         until = time.monotonic() + SECONDS
-        while time.monotonic() < until:
+        while time.monotonic() < until or walk.faults.total() < SECONDS / 5:  # a slow machine has fewer in that time
             time.sleep(chance.uniform(0.1, 1.5))  # the moment is what is tried
             walk.step()
         walk.go_on()
@@ -434,7 +434,6 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
     print("spawned inputs that were asked for:", checked)
     print("all spawned inputs:", spawned)
     assert set(checked) <= {"right", "documented error"}, checked
-    assert walk.faults.total() >= SECONDS / 5
 
 
 def _check(walk: Walk) -> dict[str, int]:
@@ -450,10 +449,7 @@ def _check(walk: Walk) -> dict[str, int]:
 
 def _spawned(walk: Walk) -> dict[str, int]:
     """How all spawned inputs ended, as the store has it: no row twice by its key, and nothing without an output."""
-    with contextlib.closing(
-        sqlite3.connect(f"file:{walk.platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
-    ) as store:
-        assert store.execute("SELECT count(*) FROM inputs").fetchone() == (0,), "spawned inputs without an output"
+    with contextlib.closing(_store(walk.platform)) as store:
         found = dict(store.execute("SELECT status, count(*) FROM outputs GROUP BY status").fetchall())
     acknowledged = sum(
         1 if call != "spawn_map" else n for call, n in map(json.loads, walk.journal.read_text().splitlines())
@@ -463,15 +459,25 @@ def _spawned(walk: Walk) -> dict[str, int]:
     return {"right" if status == Status.SUCCESS else "timed out": count for status, count in found.items()}
 
 
+def _store(platform: Platform) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
+
+
 def _comes_to_rest(platform: Platform) -> None:
-    """No input waits or runs, and the containers end."""
+    """No input waits or runs, and the containers end.
+
+    Both at once: between a container that was lost and the next attempt there is none, and an input that waits.
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
         listed = platform.modal("container", "list", "--json")
         assert listed.code == 0, listed.text
-        if not json.loads(listed.out):
+        with contextlib.closing(_store(platform)) as store:
+            (waiting,) = store.execute("SELECT count(*) FROM inputs").fetchone()
+        if not waiting and not json.loads(listed.out):
             return
         if time.monotonic() > deadline:
             logs = [(platform.home / name).read_text()[-4000:] for name in ("server.log", "worker.log")]
-            pytest.fail("\n".join(["containers are left running", platform.intermodal("status").text, *logs]))
+            left = f"{waiting} spawned inputs have no output; containers: {listed.out}"
+            pytest.fail("\n".join([left, platform.intermodal("status").text, *logs]))
         time.sleep(1.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform
+from tests.acceptance.conftest import PATIENCE, Platform, until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
 
@@ -48,11 +48,20 @@ def session(tmp_path: Path) -> Iterator[dict[str, str]]:
     assert ring.stdin is not None
     ring.stdin.write(b"password")
     ring.stdin.close()
+    until(lambda: _has_keyring(env), "no keyring on the bus")
     yield env
     for process in (ring, bus):
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
     bus.stdout.close()
+
+
+def _has_keyring(env: dict[str, str]) -> bool:
+    """Whether it answers on this bus: before that, whoever asks for it has another one started."""
+    command = ["dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
+    command += ["org.freedesktop.DBus.NameHasOwner", "string:org.freedesktop.secrets"]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    return "boolean true" in done.stdout
 
 
 def test_the_key_moves_to_the_keyring_and_back(own_platform: Platform, session: dict[str, str], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.acceptance.test_faults import _pid, finish, wait_for_line
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
 
 COUNT = int(os.environ.get("INTERMODAL_SPAWNED", "20000"))
-PATIENCE = 60.0 + COUNT / 2000  # seconds
+PATIENCE = 600.0 + COUNT / 200  # seconds
 
 APP = """
 import array, os, time
@@ -34,13 +34,15 @@ app = modal.App("many")
 nfs = modal.NetworkFileSystem.from_name("many", create_if_missing=True)
 ran = None
 
-@app.function(network_file_systems={"/ran": nfs}, max_containers=2)
+@app.function(network_file_systems={"/ran": nfs}, max_containers=2, timeout=3600)
 def work(number):
     global ran
     if ran is None:
         ran = open("/ran/" + os.environ["MODAL_TASK_ID"], "ab", buffering=0)
     ran.write(array.array("Q", [number]).tobytes())
     time.sleep(0.0002)  # so that there is a middle
+    while number == LAST and not os.path.exists("/ran/go-on"):
+        time.sleep(0.05)
     return number
 """
 
@@ -55,7 +57,9 @@ def numbers():
         if number == count // 2:
             print("half", flush=True)
         if number > count // 2 and number % (count // 200) == 0:
-            time.sleep(0.005)  # so that the server dies before all have been sent
+            time.sleep(0.005)  # so that the server dies while they are being sent
+        if number == count - 1:
+            sys.stdin.readline()  # and before all have been
         yield number
 
 modal.Function.from_name("many", "work").spawn_map(numbers())
@@ -65,18 +69,20 @@ print("accepted", flush=True)
 
 def test_a_killed_server_loses_none(own_platform: Platform, tmp_path: Path) -> None:
     """Each input has run, and has one result, its own."""
-    (tmp_path / "many.py").write_text(APP)
+    (tmp_path / "many.py").write_text(APP.replace("LAST", str(COUNT - 1)))
     (tmp_path / "client.py").write_text(CLIENT)
     assert own_platform.intermodal("up").code == 0
     deployed = own_platform.modal("deploy", tmp_path / "many.py")
     assert deployed.code == 0, deployed.text
     pid = _pid(own_platform, "server")
-    process = own_platform.start_python(tmp_path / "client.py", str(COUNT))
+    process = own_platform.start_python(tmp_path / "client.py", str(COUNT), listens=True)
+    assert process.stdin is not None
     lines = wait_for_line(process, "^half$")
     os.kill(pid, signal.SIGKILL)
     before = _rows(own_platform)
     assert sum(before) < COUNT, "the server was killed too late to try anything"
     assert own_platform.intermodal("up").code == 0
+    print(file=process.stdin, flush=True)
     assert "accepted" in finish(process, lines)
     pid = _pid(own_platform, "server")
     _wait(own_platform, lambda _inputs, outputs: outputs >= COUNT // 2)
@@ -87,6 +93,8 @@ def test_a_killed_server_loses_none(own_platform: Platform, tmp_path: Path) -> N
     print(f"killed with {before[0]} inputs waiting of {sum(before)}; then with {waiting}, and up again", end=" ")
     print(f"in {time.monotonic() - began:.2f} s")
     assert waiting, "all had been done"
+    (ran,) = (own_platform.home / "network-files").iterdir()
+    (ran / "go-on").touch()
     _wait(own_platform, lambda inputs, _outputs: not inputs)
     with closing(_store(own_platform)) as store:
         found = store.execute("SELECT status, count(*) FROM outputs GROUP BY status").fetchall()

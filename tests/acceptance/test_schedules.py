@@ -45,11 +45,12 @@ def test_a_deployed_schedule(own_platform: Platform, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.py"
     path.write_text(PROGRAM.replace("{version}", "one"))
     assert platform.modal("deploy", path).code == 0
-    follower = platform.start("modal", "app", "logs", "scheduled", env={"PYTHONUNBUFFERED": "1"})
+    follower = platform.start("modal", "app", "logs", "scheduled", env={"PYTHONUNBUFFERED": "1"}, merged=True)
     assert follower.stdout is not None
-    for _ in range(2):
-        while "often one" not in follower.stdout.readline():
-            assert follower.poll() is None
+    followed = ""
+    while followed.count("often one") < 2 or "The scheduled run of fails failed." not in followed:
+        followed += follower.stdout.readline()
+        assert follower.poll() is None, followed
     os.kill(int(platform.status()["pid"]), signal.SIGKILL)
     assert platform.intermodal("up").code == 0
     path.write_text(PROGRAM.replace("{version}", "two"))

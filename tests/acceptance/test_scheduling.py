@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.conftest import Platform, ProgramFinder, until
 
 pytestmark = pytest.mark.acceptance
 
@@ -57,6 +57,7 @@ for thread in threads:
     thread.start()
 print("calling", flush=True)
 sys.stdin.readline()
+seen.append(f.remote())  # the threads may be in calls that began long ago
 over.set()
 for thread in threads:
     thread.join()
@@ -100,13 +101,14 @@ def app_line(platform: Platform) -> str:
 def await_version(platform: Platform, directory: Path, name: str) -> None:
     """Calls end up on this version."""
     script = "import modal, sys; sys.stdout.write(modal.Function.from_name('accept-versions', 'f').remote())"
-    for _attempt in range(60):
+
+    def answers() -> bool:
         done = subprocess.run(
             [sys.executable, "-c", script], env=platform.env, capture_output=True, text=True, check=True, cwd=directory
         )
-        if done.stdout == name:
-            return
-    pytest.fail(f"version {name} never answered")
+        return done.stdout == name
+
+    until(answers, f"version {name} never answered")
 
 
 def test_no_call_fails_while_versions_change(platform: Platform, tmp_path: Path) -> None:
@@ -120,10 +122,7 @@ def test_no_call_fails_while_versions_change(platform: Platform, tmp_path: Path)
 
     caller = Caller(platform, tmp_path)
     deploy(platform, tmp_path, "three", BROKEN)
-    for _attempt in range(60):
-        if "crash-loops" in app_line(platform):
-            break
-    assert "the new version of f crash-loops" in app_line(platform)
+    until(lambda: "the new version of f crash-loops" in app_line(platform))
     rolled = platform.modal("app", "rollback", "accept-versions")
     assert "rolled back to v2: that is now v4" in rolled.out, rolled.text
     seen, failed = caller.end()
@@ -215,13 +214,16 @@ import time
 import modal
 
 app = modal.App("accept-preempted")
+seen = modal.Dict.from_name("accept-preempted", create_if_missing=True)
 
 @app.cls(max_containers=1)
 class Slow:
     @modal.method()
     def work(self, x):
+        first = seen.put("begun", True, skip_if_exists=True)
         print("begins", flush=True)
-        time.sleep(3)
+        if first:
+            time.sleep(600)
         return x + 1
 
     @modal.exit()
@@ -251,6 +253,7 @@ def test_the_input_of_a_stopped_container_runs_again_elsewhere(platform: Platfor
     assert lines.count("begins") == 2
     assert "result 2" in lines
     assert "exit handler" in lines[: lines.index("result 2")], "before the input's end, so of the first container"
+    assert platform.modal("dict", "delete", "accept-preempted", "--yes").code == 0
 
 
 # -- documented programs
@@ -303,9 +306,10 @@ def test_documented_restricted_functions(platform: Platform, program: ProgramFin
 def test_documented_warm_pool(platform: Platform, program: ProgramFinder) -> None:
     path = program("guide/cold-start-performance__2")
     assert platform.modal("deploy", "--name", "accept-warm", path).code == 0
-    for _attempt in range(60):
-        found = [one for one in platform.status()["containers"] if one["app_name"] == "accept-warm"]
-        if len([one for one in found if one["state"] == "running"]) == 3:
-            break
-    assert [one["state"] for one in found] == ["running"] * 3, "buffer_containers count only while there are inputs"
+
+    def states() -> list[str]:
+        return [one["state"] for one in platform.status()["containers"] if one["app_name"] == "accept-warm"]
+
+    until(lambda: states().count("running") >= 3)
+    assert states() == ["running"] * 3, "buffer_containers count only while there are inputs"
     assert platform.modal("app", "stop", "accept-warm").code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.conftest import PATIENCE, Platform, ProgramFinder, until
 
 pytestmark = pytest.mark.acceptance
 
@@ -90,7 +90,7 @@ image = modal.Image.debian_slim().run_commands("test -n \\"$TOP\\" && echo built
 def f():
     assert os.environ["TOP"] == os.environ["LOCAL_MARK"]
     print("ready", flush=True)
-    import time; time.sleep(3)
+    modal.Queue.from_name("leak-gate", create_if_missing=True).get()
     raise ValueError("it fails")
 
 @app.local_entrypoint()
@@ -110,7 +110,7 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
     path.write_text(LEAK)
     created = subprocess.run(
         platform.command("modal", "secret", "create", "leak-secret", "TOP=-"),
-        input=MARKER, env=platform.env, capture_output=True, text=True, timeout=60, check=False,
+        input=MARKER, env=platform.env, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert created.returncode == 0, created.stderr
     assert MARKER not in created.stdout
@@ -128,7 +128,8 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
         assert mode == 0o600 or (platform.home / "crun" in Path(name).parents and folder == 0o700), (name, oct(mode))
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert MARKER not in listed
-    out, err = process.communicate(timeout=200)
+    assert platform.python("import modal; modal.Queue.from_name('leak-gate').put(1)").code == 0
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "ValueError: it fails" in out + err
     assert MARKER not in "".join(lines) + out + err
@@ -136,11 +137,7 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
         assert MARKER not in platform.modal(*command).text
     assert MARKER not in json.dumps(platform.status())
     assert MARKER not in platform.intermodal("doctor").text
-    deadline = 100
-    while holding(platform) and deadline:  # the container's directory is being removed
-        deadline -= 1
-        subprocess.run(["sleep", "0.1"], check=True)
-    assert holding(platform) == []
+    until(lambda: holding(platform) == [])  # the container's directory is being removed
     assert platform.modal("secret", "delete", "leak-secret", "-y").code == 0
 
 

@@ -16,6 +16,8 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.site import address
+from tests.acceptance.site import served as page
 
 pytestmark = pytest.mark.acceptance
 
@@ -171,13 +173,14 @@ def test_any_involved_file_updates_the_app(platform: Platform, tmp_path: Path) -
 
 
 SLOW = """
-    import time, modal
+    import modal
     app = modal.App("slow-serve")
 
     @app.function()
-    def f(seconds):
+    def f(waits):
         print("begun {version}", flush=True)
-        time.sleep(float(seconds))
+        if waits:
+            modal.Queue.from_name("slow-serve", create_if_missing=True).get()
         return "{version}"
 """
 
@@ -188,13 +191,15 @@ def test_running_inputs_finish_on_the_version_before(platform: Platform, tmp_pat
     served = Served(platform, path, "--timeout", "600", cwd=tmp_path)
     served.wait_for(SERVING)
     app_id = served.app_id("slow-serve")
-    old = served.call(app_id, "f", "3")
+    old = served.call(app_id, "f", "waits")
     served.wait_for("begun v1")
     save(path, SLOW.format(version="v2"))
     served.wait_for("Updated")
-    new = served.call(app_id, "f", "0")
+    new = served.call(app_id, "f", "")
     assert new.communicate(timeout=WAIT)[0].strip() == "v2"
     assert old.poll() is None
+    let = platform.python("import modal; modal.Queue.from_name('slow-serve').put(1)")
+    assert let.code == 0, let.text
     assert old.communicate(timeout=WAIT)[0].strip() == "v1"
     save(path, "import modal\napp = modal.App('slow-serve')\n")  # the function is gone
     served.wait_for("Updated")
@@ -223,11 +228,16 @@ def test_edits_while_an_image_builds(platform: Platform, tmp_path: Path) -> None
     save(path, BUILD.format(command="echo 0 > /version"))
     served = Served(platform, "build_serve.py", cwd=tmp_path)
     served.wait_for("now 0")
-    for number in (1, 2, 3):
-        save(path, BUILD.format(command=f"sleep 4 && echo {number} > /version"))
+    for number in (1, 2):
+        save(path, BUILD.format(command=f"sleep 1000 && echo {number} > /version"))
         served.wait_for(f"echo {number}")
+    ask = "import urllib.request; urllib.request.urlopen('ADDRESS')".replace("ADDRESS", address(platform))
+    save(path, BUILD.format(command=f'until python -c \\"{ask}\\"; do sleep 0.1; done 2>&-; echo 3 > /version'))
+    served.wait_for("echo 3")
     save(path, path.read_text() + "# the image stays the same: its build goes on\n")
-    served.wait_for("now 3")
+    served.wait_for("changed: updating")
+    with page(platform, b"go on"):
+        served.wait_for("now 3")
     assert not any(line in ("now 1", "now 2") for line in served.lines)
     assert sum("Updated" in line for line in served.lines) == 1
     save(path, BUILD.format(command="echo wrong; exit 7"))
@@ -446,9 +456,9 @@ def test_a_server_that_is_killed_meanwhile(own_platform: Platform, tmp_path: Pat
 def test_a_command_that_is_killed_leaves_no_process(platform: Platform, tmp_path: Path) -> None:
     """kill -9 while an image builds: the process that imports the program ends too, and the app after its grace."""
     path = tmp_path / "killed_serve.py"
-    save(path, BUILD.format(command="sleep 30; echo 9 > /version"))
+    save(path, BUILD.format(command="sleep 1000; echo 9 > /version"))
     served = Served(platform, path, cwd=tmp_path)
-    served.wait_for("sleep 30")
+    served.wait_for("sleep 1000")
     (child,) = [
         int(entry.name)
         for entry in Path("/proc").iterdir()

@@ -8,14 +8,14 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.conftest import PATIENCE, Platform, ProgramFinder, until
 from tests.acceptance.test_faults import wait_for_line
+from tests.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 
@@ -29,17 +29,23 @@ app = modal.App("tunnel-server")
 def serve(name: str):
     with modal.forward(8000) as web, modal.forward(9000, unencrypted=True) as echo:
         print("web", web.url, flush=True)
-        print("echo", *echo.tls_socket, *echo.tcp_socket, flush=True)
         # one is bound to loopback, one to every address
         page = subprocess.Popen([sys.executable, "-m", "http.server", "8000", "--bind", "127.0.0.1", "-d", "/opt"])
-        echoes(9000)
+        echoes(9000, lambda: print("echo", *echo.tls_socket, *echo.tcp_socket, flush=True))
         page.kill()
     print("closed", flush=True)
     time.sleep(60)
 
-def echoes(port):
+def echoes(port, ready):
     import socket
     with socket.create_server(("0.0.0.0", port)) as server:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", 8000)).close()
+                break
+            except OSError:
+                time.sleep(0.01)
+        ready()
         while True:
             connection, _address = server.accept()
             with connection:
@@ -56,7 +62,7 @@ def trusted(platform: Platform) -> ssl.SSLContext:
 
 def say(host: str, port: int, data: bytes, context: ssl.SSLContext | None) -> bytes:
     """One question to an echo server behind a tunnel; `host` need not resolve."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw:
         if context is None:
             raw.sendall(data)
             return raw.recv(1000)
@@ -76,12 +82,12 @@ def test_two_tunnels_with_tls_and_without(platform: Platform, tmp_path: Path) ->
     assert plain_host == "localhost"
     context = trusted(platform)
     if url.startswith("https://localhost:"):  # else the name is one that this machine's resolver knows
-        assert b"Directory listing" in urllib.request.urlopen(url, context=context, timeout=30).read()
+        assert b"Directory listing" in urllib.request.urlopen(url, context=context, timeout=PATIENCE).read()
     assert say(host, int(tls_port), b"secret", context) == b"secret"
     assert say(host, int(tcp_port), b"plain", None) == b"plain"
     with pytest.raises(ssl.SSLCertVerificationError):
         say(host, int(tls_port), b"x", ssl.create_default_context())
-    with socket.create_connection(("127.0.0.1", int(tcp_port)), timeout=30) as open_one:
+    with socket.create_connection(("127.0.0.1", int(tcp_port)), timeout=PATIENCE) as open_one:
         open_one.sendall(b"stop")
         wait_for_line(process, "^closed")
         with contextlib.suppress(ConnectionError):
@@ -102,15 +108,15 @@ def test_a_container_that_is_killed_leaves_nothing_listening(platform: Platform,
     (container,) = [one for one in platform.status()["containers"] if one["app_name"].startswith("tunnel")]
     stopped = platform.modal("container", "stop", container["container_id"])
     assert stopped.code == 0, stopped.text
-    until = time.monotonic() + 200
-    while time.monotonic() < until:
+
+    def refused() -> bool:
         try:
-            socket.create_connection(("127.0.0.1", int(tcp_port)), timeout=10).close()
+            socket.create_connection(("127.0.0.1", int(tcp_port)), timeout=PATIENCE).close()
         except ConnectionRefusedError:
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the tunnel's port is still open")
+            return True
+        return False
+
+    until(refused, "the tunnel's port is still open")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=200)
 
@@ -175,6 +181,8 @@ def test_a_restart_of_the_server(own_platform: Platform, tmp_path: Path) -> None
     """kill -9 of the server: the tunnel is there again, at the same address."""
     path = tmp_path / "tunnel_server.py"
     path.write_text(SERVER)
+    port = free_port()  # which nobody gets while no server runs
+    own_platform.env["INTERMODAL_TUNNEL_PORTS"] = f"{port}-{min(port + 20, 65535)}"
     assert own_platform.intermodal("up").code == 0
     process = own_platform.start("modal", "run", path, "--name", "x")
     _echo, host, tls_port, _host, tcp_port = wait_for_line(process, "^echo ")[-1].split()

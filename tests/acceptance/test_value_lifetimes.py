@@ -75,8 +75,8 @@ def test_they_go_when_nobody_needs_them(own_platform: Platform, tmp_path: Path) 
     _wait_for_values(own_platform, 4)
 
 
-def _wait_for_values(platform: Platform, count: int, patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
+def _wait_for_values(platform: Platform, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
     while True:
         found = list((platform.home / "values").iterdir())
         if len(found) == count:
@@ -118,4 +118,4 @@ def test_a_killed_program_leaves_no_file(own_platform: Platform, tmp_path: Path)
     assert list((own_platform.home / "values").iterdir())
     process.kill()
     process.communicate()
-    _wait_for_values(own_platform, 0, 180.0)  # what a client was sent is kept for a minute, should it come back
+    _wait_for_values(own_platform, 0)  # what a client was sent is kept for a minute, should it come back

@@ -11,19 +11,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, new_platform
+from tests.acceptance.conftest import PATIENCE, Platform, new_platform, until
 
 pytestmark = pytest.mark.acceptance
 
 ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
 FILES = 5  # in each generation
 PARTS = ("worker", "server")
-PATIENCE = 200.0  # seconds
 
 WRITER = f"""
 import os, pathlib, shutil
@@ -104,7 +103,8 @@ class Faults:
     def kill(self, victim: str) -> None:
         if victim == "container":
             for pid in (self.platform.home / "containers").glob("ta-*/pid"):
-                os.kill(int(pid.read_text()), signal.SIGKILL)
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the end of one that was killed
+                    os.kill(int(pid.read_text()), signal.SIGKILL)
             return
         status = self.platform.status()
         os.kill(status["pid"] if victim == "server" else status["workers"][0]["pid"], signal.SIGKILL)
@@ -192,11 +192,11 @@ def fill():
     pathlib.Path("/data/x").write_text("new")
     vol.commit()
 
-@app.function(volumes={"/data": vol}, max_containers=1, timeout=60)
+@app.function(volumes={"/data": vol}, max_containers=1, timeout=600)
 def fill_and_wait():
     with open("/data/large", "wb") as file:
         file.write(os.urandom(40 << 20))
-    time.sleep(60)
+    time.sleep(600)
 
 @app.local_entrypoint()
 def main():
@@ -213,7 +213,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         program.write_text(FULL)
         ran = platform.modal("run", program)
         assert ran.code == 0, ran.text
-        said, listed = ran.lines()
+        said, listed = [line for line in ran.lines() if "is not committed: " not in line]  # in the background
         assert "no space is left" in said.lower()
         assert listed == "['x'] b'new'"
         left = [path.name for path in (small_disk / "objects/.incoming").iterdir()]
@@ -288,18 +288,11 @@ def write():
     spawn = "import modal; modal.Function.from_name('left', 'write').spawn()"
     subprocess.run([sys.executable, "-c", spawn], env=platform.env, check=True, timeout=PATIENCE)
     mounts = platform.home / "volumes/mounts"
-    _until(lambda: any(mounts.glob("ta-*/0/upper-0/x")))
+    until(lambda: [path.read_text() for path in mounts.glob("ta-*/0/upper-0/x")] == ["kept"])
     worker = platform.status()["workers"][0]["pid"]
     (pid,) = (platform.home / "containers").glob("ta-*/pid")
     os.kill(worker, signal.SIGKILL)
     os.kill(int(pid.read_text()), signal.SIGKILL)
-    _until(lambda: platform.modal("volume", "get", "left", "x", "-").out == "kept")
+    until(lambda: platform.modal("volume", "get", "left", "x", "-").out == "kept")
     assert platform.modal("app", "stop", "left").code == 0
-    _until(lambda: not any(mounts.iterdir()))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
+    until(lambda: not any(mounts.iterdir()))

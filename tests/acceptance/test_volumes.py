@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Platform, ProgramFinder
+from tests.acceptance.test_interrupted_transfers import kill_when, with_more
 
 pytestmark = pytest.mark.acceptance
 
@@ -174,9 +175,9 @@ def main():
         a.remote("killed")
     except Exception as error:
         print(type(error).__name__)
-    until = time.time() + 60
-    while not any(e.path == "unfinished" for e in vol.listdir("/")):
-        assert time.time() < until, "no commit in the background"
+    until = time.time() + 200
+    while not {"unfinished", "killed"} <= {e.path for e in vol.listdir("/")}:
+        assert time.time() < until, "no commit in the background, or of the killed container"
         b.remote("tree")
         time.sleep(0.2)
     print("done")
@@ -272,32 +273,39 @@ def test_files_go_up_and_come_down(platform: Platform, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_upload_goes_on_where_it_ended(platform: Platform, tmp_path: Path) -> None:
-    source = tmp_path / "many"
-    source.mkdir()
-    for number in range(1000):
-        (source / str(number)).write_text(f"resume {number}")
-    digest = hashlib.sha256(b"resume 0").hexdigest()
+    with_more(lambda factor: _interrupted(platform, tmp_path / str(factor), factor))
+
+
+def _interrupted(platform: Platform, place: Path, factor: int) -> None:
+    source, count, name = place / "many", 1000 * factor, f"resumed-{factor}"
+    source.mkdir(parents=True)
+    for number in range(count):
+        (source / str(number)).write_text(f"resume {factor} {number}")
     objects = platform.home / "volumes/objects"
-    first = objects / digest[:2] / digest
-    assert platform.modal("volume", "create", "resumed").code == 0
-    put = platform.start("modal", "volume", "put", "resumed", source, "/d")
-    while not first.exists():
-        assert put.poll() is None
-    put.kill()
-    put.wait()
-    assert listed(platform, "resumed") == []  # all of it, or nothing
+
+    def stored(number: int) -> Path:
+        digest = hashlib.sha256(f"resume {factor} {number}".encode()).hexdigest()
+        return objects / digest[:2] / digest
+
+    first = stored(0)
+    assert platform.modal("volume", "create", name).code == 0
+    kill_when(
+        platform, {}, first.exists, lambda: all(stored(number).exists() for number in range(count)),
+        "volume", "put", name, source, "/d",
+    )  # fmt: skip
+    assert listed(platform, name) == []  # all of it, or nothing
     inode = first.stat().st_ino
-    assert platform.modal("volume", "put", "resumed", source, "/d").code == 0
-    assert len(listed(platform, "resumed", "/d")) == 1000
+    assert platform.modal("volume", "put", name, source, "/d").code == 0
+    assert len(listed(platform, name, "/d")) == count
     assert first.stat().st_ino == inode
-    got = tmp_path / "got"
-    assert platform.modal("volume", "get", "resumed", "/", got).code == 0
+    got = place / "got"
+    assert platform.modal("volume", "get", name, "/", got).code == 0
     inode = (got / "d/1").stat().st_ino
     (got / "d/2").unlink()
-    assert platform.modal("volume", "get", "resumed", "/", got).code == 0  # what is there already is not in the way
-    assert (got / "d/2").read_text() == "resume 2"
+    assert platform.modal("volume", "get", name, "/", got).code == 0  # what is there already is not in the way
+    assert (got / "d/2").read_text() == f"resume {factor} 2"
     assert (got / "d/1").stat().st_ino == inode
-    assert platform.modal("volume", "delete", "-y", "resumed").code == 0
+    assert platform.modal("volume", "delete", "-y", name).code == 0
 
 
 ASYNC = """

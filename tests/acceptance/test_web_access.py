@@ -7,15 +7,14 @@ import json
 import shutil
 import ssl
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
 
-from tests.acceptance.conftest import Platform
-from tests.acceptance.test_proxies import free_port
+from tests.acceptance.conftest import PATIENCE, Platform, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.containers]
 
@@ -51,7 +50,7 @@ def test_only_with_a_token_of_the_workspace(platform: Platform, tmp_path: Path) 
     right = {"Modal-Key": made["token_id"], "Modal-Secret": made["token_secret"]}
 
     def status(headers: dict[str, str], host: str = name, auth: tuple[str, str] | None = None) -> int:
-        return httpx.get(f"{address}/x", headers={"Host": host, **headers}, auth=auth, timeout=60).status_code
+        return httpx.get(f"{address}/x", headers={"Host": host, **headers}, auth=auth, timeout=PATIENCE).status_code
 
     assert status({}) == 401
     assert status({**right, "Modal-Secret": other["token_secret"]}) == 401
@@ -61,7 +60,7 @@ def test_only_with_a_token_of_the_workspace(platform: Platform, tmp_path: Path) 
         assert status({}, host) == 401
         assert status(right, host) == 200
     assert status(right, "example.net") == 404
-    answer = httpx.get(f"{address}/_web/{name.split('.')[0]}/x", headers=right, timeout=60)
+    answer = httpx.get(f"{address}/_web/{name.split('.')[0]}/x", headers=right, timeout=PATIENCE)
     assert answer.text == "in"
     revoked = platform.intermodal("proxy-token", "revoke", made["token_id"])
     assert revoked.code == 0
@@ -113,15 +112,13 @@ def test_a_certificate_of_the_operators(own_platform: Platform, tmp_path: Path) 
         "intermodal", "serve", "--listen", f"https://127.0.0.1:{port}", "--tls-cert", tmp_path / "cert.pem",
         "--tls-key", tmp_path / "key.pem", "--domain", f"https://apps.example.com:{port}", "--workspace", "Team One",
     )  # fmt: skip
-    until = time.monotonic() + 200
-    while own_platform.intermodal("status").code != 0 and time.monotonic() < until:
-        time.sleep(0.2)
+    until(lambda: own_platform.intermodal("status").code == 0)
     ran = own_platform.modal("deploy", path)
     assert ran.code == 0, ran.text
     url = f"https://team-one--access-guarded.apps.example.com:{port}"
     assert url in ran.out
     command = [
-        "curl", "-sS", "--max-time", "60", "--cacert", str(tmp_path / "ca.pem"), "--resolve",
+        "curl", "-sS", "--max-time", str(PATIENCE), "--cacert", str(tmp_path / "ca.pem"), "--resolve",
         f"team-one--access-guarded.apps.example.com:{port}:127.0.0.1", f"{url}/x",
     ]  # fmt: skip
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in"
@@ -132,18 +129,13 @@ def test_a_certificate_of_the_operators(own_platform: Platform, tmp_path: Path) 
     before = serial(port)
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     certificate(tmp_path, authority, expires=yesterday)
-    until = time.monotonic() + 200
-    while serial(port) == before and time.monotonic() < until:
-        time.sleep(0.2)
-    assert serial(port) != before
+    until(lambda: serial(port) != before)
     assert "has expired on" in own_platform.intermodal("status").out
     assert "has expired on" in own_platform.intermodal("logs", "--server").out or server.poll() is None
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "expired" in refused.stderr
     certificate(tmp_path, authority)
-    while subprocess.run(command, capture_output=True, text=True, check=False).stdout != "in":
-        assert time.monotonic() < until + 60
-        time.sleep(0.2)
+    until(lambda: subprocess.run(command, capture_output=True, text=True, check=False).stdout == "in")
     server.send_signal(2)
     server.communicate(timeout=200)
 

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing"),
 ]
 
-WAIT = 60.0  # seconds at most for what a test waits for
+WAIT = 200.0  # seconds at most for what a test waits for
 Deploy = Callable[..., dict[str, str]]
 
 

@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.ports import free_port
+
 USER, PASSWORD = "reader", "correct horse battery"
 HASHED = "$2b$04$PHsiLJsoB.BFSie06u8O5OC7F3UCLqD9aaNRgflaDzJ4tVkSUgv2C"  # of the password, with bcrypt
 
@@ -29,7 +31,7 @@ class RegistryServer:
     def __init__(self, root: Path, *, private: bool = False) -> None:
         self.root = root
         self.private = private
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         root.mkdir(parents=True)
         lines = [
@@ -52,7 +54,7 @@ class RegistryServer:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(self.root / "config.yml")], stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -65,14 +67,14 @@ class RegistryServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(200)
             self._process = None
 
     def push(self, layout: Path, tag: str, name: str, *options: str) -> None:
         words = ["skopeo", "copy", "-q", "--all", "--insecure-policy", "--dest-tls-verify=false", *options]
         if self.private:
             words += ["--dest-creds", f"{USER}:{PASSWORD}"]
-        subprocess.run([*words, f"oci:{layout}:{tag}", f"docker://{self.host}/{name}"], check=True, timeout=100)
+        subprocess.run([*words, f"oci:{layout}:{tag}", f"docker://{self.host}/{name}"], check=True, timeout=200)
 
     def asked(self) -> list[str]:
         """The blobs that were fetched so far, in order."""
@@ -83,10 +85,3 @@ class RegistryServer:
         """Where the registry keeps a blob."""
         name = digest.partition(":")[2]
         return self.root / f"data/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -29,7 +29,7 @@ from modal._protocol.messages.worker import (
 )
 
 if TYPE_CHECKING:
-    from intermodal.runner.inputs import InputQueue
+    from intermodal.runner.input_queue import InputQueue
     from intermodal.runner.outbox import Outbox
 
 RELINK_PAUSE = 0.1  # seconds between attempts to reach a worker that is away
@@ -107,7 +107,7 @@ class Control(threading.Thread):
             self._open_express()
             self._queue.turn()  # always: it may have become full, and a generator begun to wait, just before
         elif type == ExpressLeave.TYPE:
-            self._queue.leave_express()
+            self._queue.express.leave()
         elif type == RunPause.TYPE:
             self._queue.pause(RunPause.decode(header, body).tokens)
         elif type == RunResume.TYPE:
@@ -115,13 +115,13 @@ class Control(threading.Thread):
 
     def _open_express(self) -> None:
         """After the first output, so that no start waits for it; anew after one that was of use."""
-        if self._express is not None and (self._queue.has_express or not self._express.used):
+        if self._express is not None and (self._queue.express.is_open or not self._express.used):
             return
         try:
             self._express = Express(Link(self.path, "runner-express", self.spec.container_id))
         except OSError:
             return
-        self._queue.offer_express(self._express)
+        self._queue.express.open(self._express)
 
     def _relink(self) -> None:
         """Find the worker again. Ends the process when none comes."""
@@ -141,7 +141,7 @@ class Control(threading.Thread):
                         link.close()
                 continue
             self._link = control
-            self._queue.relink(data, early)
+            self._queue.worker.relink(data, early)
             if self._queue.stopping:
                 self._outbox.tell(RunnerStops())
             return

@@ -6,7 +6,8 @@ import time
 from typing import Any, Iterator
 
 from intermodal.runner.control import Control
-from intermodal.runner.inputs import Input, InputQueue, cancelled_failure
+from intermodal.runner.input_queue import InputQueue
+from intermodal.runner.inputs import Input, cancelled_failure
 from intermodal.runner.loading import Service
 from intermodal.runner.outbox import Outbox
 from intermodal.runner.streams import PrintedStreams

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Optional
 
 from intermodal.runner.express import Express
 from intermodal.runner.hooks import Hooks
-from intermodal.runner.inputs import RELINK_SECONDS, Input, NoMoreInputs
+from intermodal.runner.inputs import Input, NoMoreInputs
 from intermodal.runner.invoker import Invoker, NothingToRun, iterate
 from intermodal.runner.link import Link
 from intermodal.runner.loading import Service
+from intermodal.runner.worker_way import RELINK_SECONDS
 from modal import _context
 from modal._protocol.errors import ConnectionLost, WireError
 
@@ -73,10 +74,10 @@ class LoopExecutor:
     async def _serve(self) -> None:
         self._over = self._loop.create_future()
         queue = self._invoker.queue
-        queue.on_relink = lambda: self._call_soon(self._watch)
+        queue.worker.on_relink = lambda: self._call_soon(self._watch)
         queue.on_arrival = lambda: self._call_soon(self._fill)
         queue.on_turn = lambda: self._call_soon(self._wake_generators)
-        queue.on_express = lambda: self._call_soon(self._watch_express)
+        queue.express.on_open = lambda: self._call_soon(self._watch_express)
         self._watch()
         await self._over
         self._invoker.outbox.flush()
@@ -90,7 +91,7 @@ class LoopExecutor:
 
     def _watch(self) -> None:
         """Read from the worker that there is now."""
-        link = self._invoker.queue.data
+        link = self._invoker.queue.worker.link
         if link is None:
             return  # it went away again
         if self._give_up is not None:
@@ -100,14 +101,14 @@ class LoopExecutor:
         self._fill()
 
     def _watch_express(self) -> None:
-        express = self._invoker.queue.take_express()
+        express = self._invoker.queue.express.take()
         if express is not None:
             self._loop.add_reader(express.link.socket.fileno(), self._express_readable, express)
 
     def _express_readable(self, express: Express) -> None:
         descriptor = express.link.socket.fileno()
-        self._invoker.queue.receive_express()
-        if self._invoker.queue.express is not express:
+        self._invoker.queue.express.receive()
+        if self._invoker.queue.express.current is not express:
             self._loop.remove_reader(descriptor)
         self._fill()
 
@@ -117,8 +118,8 @@ class LoopExecutor:
             queue.read_ready(link)
         except (OSError, WireError):
             self._loop.remove_reader(link.socket.fileno())
-            queue.lost(link)
-            if queue.data is None:
+            queue.worker.lost(link)
+            if queue.worker.link is None:
                 lost = ConnectionLost("the worker is gone")
                 self._give_up = self._loop.call_later(RELINK_SECONDS, self._finish, lost)
             return

@@ -58,7 +58,8 @@ def _serve(
     printed: PrintedStreams,
 ) -> int:
     from intermodal.runner import forks, loading
-    from intermodal.runner.inputs import InputQueue, NoMoreInputs
+    from intermodal.runner.input_queue import InputQueue
+    from intermodal.runner.inputs import NoMoreInputs
     from intermodal.runner.invoker import Invoker
     from intermodal.runner.values import Values
 
@@ -92,7 +93,7 @@ def _serve(
         control.ready = True
         _context.stop_fetching = lambda: None if forks.is_child() else queue.stop_fetching()
         outbox.tell(RunnerReady(marks))
-        queue.feed(early, data)
+        queue.worker.feed(early, data)
         executor.run()
         code = 0
     except NoMoreInputs:

@@ -203,7 +203,9 @@ class Calls:
             self.settle()
 
     # -- outputs
-    def deliver(self, held: Held, status: int, value: bytes, blob: str, number: int = -1) -> None:
+    def deliver(
+        self, held: Held, status: int, value: bytes, blob: str, number: int = -1, express: bool = False
+    ) -> None:
         """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
         if held.call.direct is not None:
             self.calls.pop(held.call.id, None)
@@ -214,7 +216,7 @@ class Calls:
         else:
             if held.call.parent_input_id and status != Status.YIELDED:
                 self.over(held, status)
-            self.delivery.take(held, status, value, blob, number)
+            self.delivery.take(held, status, value, blob, number, express)
 
     def settle(self) -> None:
         """Send what the last events have produced."""

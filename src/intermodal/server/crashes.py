@@ -69,7 +69,7 @@ class Crashes:
                 continue
             held.container = None
             held.over = True
-            self._dispatch.deliver(held, Status.FAILURE, pack_failure(failure), "", -1)
+            self._dispatch.deliver(held, Status.FAILURE, pack_failure(failure), "", -1, False)
         if function.ephemeral and function.crashes.hopeless:
             self._fail_waiting(function, failure, Status.FAILURE)
         return again
@@ -118,4 +118,4 @@ class Crashes:
         for held in doomed:
             if not held.over:
                 held.over = True
-                self._dispatch.deliver(held, status, value, "", -1)
+                self._dispatch.deliver(held, status, value, "", -1, False)

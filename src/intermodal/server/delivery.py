@@ -65,8 +65,11 @@ class Delivery:
         self.forget_values: Callable[[Iterable[str]], None] = lambda _blobs: None  # arguments that nobody needs again
 
     # -- from containers
-    def take(self, held: Held, status: int, value: bytes, blob: str, number: int) -> None:
-        """An output of an input: a generator's item, or the final one. It leaves with the next `settle`."""
+    def take(self, held: Held, status: int, value: bytes, blob: str, number: int, express: bool) -> None:
+        """An output of an input: a generator's item, or the final one. It leaves with the next `settle`.
+
+        `express`: it has come by the express way, so its container keeps it by its token instead of its frame.
+        """
         call = held.call
         container: Container | None = held.container
         if status == Status.YIELDED:
@@ -82,7 +85,7 @@ class Delivery:
         frame = 0
         if container is None:
             pass
-        elif container.by_express:
+        elif express:
             frame = -held.token
         else:
             frame = container.frames

@@ -14,6 +14,7 @@ from intermodal.server.handover import Handovers
 from intermodal.server.inputs import Call, Held, run_inputs
 from intermodal.server.live import Container, Function
 from intermodal.server.scheduler import Assign, GiveUp, Recall, Refuse, Scheduler, Start, Stop
+from intermodal.server.store.calls import attempt_name
 from modal._protocol.errors import Code, Fault
 from modal._protocol.frames import Frame
 from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallFailure, Status, pack_failure, unpack_failure
@@ -51,10 +52,11 @@ class Dispatch:
         self.handovers = Handovers(self, rules_of)
         self.express = Express(self)
         self.crashes = Crashes(self, self._wake, self._requeue_later)
-        self.deliver: Callable[[Held, int, bytes, str, int], None] = lambda *_: None  # the last: number of an item
+        # The last two: the number of a generator's item, and whether it has come by the express way.
+        self.deliver: Callable[[Held, int, bytes, str, int, bool], None] = lambda *_: None
         self.settled: Callable[[], None] = lambda: None
         self.hollow: Callable[[Held], None] = lambda _held: None  # it must run again: where are its arguments?
-        self.retried: Callable[[Held], None] = lambda _held: None  # an attempt more has failed
+        self.retried: Callable[[Held, str], None] = lambda _held, _name: None  # an attempt more has failed
         self.refill: Callable[[str], None] = lambda _function_id: None
         self.system_log: Callable[[Container, str], None] = lambda _container, _text: None
         self.start_container: Callable[[Container], Awaitable[None]]
@@ -187,7 +189,7 @@ class Dispatch:
             # The runner's answer frees the container; until then the input counts as running there.
             self._cancel(container, held.token)
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
-        self.deliver(held, status, value, blob, -1)
+        self.deliver(held, status, value, blob, -1, False)
 
     def _cancel(self, container: Container, token: int) -> None:
         container.cancelled[token] = time.monotonic()
@@ -353,7 +355,7 @@ class Dispatch:
     def take(self, container: Container, frame: Frame) -> None:
         """A frame from the runner (or the worker, for ContainerExited) on the container's stream."""
         if frame.type == RunOutputs.TYPE:
-            self._outputs(container, RunOutputs.decode(frame.header, frame.body))
+            self._outputs(container, RunOutputs.decode(frame.header, frame.body), False)
         elif frame.type == RunnerReady.TYPE:
             self._ready(container, RunnerReady.decode(frame.header, frame.body))
         elif frame.type == RunnerStops.TYPE:
@@ -380,14 +382,10 @@ class Dispatch:
 
     def take_express(self, container: Container, message: RunOutputs) -> None:
         """Outputs that came by another way than the worker's (see Express)."""
-        container.by_express = True
-        try:
-            self._outputs(container, message)
-        finally:
-            container.by_express = False
+        self._outputs(container, message, True)
 
-    def _outputs(self, container: Container, message: RunOutputs) -> None:
-        if not container.by_express:
+    def _outputs(self, container: Container, message: RunOutputs, express: bool) -> None:
+        if not express:
             container.frames += 1
         tokens = container.tokens
         blobs = message.blobs or None
@@ -407,7 +405,8 @@ class Dispatch:
                 self.forget_values([blob])
             if status == Status.YIELDED:
                 if not held.over:
-                    self.deliver(held, status, value, blob, numbers[position - 1] if position <= len(numbers) else -1)
+                    number = numbers[position - 1] if position <= len(numbers) else -1
+                    self.deliver(held, status, value, blob, number, express)
                 continue
             del tokens[token]
             container.cancelled.pop(token, None)
@@ -426,18 +425,18 @@ class Dispatch:
             if status == Status.SUCCESS:
                 container.function.crashes.reset()
             held.over = True
-            self.deliver(held, status, value, blob, -1)
+            self.deliver(held, status, value, blob, -1, express)
         self.settled()  # first of all: somebody waits for it
         now = time.monotonic()
         if final:
             container.running_since = now
             seconds = sum(message.durations) / len(message.durations) if message.durations else None
-            self.express.learn(container, message.tokens, seconds, container.by_express)
+            self.express.learn(container, message.tokens, seconds, express)
             self.scheduler.finished(container.id, final, now, seconds)
         if returned:
             self._returned(container, returned, now)
         for held in failed:
-            self._retry(held)
+            self._retry(held, attempt_name(container.id, held.token))
         self.run() if self.scheduler.decisions else self._wake_when_due()
         pool = container.function.pool
         if pool.backlog and len(pool.queue) < 500:
@@ -451,13 +450,13 @@ class Dispatch:
         if over:
             self.scheduler.finished(container.id, over, now)
 
-    def _retry(self, held: Held) -> None:
-        """Another attempt, after the delay that the function asks for."""
+    def _retry(self, held: Held, failed: str) -> None:
+        """Another attempt after the one that has `failed` (its name), after the delay that the function asks for."""
         retry = self.functions[held.call.function_id].spec.retry
         assert retry is not None
         delay = min(retry.initial_delay * retry.backoff_coefficient**held.attempts, retry.max_delay)
         held.attempts += 1
-        self.retried(held)
+        self.retried(held, failed)
         self._requeue_later(held, delay)
 
     def _requeue_later(self, held: Held, delay: float) -> None:
@@ -564,12 +563,12 @@ class Dispatch:
                 container.tokens[token] = Held(Call("fc-", "", "", "dead"), 0, b"", "", "")
                 container.tokens[token].over = True
                 self.scheduler.swap(container.id, held, container.tokens[token], now)
-                self._retry(held)
+                self._retry(held, attempt_name(container.id, token))
                 continue
             text = f"the input ran longer than its timeout of {spec.timeout} seconds"
             failure = CallFailure(Code.TIMEOUT, "modal.exception.FunctionTimeoutError", text)
             held.over = True
-            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1)
+            self.deliver(held, Status.TIMEOUT, pack_failure(failure), "", -1, False)
         return NEVER
 
     def stats(self, app_id: str) -> dict[str, list[int]]:

@@ -50,7 +50,6 @@ class Container:
     __slots__ = (
         "asked",
         "asked_to_cancel",
-        "by_express",
         "cancelled",
         "devices",
         "end_order",
@@ -86,7 +85,6 @@ class Container:
         self.devices: tuple[str, ...] = ()  # GPUs of the worker that are its own
         self.link: Any = None  # workers.ContainerLink, once the worker was asked
         self.express: ExpressLink | None = None  # the short way to it, where it has one
-        self.by_express = False  # the outputs that are being taken in came by that
         self.quick = 0  # inputs that it has answered at once, one after the other
         self.tokens: dict[int, Held] = {}
         self.next_token = 1

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from intermodal.server.dispatch import Container, Dispatch
 from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
-from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, CallStore, Finished, NewCall, NewInput
+from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, Attempts, CallStore, Finished, NewCall, NewInput
 from intermodal.server.waits import Waits
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Code, Fault
@@ -71,7 +71,7 @@ class Spawns:
         self.waits: Waits
         self.report: Callable[[Held, CallFailure], None] = lambda _held, _failure: None  # nobody waits for the result
         self._unwatched: set[str] = set()  # calls that no client has asked for
-        self._retried: list[Held] = []
+        self._retried: list[tuple[Held, str]] = []
         self._unstored: set[Key] = set()  # inputs whose outputs are on their way to the disk
         self._cancelled: dict[str, None] = {}  # calls, the oldest first
         self.secure_value: Callable[[str], object] = lambda _blob: None  # blocks until it is on disk; raises Fault
@@ -376,10 +376,10 @@ class Spawns:
                 log.error("a large result is not safe: %s", error)  # whoever asks for it hears what is wrong
         store()
 
-    def retried(self, held: Held) -> None:
-        """An attempt of an input has failed: after a restart it has as many left as before."""
+    def retried(self, held: Held, failed: str) -> None:
+        """An attempt of an input has failed (its name): after a restart it has as many left as before."""
         if held.call.kind == "spawn":
-            self._retried.append(held)
+            self._retried.append((held, failed))
             if len(self._retried) == 1:
                 self._dispatch.keep_task(asyncio.get_running_loop().create_task(self._save_attempts()))
 
@@ -387,7 +387,8 @@ class Spawns:
         await asyncio.sleep(0)
         retried, self._retried = self._retried, []
         try:
-            await self._store.set_attempts([(held.call.id, held.index, held.attempts) for held in retried])
+            made = [(held.call.id, held.index, Attempts(held.attempts, failed)) for held, failed in retried]
+            await self._store.set_attempts(made)
         except Fault as fault:  # they have more attempts after a restart
             log.warning("the attempts of %d inputs were not stored: %s", len(retried), fault)
 
@@ -480,7 +481,7 @@ class Spawns:
         for function_id in function_ids:
             self._functions.pop(function_id, None)
 
-    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, bool]:
+    async def spawned_inputs(self, input_ids: list[str]) -> dict[str, Attempts | None]:
         """Those of these inputs that were spawned: are they without an output?"""
         return await self._store.without_output(input_ids)
 

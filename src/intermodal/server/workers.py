@@ -11,6 +11,7 @@ from typing import Any
 from intermodal.server.dispatch import KNOWN, STOP_GRACE, Container, Dispatch, Function
 from intermodal.server.handover import form_of
 from intermodal.server.inputs import Call, Held, run_inputs, split_input_id
+from intermodal.server.store.calls import Attempts, attempt_name
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -113,7 +114,7 @@ class Workers:
         prepare: Callable[[Container], Awaitable[ContainerSpec]],
         append_logs: Callable[[str, list[LogEntry]], None],
         adopt_call: Callable[[str, str, str], Call],
-        spawned_inputs: Callable[[list[str]], Awaitable[dict[str, bool]]],
+        spawned_inputs: Callable[[list[str]], Awaitable[dict[str, Attempts | None]]],
         adopt_spawned: Callable[[Held], Held],
         last_log_numbers: Callable[[str], dict[str, int]],
     ) -> None:
@@ -173,10 +174,10 @@ class Workers:
         asyncio.get_running_loop().call_soon(self._resume)
         return WorkerRegistered(lost, self._local_ports)
 
-    async def _read_for(self, message: WorkerRegister) -> dict[str, bool]:
-        """Of the inputs in containers that are not known here: the spawned ones, and whether they lack an output."""
+    async def _read_for(self, message: WorkerRegister) -> dict[str, Attempts | None]:
+        """Of the inputs in containers that are not known here: the spawned ones; None: it has an output."""
         await self._recall_logs(message)
-        spawned: dict[str, bool] = {}
+        spawned: dict[str, Attempts | None] = {}
         read: set[str] = set()
         while True:  # while we read, one that is known may be given up
             unknown = [one for one in message.containers if one.container_id not in self._dispatch.containers]
@@ -186,7 +187,9 @@ class Workers:
             read.update(input_ids)
             spawned |= await self._spawned_inputs(input_ids)
 
-    def _take_reports(self, link: WorkerLink, message: WorkerRegister, spawned: dict[str, bool]) -> list[str]:
+    def _take_reports(
+        self, link: WorkerLink, message: WorkerRegister, spawned: dict[str, Attempts | None]
+    ) -> list[str]:
         """Match what the worker has with what the server knows; returns what the server disowns."""
         dispatch, scheduler = self._dispatch, self._dispatch.scheduler
         now = time.monotonic()
@@ -244,9 +247,11 @@ class Workers:
                 if report.app_id == app_id:
                     self._log_numbers.setdefault(report.container_id, kept.get(report.container_id, 0))
 
-    def _hold(self, container: Container, token: int, input_id: str, spawned: dict[str, bool], now: float) -> None:
+    def _hold(
+        self, container: Container, token: int, input_id: str, spawned: dict[str, Attempts | None], now: float
+    ) -> None:
         """An adopted container runs an input of an earlier life of the server, or from before it counted as lost."""
-        held = self._adopt_input(container, input_id, spawned)
+        held = self._adopt_input(container, token, input_id, spawned)
         if held is None:  # it has an output, or runs elsewhere by now
             held = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
             held.over = True
@@ -269,15 +274,19 @@ class Workers:
         held.deadline = now + (container.function.spec.timeout or float("inf"))
         self._dispatch.scheduler.hold(container.id, held, now)
 
-    def _adopt_input(self, container: Container, input_id: str, spawned: dict[str, bool]) -> Held | None:
+    def _adopt_input(
+        self, container: Container, token: int, input_id: str, spawned: dict[str, Attempts | None]
+    ) -> Held | None:
         """The input as it is known here; None where nobody waits for what this container makes of it."""
         call_id, index = split_input_id(input_id)
         function = container.function
         if input_id in spawned:
-            if not spawned[input_id]:
-                return None
+            known = spawned[input_id]
+            if known is None or known.last == attempt_name(container.id, token):
+                return None  # this attempt has failed, and was counted: there is to be another one
             call = Call(call_id, function.function_id, function.app_id, "spawn")
             held = self._adopt_spawned(Held(call, index, b"", "", ""))
+            held.attempts = max(held.attempts, known.count)
         else:
             call = self._adopt_call(call_id, function.function_id, function.app_id)
             if index in call.done or (call.kind == "unary" and (call.sent or call.unsent)):

@@ -94,6 +94,7 @@ class FrameTransport(FrameSender):
 
     def eof_received(self) -> bool:
         self.read_to_end = not self.unsent  # where it has not read what its kernel has, a reset comes and no end
+        self.closed = True  # the transport is about to be: what would be written now arrives nowhere
         return False
 
     def connection_lost(self, exc: Optional[Exception]) -> None:

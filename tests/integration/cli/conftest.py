@@ -68,7 +68,7 @@ def modal(environ: dict[str, str], tmp_path: Path) -> Modal:
             input=input,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             cwd=tmp_path,
             env={**environ, **env},
             check=False,

@@ -53,6 +53,7 @@ class StandIn:
         self.messages: list[int] = []  # number of inputs in each Inputs and Spawn
         self.largest_backlog = 0  # inputs of one call that had no output
         self.forgotten: list[str] = []
+        self.asked = 0  # calls of one input
         self.cancelled: list[str] = []  # calls
         self.blobs: dict[str, bytes] = {}
         self.logs: dict[str, list[LogEntry]] = {}
@@ -119,7 +120,7 @@ class StandIn:
         await self._loop.shutdown_default_executor()
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(200)
 
     def send(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
@@ -152,6 +153,7 @@ class StandIn:
         return Done()
 
     async def _invoke(self, _connection: aio.Connection, message: Invoke) -> Outputs:
+        self.asked += 1
         if not self.hold.is_set():
             try:
                 await asyncio.get_running_loop().run_in_executor(None, self.hold.wait)

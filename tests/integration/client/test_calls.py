@@ -143,8 +143,7 @@ def test_an_interrupt_gives_the_call_up(square: Fn, stand_in: StandIn) -> None:
     main = threading.get_ident()
 
     def interrupt() -> None:
-        wait_for(lambda: bool(stand_in.connections))
-        time.sleep(0.1)  # the main thread is somewhere in its request
+        wait_for(lambda: stand_in.asked > 0)  # the main thread waits for the answer
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -160,9 +159,8 @@ def test_an_interrupt_gives_the_call_up(square: Fn, stand_in: StandIn) -> None:
 async def test_a_cancelled_task_gives_the_call_up(square: Fn, stand_in: StandIn) -> None:
     stand_in.hold.clear()
     task = asyncio.ensure_future(square.remote.aio(1))
-    while not stand_in.hellos:
+    while not stand_in.asked:
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

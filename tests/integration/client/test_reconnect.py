@@ -91,7 +91,12 @@ def test_the_user_hears_of_an_outage(
     monkeypatch.setattr(_endpoint, "NOTICE_AFTER", 0.05)
     assert square.remote(1) == 1
     stand_in.die()
-    thread = threading.Timer(0.3, stand_in.start)
+
+    def restart() -> None:
+        wait_for(lambda: any(kind == "notice" for kind, _text in events))
+        stand_in.start()
+
+    thread = threading.Thread(target=restart)
     thread.start()
     assert square.remote(2) == 4
     thread.join()

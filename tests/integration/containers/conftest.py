@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import sys
@@ -47,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     kernel.umount(str(place), kernel.MNT_DETACH)
 
 
-def drain(fd: int, seconds: float = 100.0) -> str:
+def drain(fd: int, seconds: float = 200.0) -> str:
     """Everything until the end of file."""
     parts = []
     deadline = time.monotonic() + seconds
@@ -57,6 +58,20 @@ def drain(fd: int, seconds: float = 100.0) -> str:
             return b"".join(parts).decode()
         parts.append(data)
     raise AssertionError("no end of file")
+
+
+async def line_of(descriptor: int) -> str:
+    """The next line of a container's output, without blocking the loop."""
+    loop, found = asyncio.get_running_loop(), b""
+    while not found.endswith(b"\n"):
+        ready = asyncio.Event()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            await asyncio.wait_for(ready.wait(), 200)
+        finally:
+            loop.remove_reader(descriptor)
+        found += os.read(descriptor, 1000)
+    return found.decode().strip()
 
 
 _numbers = iter(range(1_000_000))

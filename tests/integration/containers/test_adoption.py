@@ -16,7 +16,7 @@ import pytest
 from intermodal.home import Home
 from intermodal.worker.containers import Containers
 from intermodal.worker.containers.processes import Process
-from tests.integration.containers.conftest import drain
+from tests.integration.containers.conftest import drain, line_of
 from tests.integration.containers.traces import traces_of
 
 pytestmark = pytest.mark.containers
@@ -84,10 +84,11 @@ async def test_a_new_worker_adopts_what_runs(tmp_path: Path):
     for running in adopted.values():
         assert running.adopted
         assert running.usage()[1] > 0
+        assert await line_of(running.stdout_fd) == "begun"  # before that, it is deaf to signals
         running.signal(signal.SIGTERM)
         ended = await running.wait()
         assert (ended.code, ended.reason) == (5, "exited")
-        assert drain(running.stdout_fd) == "begun\ntold\n"
+        assert drain(running.stdout_fd) == "told\n"
         await running.close()
     assert await containers.adopt() == []
     await containers.close()
@@ -105,7 +106,7 @@ async def test_an_end_that_no_worker_saw_is_told(tmp_path: Path):
     containers = Containers(Home(home))
     await containers.open()
     (running,) = await containers.adopt()
-    assert (await asyncio.wait_for(running.wait(), 5)).code == 9
+    assert (await asyncio.wait_for(running.wait(), 200)).code == 9
     await containers.close()
     assert traces_of(home) == []
 

@@ -12,7 +12,7 @@ import pytest
 from intermodal.home import Home
 from intermodal.worker.containers import Containers, StartFailed
 from intermodal.worker.containers.cgroups import Cgroup
-from tests.integration.containers.conftest import PYTHON, drain, finish
+from tests.integration.containers.conftest import PYTHON, drain, finish, line_of
 from tests.integration.containers.traces import traces_of
 
 pytestmark = pytest.mark.containers
@@ -46,7 +46,7 @@ async def test_signals_reach_the_first_process(containers: Containers, launch):
         "while True: signal.pause()\n"
     )
     running = await containers.start(launch(PYTHON, "-c", program))
-    await _line(running.stdout_fd)
+    await line_of(running.stdout_fd)
     assert running.pid > 0
     assert running.exit is None
     running.signal(signal.SIGTERM)
@@ -56,7 +56,7 @@ async def test_signals_reach_the_first_process(containers: Containers, launch):
 
 async def test_kill_ends_every_process(containers: Containers, launch):
     running = await containers.start(launch("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo up; wait"))
-    await _line(running.stdout_fd)
+    await line_of(running.stdout_fd)
     pids = running.cgroup.pids()
     assert len(pids) >= 4
     await running.kill()
@@ -179,7 +179,7 @@ async def test_a_runtime_that_is_not_there_is_refused_by_name(tmp_path: Path, mo
 async def test_kill_ends_a_frozen_container(containers: Containers, launch):
     """By the control group's freezer: such processes notice nothing before they are thawed."""
     running = await containers.start(launch("sh", "-c", "echo up; sleep 1000"))
-    await _line(running.stdout_fd)
+    await line_of(running.stdout_fd)
     freeze(running.cgroup)
     async with asyncio.timeout(200):
         await running.kill()
@@ -199,15 +199,3 @@ def freeze(cgroup: Cgroup) -> None:
     state.write_text("FROZEN")
     while state.read_text().strip() != "FROZEN":
         os.sched_yield()
-
-
-async def _line(fd: int) -> bytes:
-    """The next output, without blocking the loop."""
-    ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(fd, ready.set)
-    try:
-        await asyncio.wait_for(ready.wait(), 10)
-    finally:
-        loop.remove_reader(fd)
-    return os.read(fd, 65536)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from intermodal.home import Home
 from intermodal.worker.containers import Containers, Limits
-from tests.integration.containers.conftest import PYTHON, finish
+from tests.integration.containers.conftest import PYTHON, finish, line_of
 
 pytestmark = pytest.mark.containers
 
@@ -42,11 +41,11 @@ async def test_cpu_share(python):
     ran = await python(
         "import time\n"
         "began, used = time.monotonic(), time.process_time()\n"
-        "while time.monotonic() - began < 0.6: pass\n"
+        "while time.process_time() - used < 0.2: pass\n"
         "print((time.process_time() - used) / (time.monotonic() - began))",
         limits=Limits(cpu=0.25),
     )
-    assert 0.05 < float(ran.out) < 0.4
+    assert float(ran.out) < 0.4
 
 
 async def test_processes(python):
@@ -66,10 +65,7 @@ async def test_processes(python):
 async def test_usage(containers: Containers, launch):
     program = "x = bytearray(100 << 20)\nsum(range(3_000_000))\nprint(1, flush=True)\nimport time; time.sleep(100)"
     running = await containers.start(launch(PYTHON, "-I", "-c", program))
-    ready = asyncio.Event()
-    asyncio.get_running_loop().add_reader(running.stdout_fd, ready.set)
-    await asyncio.wait_for(ready.wait(), 20)
-    asyncio.get_running_loop().remove_reader(running.stdout_fd)
+    assert await line_of(running.stdout_fd) == "1"
     cpu, memory = running.usage()
     assert 0.02 < cpu < 20
     assert 95 < memory < 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from intermodal.home import Home
 from intermodal.worker.containers import Containers
 from intermodal.worker.containers.launch import Bind
-from tests.integration.containers.conftest import PYTHON, Ran, finish
+from tests.integration.containers.conftest import PYTHON, Ran, finish, line_of
 
 pytestmark = pytest.mark.containers
 
@@ -21,7 +20,7 @@ ASK = """
 import socket, sys
 for host in sys.argv[2:]:
     try:
-        with socket.create_connection((host, int(sys.argv[1])), timeout=10) as connection:
+        with socket.create_connection((host, int(sys.argv[1])), timeout=100) as connection:
             print(connection.recv(100).decode())
     except OSError as error:
         print(type(error).__name__)
@@ -44,20 +43,6 @@ def orders(tmp_path: Path) -> Bind:
     (tmp_path / "orders").mkdir()
     os.mkfifo(tmp_path / "orders" / "in")
     return Bind(tmp_path / "orders", "/t", read_only=False)
-
-
-async def line_of(descriptor: int) -> str:
-    """The next line of a container's output."""
-    loop, found = asyncio.get_running_loop(), b""
-    while not found.endswith(b"\n"):
-        ready = asyncio.Event()
-        loop.add_reader(descriptor, ready.set)
-        try:
-            await asyncio.wait_for(ready.wait(), 20)
-        finally:
-            loop.remove_reader(descriptor)
-        found += os.read(descriptor, 1000)
-    return found.decode().strip()
 
 
 @pytest.fixture
@@ -97,7 +82,7 @@ async def test_only_the_loopback_address_of_the_container_has_it(containers: Con
     await containers.local_ports.set([port])
     running = await containers.start(launch("sleep", "100"))
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((running.address, port), timeout=10)
+        socket.create_connection((running.address, port), timeout=100)
     await running.close()
 
 

@@ -16,7 +16,7 @@ from intermodal.home import Home
 from intermodal.worker.containers import Containers
 from intermodal.worker.network.resolver import Resolver
 from tests import outside as beyond
-from tests.integration.containers.conftest import PYTHON, finish
+from tests.integration.containers.conftest import PYTHON, finish, line_of
 from tests.integration.containers.traces import traces_of
 
 pytestmark = pytest.mark.containers
@@ -33,7 +33,7 @@ while True:
 CLIENT = """
 import socket, sys
 try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2) as connection:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as connection:
         print(connection.recv(100).decode())
 except TimeoutError:
     print("timeout")
@@ -132,10 +132,7 @@ async def test_link_local_addresses_are_refused(run):
 
 async def test_containers_do_not_reach_each_other_but_the_machine_reaches_them(containers: Containers, launch, run):
     server = await containers.start(launch(PYTHON, "-I", "-c", SERVER))
-    ready = asyncio.Event()
-    asyncio.get_running_loop().add_reader(server.stdout_fd, ready.set)
-    await asyncio.wait_for(ready.wait(), 20)
-    asyncio.get_running_loop().remove_reader(server.stdout_fd)
+    assert await line_of(server.stdout_fd) == "ready"
     assert ipaddress.ip_address(server.address) in containers._bridge.network  # type: ignore[union-attr]
     assert await ask(run, server.address, 8000) in ("refused", "timeout")
     reader, writer = await asyncio.open_connection(server.address, 8000)

@@ -50,19 +50,20 @@ def test_every_item_arrives_once(q: modal.Queue, server: ServerProcess) -> None:
         time.sleep(chance.uniform(0.05, 0.6))  # some moment in their work
         server.kill()
         server.start()
+    while len(put) <= 100 and not errors:
+        time.sleep(0.01)
     over.set()
     for thread in producers:
-        thread.join(60)
+        thread.join()
     for _ in consumers:
         q.put(None)
     for thread in consumers:
-        thread.join(60)
+        thread.join()
     assert not errors
     assert q.len() == 0
     counts = Counter(got)
     assert sorted(set(put) - set(counts)) == []  # lost
     assert [item for item, count in counts.items() if count > 1] == []  # twice
-    assert len(put) > 100
 
 
 def test_dict_entries_are_there_after_every_kill(d: modal.Dict, server: ServerProcess) -> None:
@@ -93,8 +94,10 @@ def test_dict_entries_are_there_after_every_kill(d: modal.Dict, server: ServerPr
         time.sleep(chance.uniform(0.05, 0.4))  # some moment in its work
         server.kill()
         server.start()
+    while "counter" not in written and thread.is_alive():
+        time.sleep(0.01)
     over.set()
-    thread.join(60)
+    thread.join()
     assert locks == list(range(1, written["counter"] + 1))
     expected = {**written, **{f"lock{number}": number for number in locks}}
     assert dict(d.items()) == expected
@@ -103,17 +106,17 @@ def test_dict_entries_are_there_after_every_kill(d: modal.Dict, server: ServerPr
 def test_what_waits_goes_on_after_a_restart(q: modal.Queue, server: ServerProcess) -> None:
     q.hydrate()
     got: list[str] = []
-    consumer = threading.Thread(target=lambda: got.append(q.get(timeout=60)))
+    consumer = threading.Thread(target=lambda: got.append(q.get(timeout=200)))
     consumer.start()
     q.put_many(list(range(5000)), partition="full")
-    producer = threading.Thread(target=lambda: q.put("late", partition="full", timeout=60))
+    producer = threading.Thread(target=lambda: q.put("late", partition="full", timeout=200))
     producer.start()
     time.sleep(0.1)
     server.kill()
     server.start()
     q.put("hello")
     assert q.get_many(10, partition="full") == list(range(10))
-    consumer.join(30)
-    producer.join(30)
+    consumer.join()
+    producer.join()
     assert got == ["hello"]
     assert q.get_many(5000, partition="full")[-1] == "late"

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -108,12 +109,10 @@ def test_large_values_are_kept_in_files_and_deleted_with_their_entry(d: modal.Di
 
 def wait_for_files(values: Path, count: int) -> None:
     """Files go when the store knows that nothing holds them any more."""
-    deadline = threading.Event()
-    for _ in range(100):
-        if len(list(values.iterdir())) <= count:
-            return
-        deadline.wait(0.1)
-    raise AssertionError(f"left: {list(values.iterdir())}")
+    end = time.monotonic() + 200
+    while len(list(values.iterdir())) > count:
+        assert time.monotonic() < end, f"left: {list(values.iterdir())}"
+        time.sleep(0.05)
 
 
 def test_large_values_travel_without_a_shared_directory(

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ import modal
 from modal import exception
 from modal._protocol import blocking
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
+from modal._protocol.message import Message
+from modal._protocol.messages.queue import QueueGet, QueuePut
 from modal._protocol.messages.wire import Hello
 from tests.integration.data.conftest import ServerProcess
 
@@ -120,37 +123,53 @@ def test_limits(q: modal.Queue) -> None:
         q.clear(partition="p", all=True)
 
 
-def test_whoever_waits_longest_is_served_first(q: modal.Queue) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """What clients of this process have sent."""
+    send, found = blocking.Connection.send_message, []
+
+    def noted(connection: blocking.Connection, kind: int, stream_id: int, message: Message) -> int:
+        stream = send(connection, kind, stream_id, message)
+        found.append(message)
+        return stream
+
+    monkeypatch.setattr(blocking.Connection, "send_message", noted)
+    return found
+
+
+def test_whoever_waits_longest_is_served_first(q: modal.Queue, sent: list[Message]) -> None:
     q.hydrate()
     waiting = []
     for number in range(5):
         waiting.append(in_thread(q.get))
-        wait_for_getters(q, number + 1)
+        wait_for_waiting(q, sent, number + 1)
     q.put_many(list(range(5)))
     for thread, _results in waiting:
         thread.join(100)
     assert [results for _thread, results in waiting] == [[0], [1], [2], [3], [4]]
 
 
-def wait_for_getters(q: modal.Queue, count: int) -> None:
-    """Until the server has as many: each holds a connection, and the server answers in order."""
+def wait_for_waiting(q: modal.Queue, sent: list[Message], count: int) -> None:
+    """Until the server has read as many requests to get or put: what came earlier it reads first."""
+    while sum(isinstance(message, (QueueGet, QueuePut)) for message in sent) < count:
+        time.sleep(0.001)
     for _ in range(3):
         q.len()
-    threading.Event().wait(0.05)
 
 
-def test_a_full_queue_takes_producers_in_their_order(q: modal.Queue) -> None:
+def test_a_full_queue_takes_producers_in_their_order(q: modal.Queue, sent: list[Message]) -> None:
     q.put_many(list(range(5000)))
+    sent.clear()
     first, first_result = in_thread(lambda: q.put_many(["a", "b"]))
-    wait_for_getters(q, 1)
+    wait_for_waiting(q, sent, 1)
     second, second_result = in_thread(lambda: q.put("c"))
-    wait_for_getters(q, 2)
+    wait_for_waiting(q, sent, 2)
     assert q.get() == 0
-    wait_for_getters(q, 2)
+    wait_for_waiting(q, sent, 3)
     assert first_result == second_result == []  # there is room for the second, but the first came before
     assert q.get_many(2) == [1, 2]
-    first.join(10)
-    second.join(10)
+    first.join(200)
+    second.join(200)
     assert first_result == second_result == [None]
     assert q.get_many(5000)[-3:] == ["a", "b", "c"]
 
@@ -192,12 +211,44 @@ def test_a_consumer_that_is_killed_takes_nothing_with_it(q: modal.Queue, server:
     wait_for_getters(q, 1)
     consumers[1].send_signal(signal.SIGKILL)
     consumers[1].wait()
-    out, _ = consumers[2].communicate(timeout=20)
+    out, _ = consumers[2].communicate(timeout=200)
     assert out == "got\n"
     for child in consumers[:2]:
         assert child.stdout is not None
         child.stdout.close()
     assert q.len() == 0
+
+
+def test_a_consumer_whose_end_the_server_has_yet_to_notice_takes_nothing(
+    q: modal.Queue, server: ServerProcess, sent: list[Message]
+) -> None:
+    """Its end and the next item are read in one turn of the server's loop."""
+    program = CONSUMER + "q.get()\n"
+    q.hydrate()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, server.home.address, q._name], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waits\n"
+        wait_for_getters(q, 1)
+        sent.clear()
+        os.kill(server.pid, signal.SIGSTOP)
+        child.kill()
+        child.wait()
+    thread, result = in_thread(lambda: q.put("kept"))
+    while not any(isinstance(message, QueuePut) for message in sent):
+        time.sleep(0.001)
+    os.kill(server.pid, signal.SIGCONT)
+    thread.join(200)
+    assert result == [None]
+    assert q.get(timeout=100) == "kept"
+
+
+def wait_for_getters(q: modal.Queue, _count: int) -> None:
+    """Until the server has most likely read what other processes were about to ask."""
+    for _ in range(3):
+        q.len()
+    threading.Event().wait(0.05)
 
 
 def test_what_a_client_of_this_machine_has_read_has_arrived(
@@ -260,15 +311,16 @@ def test_only_the_process_itself_is_believed_to_have_read(server: ServerProcess)
     assert believed == [True, False, False]
 
 
-def test_a_deleted_queue_wakes_whoever_waits(q: modal.Queue) -> None:
+def test_a_deleted_queue_wakes_whoever_waits(q: modal.Queue, sent: list[Message]) -> None:
     q.hydrate()
-    getter, got = in_thread(q.get)
     q.put_many(list(range(5000)), partition="full")
+    sent.clear()
+    getter, got = in_thread(q.get)
     putter, put = in_thread(lambda: q.put(1, partition="full"))
-    wait_for_getters(q, 2)
+    wait_for_waiting(q, sent, 2)
     modal.Queue.delete(q._name)
-    getter.join(10)
-    putter.join(10)
+    getter.join(200)
+    putter.join(200)
     for (error,) in (got, put):
         assert isinstance(error, exception.NotFoundError)
     for use in (lambda: q.put(1), lambda: q.get(block=False), q.len, lambda: list(q.iterate()), q.clear):
@@ -276,12 +328,13 @@ def test_a_deleted_queue_wakes_whoever_waits(q: modal.Queue) -> None:
             use()
 
 
-def test_iterate_waits_for_the_next_item(q: modal.Queue) -> None:
+def test_iterate_waits_for_the_next_item(q: modal.Queue, sent: list[Message]) -> None:
     q.put(1)
-    thread, seen = in_thread(lambda: list(q.iterate(item_poll_timeout=1.0)))
-    wait_for_getters(q, 1)
+    sent.clear()
+    thread, seen = in_thread(lambda: list(q.iterate(item_poll_timeout=4.0)))
+    wait_for_waiting(q, sent, 1)
     q.put(2)
-    thread.join(20)
+    thread.join(200)
     assert seen == [[1, 2]]
     assert q.len() == 2
     with pytest.warns(UserWarning, match="iterate"):
@@ -289,10 +342,11 @@ def test_iterate_waits_for_the_next_item(q: modal.Queue) -> None:
 
 
 def test_partitions_expire_by_themselves(q: modal.Queue) -> None:
-    q.put("gone soon", partition="short", partition_ttl=0.3)
+    q.put("gone soon", partition="short", partition_ttl=2)
     q.put("stays", partition="long")
     assert q.len(partition="short") == 1
-    threading.Event().wait(0.35)
+    while q.len(partition="short"):
+        time.sleep(0.05)
     assert q.get(block=False, partition="short") is None
     assert q.len(total=True) == 1
     q.put("anew", partition="short", partition_ttl=100)

@@ -121,6 +121,11 @@ class Rig:
     def _refusal(self, headers: Any) -> int:
         return 0 if (b"modal-key", b"right") in headers else 401
 
+    def be_patient(self) -> None:
+        """From now on no request is told to come back later, however busy this machine is."""
+        self.gateway.settings = replace(self.gateway.settings, redirect_after=150.0)
+        self.gateway._results._patience = 150.0
+
     async def raw(self, data: bytes, *, end: bool = False) -> bytes:
         """Send bytes on a connection of their own; all that comes until the gateway closes it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -128,7 +133,7 @@ class Rig:
         if end:
             writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(-1), 20)
+            return await asyncio.wait_for(reader.read(-1), 200)
         finally:
             writer.close()
 

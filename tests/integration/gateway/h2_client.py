@@ -79,7 +79,7 @@ class H2Client:
 
     async def turn(self) -> bool:
         """Take what comes; False at the end of the connection."""
-        data = await asyncio.wait_for(self.reader.read(1 << 16), 20)
+        data = await asyncio.wait_for(self.reader.read(1 << 16), 200)
         if not data:
             return False
         for event in self.wire.receive_data(data):

@@ -255,7 +255,7 @@ async def test_a_client_that_leaves_cancels_its_input(make_rig: MakeRig) -> None
     writer.write(request(close=False))
     await begun.wait()
     writer.close()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 200)
     while rig.dispatch.scheduler.pools["fu-1"].assigned:  # the slot is free again
         await asyncio.sleep(0.01)
     assert not rig.calls.calls
@@ -345,7 +345,7 @@ async def _send_all(writer: asyncio.StreamWriter, size: int) -> None:
 
 
 async def test_what_takes_too_long_to_arrive(make_rig: MakeRig) -> None:
-    rig: Rig = await make_rig(echo, head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+    rig: Rig = await make_rig(echo, head_timeout=1.0, body_timeout=1.0, idle_timeout=1.0)
     assert (await rig.raw(b"GET / HT")).startswith(b"HTTP/1.1 408")
     assert (await rig.raw(HEAD + b"Content-Length: 5\r\n\r\nab")).startswith(b"HTTP/1.1 408")
     assert (await rig.raw(GET + b"\r\n")).startswith(b"HTTP/1.1 200")  # and then the idle connection ends
@@ -365,7 +365,7 @@ async def test_a_body_that_stops_half_way(make_rig: MakeRig) -> None:
     writer.write(HEAD + b"Content-Length: 5\r\n\r\nab")
     await begun.wait()
     writer.close()
-    await asyncio.wait_for(gone.wait(), 10)
+    await asyncio.wait_for(gone.wait(), 200)
 
 
 async def test_the_rate_limit(make_rig: MakeRig) -> None:
@@ -397,6 +397,7 @@ async def test_a_slow_result_is_fetched_from_its_own_url(make_rig: MakeRig) -> N
     again = await rig.raw(request("GET", where))
     assert again.startswith(b"HTTP/1.1 303")
     assert where in again.decode()
+    rig.be_patient()
     go.set()
     for _ in range(2):
         [(status, body)] = responses(await rig.raw(request("GET", where)), [b"GET"])

@@ -117,7 +117,7 @@ async def test_a_request_that_is_taken_back_is_cancelled(make_rig: MakeRig) -> N
     await begun.wait()
     client.wire.reset_stream(number, ErrorCodes.CANCEL)
     client.flush()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 200)
     assert (await client.get("/quick")).status == 200  # the connection is as good as before
     client.close()
     while rig.dispatch.scheduler.pools["fu-1"].assigned:
@@ -444,7 +444,7 @@ async def test_more_streams_than_allowed(make_rig: MakeRig) -> None:
 
 
 async def test_what_takes_too_long_to_arrive(make_rig: MakeRig) -> None:
-    rig: Rig = await make_rig(echo, head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+    rig: Rig = await make_rig(echo, head_timeout=1.0, body_timeout=1.0, idle_timeout=1.0)
     client = await open_h2(rig)
     number = client.begin("POST", "/", end=False)
     client.send(number, b"half")
@@ -482,11 +482,13 @@ async def test_a_slow_result_is_fetched_from_its_own_url(make_rig: MakeRig) -> N
         await go.wait()
         await echo(scope, receive, send)
 
-    client = await open_h2(await make_rig(app, redirect_after=0.3))
+    rig: Rig = await make_rig(app, redirect_after=0.3)
+    client = await open_h2(rig)
     moved = await client.get("/slow?a=b")
     assert moved.status == 303
     where = moved.headers["location"]
     assert (await client.get(where)).status == 303
+    rig.be_patient()
     go.set()
     for _ in range(2):
         assert (await client.get(where)).body == b"GET\n/slow\na=b\n\n"
@@ -524,7 +526,7 @@ async def test_whatever_comes_the_gateway_goes_on(make_rig: MakeRig, caplog: pyt
         writer.write(PREFACE + SettingsFrame(0).serialize() + b"".join(frames))
         writer.write_eof()
         try:
-            await asyncio.wait_for(reader.read(-1), 10)
+            await asyncio.wait_for(reader.read(-1), 200)
         except ConnectionError:
             pass
         writer.close()

@@ -41,6 +41,7 @@ async def moved(rig: Rig) -> str:
     """A request that takes too long: where its result will be."""
     answer = await rig.raw(request("GET", "/slow"))
     assert answer.startswith(b"HTTP/1.1 303")
+    rig.be_patient()
     return next(line[10:] for line in answer.decode().split("\r\n") if line.startswith("location: "))
 
 
@@ -98,7 +99,7 @@ async def test_one_that_streams_is_fetched_as_it_comes(make_rig: MakeRig) -> Non
     writer.write(request("GET", where))
     seen = b""
     while seen.count(b"r") < 1_000_000:
-        seen += await asyncio.wait_for(reader.read(1 << 16), 20)
+        seen += await asyncio.wait_for(reader.read(1 << 16), 200)
     app.may_end.set()
     assert (await reader.read(-1)).endswith(b"3\r\nend\r\n0\r\n\r\n")
     writer.close()
@@ -121,7 +122,7 @@ async def test_one_that_is_too_large(make_rig: MakeRig, monkeypatch: pytest.Monk
     rig: Rig = await make_rig(app, redirect_after=0.3)
     where = await moved(rig)
     app.may_begin.set()
-    await asyncio.wait_for(app.gone.wait(), 10)  # the app need not go on
+    await asyncio.wait_for(app.gone.wait(), 200)  # the app need not go on
     broken = await rig.raw(request("GET", where))
     assert broken.startswith(b"HTTP/1.1 201")
     assert not broken.endswith(b"0\r\n\r\n")
@@ -133,7 +134,7 @@ async def test_a_full_disk_is_said(make_rig: MakeRig, monkeypatch: pytest.Monkey
     rig: Rig = await make_rig(app, redirect_after=0.3)
     where = await moved(rig)
     app.may_begin.set()
-    await asyncio.wait_for(app.gone.wait(), 10)
+    await asyncio.wait_for(app.gone.wait(), 200)
     answer = await rig.raw(request("GET", where))
     assert not answer.endswith(b"0\r\n\r\n")
     assert b"end" not in answer

@@ -90,7 +90,7 @@ class Client:
                     text, self._text, data, self._data = self._text, "", self._data, b""
                     return text if isinstance(event, TextMessage) else data
                 return event
-            data = await asyncio.wait_for(self._reader.read(65536), 20)
+            data = await asyncio.wait_for(self._reader.read(65536), 200)
             if not data:
                 return None
             self._wire.receive_data(data)
@@ -160,7 +160,7 @@ async def test_two_mebibytes_and_no_more(make_rig: MakeRig) -> None:
     event = await client.next()
     assert isinstance(event, CloseConnection)
     assert event.code == 1009
-    assert await asyncio.wait_for(closed.get(), 10) == 1009
+    assert await asyncio.wait_for(closed.get(), 200) == 1009
     client.end()
 
 
@@ -228,7 +228,7 @@ async def test_what_breaks_the_protocol_ends_the_connection(make_rig: MakeRig, d
     event = await client.next()
     assert isinstance(event, CloseConnection), event
     assert event.code == code
-    await asyncio.wait_for(closed.get(), 10)  # the app hears of the end
+    await asyncio.wait_for(closed.get(), 200)  # the app hears of the end
     client.end()
 
 
@@ -239,7 +239,7 @@ async def test_closing_codes_are_answered_and_reach_the_app(make_rig: MakeRig, c
     event = await client.next()
     assert isinstance(event, CloseConnection)
     assert event.code == code
-    assert await asyncio.wait_for(closed.get(), 10) == code
+    assert await asyncio.wait_for(closed.get(), 200) == code
     assert await client.next() is None
     client.end()
 
@@ -248,7 +248,7 @@ async def test_a_connection_that_is_lost(make_rig: MakeRig) -> None:
     rig = await make_rig(echo)
     client = await open_client(rig)
     client.end()
-    assert await asyncio.wait_for(closed.get(), 10) == 1006
+    assert await asyncio.wait_for(closed.get(), 200) == 1006
     while rig.dispatch.scheduler.pools["fu-1"].assigned:  # its slot is free again
         await asyncio.sleep(0.01)
 

@@ -232,7 +232,7 @@ async def test_a_worker_that_is_killed_while_it_pulls_leaves_no_half_layer(
     tag = f"{way.host}/{large}"
     process = subprocess.Popen([sys.executable, "-c", PULLS, str(home.path), tag], cwd=Path(__file__).parents[3])
     try:
-        assert await asyncio.to_thread(way.stalled.wait, 60)
+        assert await asyncio.to_thread(way.stalled.wait, 200)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

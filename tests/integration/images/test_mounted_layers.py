@@ -126,7 +126,9 @@ def check_same(tar: bytes, place: Path) -> None:
         assert not os.path.ismount(mounted)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(archives())
 def test_a_mounted_layer_shows_what_an_unpacked_one_does(tmp_path_factory: pytest.TempPathFactory, tar: bytes) -> None:
     check_same(tar, tmp_path_factory.mktemp("same"))

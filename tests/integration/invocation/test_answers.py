@@ -21,6 +21,9 @@ def note(value, path, seconds=0.0):
     time.sleep(seconds)
     return value
 
+def stay_after_three(value, path):
+    return note(value, path, 3600 if value > 3 else 0)
+
 async def wait(value, path):
     import asyncio
     try:
@@ -46,6 +49,7 @@ async def it() -> AsyncIterator[Rig]:
     async with rig() as started:
         started.write("program", MODULE)
         started.function("fu-note", "program", "note")
+        started.function("fu-stay", "program", "stay_after_three")
         started.function("fu-wait", "program", "wait", is_async=True, concurrent_max=100)
         started.function("fu-sync", "program", "wait_sync")
         yield started
@@ -168,15 +172,15 @@ async def test_an_interrupted_call_is_cancelled(it: Rig, tmp_path: Path) -> None
 
 async def test_leaving_a_map_cancels_what_is_left(it: Rig, tmp_path: Path) -> None:
     path = tmp_path / "runs"
-    results = it.call("fu-note").map.aio(range(200), kwargs={"path": str(path), "seconds": 0.05})
+    results = it.call("fu-stay").map.aio(range(200), kwargs={"path": str(path)})
     async for value in results:
         if value == 3:
             break
     await results.aclose()
-    pool = it.invocation.dispatch.functions["fu-note"].pool
+    pool = it.invocation.dispatch.functions["fu-stay"].pool
     await until(lambda: not pool.assigned and not len(pool.queue))
     assert len(runs(path)) < 60
-    assert not it.invocation.calls.calls
+    await until(lambda: not it.invocation.calls.calls)
 
 
 async def test_an_adopted_input_whose_container_dies(it: Rig, tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from tests.integration.invocation.test_answers import runs, until
 MODULE = """
 import os, subprocess, time
 
-def note(value, path, seconds=0.0, say=""):
+def note(value, path, seconds=0.0, say="", once=False):
     with open(path, "a") as file:
         file.write(f"{value}\\n")
+    if once and open(path).read().split("\\n").count(value) > 1:
+        seconds = 0.0
     if say == "raw":
         os.write(1, f"raw {value}\\n".encode())
     elif say == "child":
@@ -33,6 +35,12 @@ def note(value, path, seconds=0.0, say=""):
         time.sleep(seconds)
     if value == "raise":
         raise LookupError("no such thing")
+    return value
+
+def hold(value, path, gate):
+    note(value, path)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
     return value
 
 async def note_async(value, path, seconds=0.0):
@@ -49,13 +57,15 @@ async def it() -> AsyncIterator[Rig]:
         started.write("program", MODULE)
         one = Autoscaler(max_containers=1)
         started.function("fu-note", "program", "note", autoscaler=one)
+        started.function("fu-hold", "program", "hold", autoscaler=one)
         started.function("fu-async", "program", "note_async", autoscaler=one, is_async=True, concurrent_max=10)
         started.function("fu-threads", "program", "note", autoscaler=one, concurrent_max=10)
         yield started
 
 
-def only(it: Rig) -> Container:
-    (container,) = it.invocation.dispatch.containers.values()
+def only(it: Rig, function_id: str = "fu-note") -> Container:
+    every = it.invocation.dispatch.containers.values()
+    (container,) = [one for one in every if one.function.function_id == function_id]
     return container
 
 
@@ -67,12 +77,12 @@ def given(it: Rig) -> int:
 async def warm(it: Rig, function_id: str, path: Path) -> None:
     """Call until the way is open. On a machine that is busy an input is not always quick."""
     note = it.call(function_id).remote.aio
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(250):
         number = 0
         while True:
             number -= 1
             assert await note(number, str(path)) == number
-            container = only(it)
+            container = only(it, function_id)
             if container.express is not None and container.express.token:
                 return
 
@@ -82,10 +92,13 @@ async def test_quick_calls_pass_no_worker(it: Rig, tmp_path: Path, function_id: 
     path = tmp_path / "runs"
     await warm(it, function_id, path)
     note = it.call(function_id).remote.aio
-    before = given(it)
-    for n in range(300):
-        assert await note(n, str(path)) == n
-    assert given(it) - before < 250
+    quick = n = 0
+    async with asyncio.timeout(250):
+        while quick < 50 or n < 300:  # on a machine that is busy not every call is quick
+            before = given(it)
+            assert await note(n, str(path)) == n
+            quick += given(it) == before
+            n += 1
     assert set(runs(path).values()) == {1}
     with pytest.raises(LookupError, match="no such thing"):
         await note("raise", str(path), 0.0)
@@ -93,15 +106,19 @@ async def test_quick_calls_pass_no_worker(it: Rig, tmp_path: Path, function_id: 
 
 async def test_what_takes_long_is_known_to_the_worker(it: Rig, tmp_path: Path) -> None:
     path = tmp_path / "runs"
-    await warm(it, "fu-note", path)
-    note = it.call("fu-note").remote.aio
+    (tmp_path / "open").touch()
+    hold = it.call("fu-hold").remote.aio
+    assert await hold(-1, str(path), str(tmp_path / "open")) == -1
     (cell,) = it.agent.cells.values()
     for n in range(3):
-        await warm(it, "fu-note", path)
+        async with asyncio.timeout(250):
+            while not (way := only(it, "fu-hold").express) or not way.token:
+                await hold("warm", str(path), str(tmp_path / "open"))
         before = given(it)
-        slow = asyncio.create_task(note(f"slow {n}", str(path), 0.5))
+        slow = asyncio.create_task(hold(f"slow {n}", str(path), str(tmp_path / f"gate {n}")))
         await until(lambda: cell.activity()[0])
         assert given(it) > before
+        (tmp_path / f"gate {n}").touch()
         assert await slow == f"slow {n}"
         await until(lambda: not cell.activity()[0])
     assert all(count == 1 for value, count in runs(path).items() if value.startswith("slow"))
@@ -189,7 +206,7 @@ async def test_a_container_that_dies(it: Rig, tmp_path: Path) -> None:
     """What ran there runs again elsewhere; what had its output before does not."""
     path = tmp_path / "runs"
     await warm(it, "fu-note", path)
-    slow = asyncio.create_task(it.call("fu-note").remote.aio("slow", str(path), 1.0))
+    slow = asyncio.create_task(it.call("fu-note").remote.aio("slow", str(path), 3600, "", True))
     await until(lambda: runs(path)["slow"] == 1)
     await it.containers.running[-1].kill()
     assert await slow == "slow"
@@ -217,8 +234,10 @@ async def test_answers_are_not_kept_for_ever(it: Rig, tmp_path: Path, monkeypatc
     path = tmp_path / "runs"
     await warm(it, "fu-note", path)
     note = it.call("fu-note").remote.aio
-    for n in range(50):
-        await note(n, str(path))
+    async with asyncio.timeout(250):
+        n = 0
+        while n < 50 or len(acknowledged) <= 10:  # on a machine that is busy not every call goes by it
+            await note(n, str(path))
+            n += 1
     await until(lambda: len(sent - acknowledged) <= 2)  # the newest of each of the two clients
-    assert len(acknowledged) > 10
     assert acknowledged <= sent

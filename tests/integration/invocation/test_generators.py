@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.invocation.rig import Rig, rig
+from tests.integration.invocation.test_answers import until
 
 MODULE = """
 import pathlib, time
@@ -101,9 +102,5 @@ async def test_leaving_early_ends_the_generator(it: Rig, tmp_path: Path) -> None
             break
     await items.aclose()
     function = it.invocation.dispatch.functions["fu-slow"]
-    for _ in range(200):
-        if not function.pool.assigned:
-            break
-        await asyncio.sleep(0.05)
-    assert not function.pool.assigned
-    assert not it.invocation.calls.calls
+    await until(lambda: not function.pool.assigned)
+    await until(lambda: not it.invocation.calls.calls)

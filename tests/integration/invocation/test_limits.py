@@ -44,8 +44,10 @@ def stubborn(seconds):
             pass
     return seconds
 
-def flaky(path, fails):
-    note(path, time.time())
+def flaky(path, fails, gate=""):
+    note(path, time.monotonic())
+    while gate and len(open(path).readlines()) == 2 and not os.path.exists(gate):
+        time.sleep(0.01)
     if len(open(path).readlines()) <= fails:
         raise ValueError("not yet")
     return "done"
@@ -91,11 +93,15 @@ def interrupt_itself(path):
 async def ainterrupt_itself(path):
     interrupt_itself(path)
 
-def who(seconds, path=""):
+def who(seconds, path="", gate="", once=False):
     import modal
     if path:
         note(path, "ran")
     first = modal.current_input_id()
+    if once and len(open(path).readlines()) > 1:
+        seconds = 0
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
     time.sleep(seconds)
     print(f"I am {modal.current_input_id()}")
     return first, modal.current_input_id(), threading.current_thread() is threading.main_thread()
@@ -156,24 +162,22 @@ ONE = Autoscaler(max_containers=1)
 
 async def test_a_timed_out_input_ends_alone(it: Rig) -> None:
     """Its container goes on with the next input, and the time in the queue does not count."""
-    function = it.call(publish(it, "sleep", timeout=1, autoscaler=ONE))
-    waiting = [asyncio.create_task(function.remote.aio(seconds)) for seconds in (0.7, 30, 0.6, 0.5)]
+    function = it.call(publish(it, "sleep", timeout=4, autoscaler=ONE))
+    waiting = [asyncio.create_task(function.remote.aio(seconds)) for seconds in (0.1, 3600, 0.2, 0.3)]
     got = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [got[0], got[2], got[3]] == [0.7, 0.6, 0.5]
+    assert [got[0], got[2], got[3]] == [0.1, 0.2, 0.3]
     assert isinstance(got[1], FunctionTimeoutError)
     assert len(it.containers.running) == 1
 
 
 async def test_each_of_many_concurrent_inputs_has_its_own_time(it: Rig, tmp_path: Path) -> None:
     """Others that finish meanwhile do not prolong it."""
-    function = it.call(publish(it, "asleep", timeout=1, concurrent_max=50, autoscaler=ONE))
-    late = asyncio.create_task(function.remote.aio(30, str(tmp_path / "late")))
-    began = time.monotonic()
+    function = it.call(publish(it, "asleep", timeout=4, concurrent_max=50, autoscaler=ONE))
+    late = asyncio.create_task(function.remote.aio(3600, str(tmp_path / "late")))
     others = 0
     while not late.done():
         assert await function.remote.aio(0.05) == 0.05
         others += 1
-        assert time.monotonic() - began < 15
     assert isinstance(late.exception(), FunctionTimeoutError)
     assert others > 5
     await until(lambda: lines(tmp_path / "late") == ["CancelledError"])
@@ -181,7 +185,7 @@ async def test_each_of_many_concurrent_inputs_has_its_own_time(it: Rig, tmp_path
 
 
 async def test_a_time_out_is_retried(it: Rig, tmp_path: Path) -> None:
-    function = it.call(publish(it, "slow_at_first", timeout=1, retry=Retry(2, 1.0, 0.1, 1.0)))
+    function = it.call(publish(it, "slow_at_first", timeout=3, retry=Retry(2, 1.0, 0.1, 1.0)))
     assert await function.remote.aio(str(tmp_path / "runs")) == "done"
     assert len(lines(tmp_path / "runs")) == 3
 
@@ -191,7 +195,7 @@ async def test_code_that_ignores_its_cancellation(it: Rig, monkeypatch: pytest.M
     from intermodal.server import dispatch
 
     monkeypatch.setattr(dispatch, "UNANSWERED_SECONDS", 1.0)
-    function = it.call(publish(it, "stubborn", timeout=1))
+    function = it.call(publish(it, "stubborn", timeout=3))
     first = asyncio.create_task(function.remote.aio(60))
     with pytest.raises(FunctionTimeoutError):
         await first
@@ -211,13 +215,21 @@ async def test_retries_wait_as_they_were_told(it: Rig, tmp_path: Path) -> None:
     assert len(lines(tmp_path / "more")) == 4
 
 
-async def test_retries_are_counted_over_a_restart_of_the_server(it: Rig, tmp_path: Path) -> None:
-    path = tmp_path / "runs"
+@pytest.mark.parametrize("moment", ["runs", "has failed", "waits"])
+async def test_retries_are_counted_over_a_restart_of_the_server(it: Rig, tmp_path: Path, moment: str) -> None:
+    """Whatever the second attempt does at that moment; that it has failed the server may hear of twice."""
+    path, gate = tmp_path / "runs", tmp_path / "gate"
     function = it.call(publish(it, "flaky", retry=Retry(3, 1.0, 0.6, 1.0)))
-    call_id = await function.spawn.aio(str(path), 9)
+    if moment != "runs":
+        gate.touch()
+    call_id = await function.spawn.aio(str(path), 9, str(gate))
     await until(lambda: len(lines(path)) == 2)
-    await asyncio.sleep(0.1)
+    if moment != "runs":
+        await until(lambda: not it.invocation.dispatch.functions["fu-flaky"].pool.assigned)
+    if moment == "waits":
+        await until(lambda: all(not cell._outputs for cell in it.agent.cells.values()))
     await it.restart_server()
+    gate.touch()
     with pytest.raises(ValueError, match="not yet"):
         await function.get.aio(call_id)
     assert len(lines(path)) == 4
@@ -277,7 +289,8 @@ async def test_a_deployed_function_tries_for_ever(it: Rig, tmp_path: Path, monke
 async def test_cancelling_one_of_several_threads_ends_the_container_and_blames_nobody(it: Rig, tmp_path: Path) -> None:
     """As documented; the other inputs run elsewhere, however often it happens."""
     function = it.call(publish(it, "who", concurrent_max=3, autoscaler=ONE))
-    others = [asyncio.create_task(function.remote.aio(3)) for _ in range(2)]
+    gate = tmp_path / "gate"
+    others = [asyncio.create_task(function.remote.aio(0, "", str(gate))) for _ in range(2)]
     path = tmp_path / "victims"
     for number in range(4):
         victim = asyncio.create_task(function.remote.aio(60, str(path)))
@@ -285,6 +298,7 @@ async def test_cancelling_one_of_several_threads_ends_the_container_and_blames_n
         count = len(it.containers.running)
         victim.cancel()
         await until(lambda count=count: len(it.containers.running) > count)  # type: ignore[misc]
+    gate.touch()
     for first, second, _main in await asyncio.gather(*others):
         assert first == second
 
@@ -344,7 +358,7 @@ async def test_what_runs_beside_an_input_whose_container_is_terminated_runs_agai
 
     function = it.call(publish(it, "who", concurrent_max=2, autoscaler=ONE))
     doomed = await function.spawn.aio(60, str(tmp_path / "doomed"))
-    other = asyncio.create_task(function.remote.aio(2, str(tmp_path / "other")))
+    other = asyncio.create_task(function.remote.aio(3600, str(tmp_path / "other"), "", True))
     await until(lambda: lines(tmp_path / "doomed") and lines(tmp_path / "other"))
     assert len(it.containers.running) == 1
     await _invocation.call_cancel(function.client, doomed, terminate_containers=True)

@@ -128,7 +128,7 @@ class Operator:
 
     async def emptied(self, worker_id: str) -> list[int]:
         """How many containers it has at last."""
-        return [worker.containers for worker in await self.ask(DrainAwait(30.0, [worker_id]))]
+        return [worker.containers for worker in await self.ask(DrainAwait(200.0, [worker_id]))]
 
 
 @pytest.fixture

@@ -10,15 +10,13 @@ from tests.integration.invocation.rig import rig
 from tests.integration.invocation.test_limits import lines, until
 
 MODULE = """
-import atexit, os, pathlib, threading, time
+import atexit, itertools, os, pathlib, threading, time
 import modal.experimental
 
-seen = 0
+seen = itertools.count(1)
 
 def step(number):
-    global seen
-    seen += 1
-    if seen == 5:
+    if next(seen) == 5:
         modal.experimental.stop_fetching_inputs()
     with open(pathlib.Path(__file__).with_name("runs"), "a") as file:
         file.write(f"{number}\\n")

@@ -66,7 +66,7 @@ async def test_the_next_input_has_another_container(it: Rig, tmp_path: Path, nam
     pid = await next_one
     assert str(pid) in runs(path)
     assert len(runs(path)) == 2
-    assert "while it imported outer" in "".join(entry.text for entry in it.logs)
+    await until(lambda: "while it imported outer" in "".join(entry.text for entry in it.logs))
 
 
 async def test_a_cancellation_elsewhere_costs_no_container(it: Rig, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ async def another_program(says: bytes, *, after: bytes = b"", path: Path | None 
     async with server:
         yield address
         if answering:
-            await asyncio.wait_for(asyncio.gather(*answering), 5)
+            await asyncio.wait_for(asyncio.gather(*answering), 100)
 
 
 async def gone(connection: aio.Connection) -> None:

@@ -73,7 +73,7 @@ async def talk(address: str, data: bytes, pieces: int = 1) -> bytes:
         writer.write(data[at : at + size])
         await writer.drain()
         await asyncio.sleep(0)
-    answer = await asyncio.wait_for(reader.read(1 << 16), 5)
+    answer = await asyncio.wait_for(reader.read(1 << 16), 200)
     writer.close()
     await writer.wait_closed()
     return answer

@@ -19,7 +19,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 async def server(home: Home) -> AsyncIterator[Server]:
-    made = Server(home, Options(worker=False, grace=0.2))
+    made = Server(home, Options(worker=False, grace=2.0))
     await made.start()
     yield made
     await made.close()

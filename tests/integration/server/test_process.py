@@ -60,7 +60,7 @@ async def test_no_acknowledged_input_is_lost_when_the_server_is_killed(home: Hom
     acknowledged: set[tuple[str, int]] = set()
     for number in range(ROUNDS):
         sync = blocking.connect(home.address, hello("client"))
-        threading.Timer(0.1 + 0.07 * number, child.kill).start()  # in the middle of the stream of spawns
+        moment = None
         index = 0
         try:
             while True:
@@ -68,6 +68,9 @@ async def test_no_acknowledged_input_is_lost_when_the_server_is_killed(home: Hom
                 sync.request(Spawn(f"fc-R{number}", function_id, indexes, [b"x" * 100] * 10, last=False), Done)
                 acknowledged.update((f"fc-R{number}", each) for each in indexes)
                 index += 10
+                if moment is None:  # in the middle of the stream of spawns
+                    moment = threading.Timer(0.1 + 0.07 * number, child.kill)
+                    moment.start()
         except WireError:
             pass
         sync.close()

@@ -113,7 +113,7 @@ async def test_an_app_ends_when_its_client_is_gone(server: Server, worker: Paper
     assert isinstance(first, LogBatch)
     assert [entry.text for entry in first.entries] == ["hello\n"]
     await holding.receive()
-    await asyncio.sleep(0.5)  # more than the grace
+    await asyncio.sleep(2.5)  # more than the grace
     assert app_id in server.apps.live
     other.abort()
     last = await watching.receive()
@@ -133,7 +133,7 @@ async def test_giving_up_the_attachment_releases_the_app(
     holding = owner.open(AppAttach(app_id, hold=True))
     await holding.receive()
     holding.cancel()
-    assert "client was away" in await asyncio.wait_for(server.apps.ended(app_id), 5)
+    assert "client was away" in await server.apps.ended(app_id)
 
 
 async def test_a_slow_reader_of_logs_costs_no_memory(server: Server, worker: PaperWorker, owner: Connection) -> None:
@@ -275,9 +275,7 @@ async def test_values_travel_and_are_forgotten(server: Server, owner: Connection
     assert b"".join([item.data async for item in download if isinstance(item, BlobChunk)]) == content
     owner.note(BlobForget([blob_id, "../../etc/passwd"]))
     await owner.ping()
-    for _ in range(100):
-        if not (server.home.values / blob_id).exists():
-            break
+    while (server.home.values / blob_id).exists():
         await asyncio.sleep(0.01)
     assert await code_of(owner.open(BlobGet(blob_id)).receive()) == Code.NOT_FOUND
     assert await code_of(owner.open(BlobPut("../x", 0)).receive()) == Code.INVALID
@@ -395,7 +393,7 @@ async def test_stop_ends_apps_workers_and_server(server: Server, worker: PaperWo
     ephemeral = await run(owner, image_id)
     await deploy(owner, image_id)
     await owner.request(ServerStop(), Done)
-    await asyncio.wait_for(server.finished(), 5)
+    await server.finished()
     assert worker.stopped == [False]
     assert ephemeral.app_id not in server.apps.live
     status = await server.status.get()

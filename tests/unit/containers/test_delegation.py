@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ class Machine:
         self.closed: set[Path] = set()
         self.refusal = ""
         self.marked: set[Path] = set()
+        self.delegated: set[str] = set()  # what systemd says when it is asked
         self.group(SESSION, owned=False)
 
     def group(self, name: str, owned: bool = True, marked: bool = False, pids: str = "1\n", have: str = "") -> Path:
@@ -50,7 +53,8 @@ class Machine:
         return self.refusal
 
     def enter(self) -> Delegation:
-        return delegation.enter(self.unified, ME, self.ask, lambda: self.at)
+        says = lambda _user, group: group in self.delegated  # noqa: E731
+        return delegation.enter(self.unified, ME, self.ask, lambda: self.at, says)
 
 
 @pytest.fixture
@@ -90,6 +94,103 @@ def test_a_service_that_was_given_its_group_divides_it(machine: Machine) -> None
     assert (base / "worker/cgroup.procs").read_text() == "8"  # each by a write of its own, the last is seen here
 
 
+def test_a_service_whose_group_an_older_systemd_does_not_mark_on_a_made_up_tree(machine: Machine) -> None:
+    """Before version 251 the mark is one that only root can read, so systemd is asked."""
+    machine.at = SCOPE.replace("scope", "service")
+    base = machine.group(machine.at, pids="7\n")
+    machine.delegated.add(machine.at)
+    assert machine.enter() == Delegation(base) and machine.asked == 0
+    assert (base / "worker/cgroup.procs").read_text() == "7"
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_service_that_is_in_a_group_of_its_own_below_on_a_made_up_tree(machine: Machine, marked: bool) -> None:
+    """`DelegateSubgroup=`, or what a service has made of its group before."""
+    service = SCOPE.replace("scope", "service")
+    base = machine.group(service, marked=marked, pids="")
+    machine.delegated.update([] if marked else [service])
+    machine.at = f"{service}/supervisor"
+    machine.group(machine.at)
+    assert machine.enter() == Delegation(base) and machine.asked == 0
+    assert not list((base / "worker").iterdir())  # what is below already stays there
+
+
+def test_what_a_session_is_in_is_not_taken_for_the_users_own(machine: Machine) -> None:
+    """The user's systemd itself is delegated to, and everything of the user's is below it."""
+    manager = "/user.slice/user-1000.slice/user@1000.service"
+    machine.group(manager, marked=True)
+    machine.delegated.add(manager)
+    machine.at = f"{manager}/app.slice/terminal.scope/tab"
+    machine.group(f"{manager}/app.slice/terminal.scope")
+    machine.group(machine.at)
+    assert machine.enter().base == machine.unified / SCOPE.lstrip("/") and machine.asked == 1
+
+
+BUSCTL = """#!/bin/sh
+# As busctl(1) prints, for one unit of the user's.
+name=org.freedesktop.systemd1
+case "$*" in
+    "--user call $name /org/freedesktop/systemd1 $name.Manager GetUnit s my.service")
+        echo 'o "/org/freedesktop/systemd1/unit/my_2eservice"' ;;
+    "--user get-property $name /org/freedesktop/systemd1/unit/my_2eservice $name.Service ControlGroup Delegate")
+        printf 's "/a.slice/my.service"\nb %s\n' $DELEGATE ;;
+    *) echo "Call failed: Unit not loaded." >&2; exit 1 ;;
+esac
+"""
+
+
+def test_systemd_is_asked_by_unit_and_group_with_a_stand_in_for_busctl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "busctl").write_text(BUSCTL)
+    (tmp_path / "busctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(delegation, "SYSTEMD", tmp_path)
+    monkeypatch.setenv("DELEGATE", "true")
+    assert delegation.says_delegated(ME, "/a.slice/my.service")
+    assert not delegation.says_delegated(ME, "/other.slice/my.service")  # another manager's unit of that name
+    assert not delegation.says_delegated(ME, "/a.slice/your.service")
+    monkeypatch.setenv("DELEGATE", "false")
+    assert not delegation.says_delegated(ME, "/a.slice/my.service")
+    monkeypatch.setattr(delegation, "SYSTEMD", tmp_path / "nothing")
+    assert not delegation.says_delegated(ME, "/a.slice/my.service")
+
+
+KERNEL = Path("/sys/fs/cgroup/unified")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not (KERNEL / "cgroup.procs").exists(), reason="needs root and a v2 tree")
+def test_a_delegated_service_on_the_kernels_own_tree_as_systemd_leaves_it(tmp_path: Path) -> None:
+    """A hybrid machine's v2 tree has no controllers but the same rules and marks; here root does what systemd does."""
+    group = KERNEL / f"im-{os.getpid()}.service"
+    script = tmp_path / "enter.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\n"
+        "from intermodal.worker.containers import delegation\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "found = delegation.enter(Path(sys.argv[1]), delegation.User(65534, 'nobody'), lambda _user: 'asked',\n"
+        "    delegation.own_group, lambda _user, _group: False)\n"
+        "print(found.base, delegation.own_group())\n"
+    )
+    group.mkdir()
+    try:
+        for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control", group / "cgroup.threads"):
+            os.chown(path, 65534, 65534)
+        for marked in (False, True):
+            if marked:
+                os.setxattr(group, "user.delegate", b"1")
+            ran = subprocess.run(
+                ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', group, sys.executable, script, KERNEL],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            expected = f"{group} /{group.name}/worker" if marked else f"None /{group.name}"
+            assert ran.stdout == expected + "\n", ran
+    finally:
+        for directory in (group / "worker", group):
+            if directory.exists():
+                directory.rmdir()
+
+
 def test_a_group_that_others_live_in_is_left_alone(machine: Machine) -> None:
     """As that of a terminal of a desktop, which is the user's, but not to be divided."""
     machine.at = SCOPE.replace("intermodal-worker-1", "terminal")
@@ -125,7 +226,7 @@ def test_what_systemd_says_is_passed_on(machine: Machine) -> None:
 
 
 def test_a_scope_that_is_not_ours_or_never_comes_is_not_used(machine: Machine) -> None:
-    found = delegation.enter(machine.unified, ME, lambda _user: "", lambda: SESSION)
+    found = delegation.enter(machine.unified, ME, lambda _user: "", lambda: SESSION, lambda _user, _group: False)
     assert found.base is None and "did not move" in found.problem
     machine.closed.add(machine.unified / SCOPE.lstrip("/"))
     found = machine.enter()

@@ -75,7 +75,7 @@ def handlers_of_everything() -> Handlers:
 
 
 @given(chunks=chunked())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_bytes_crash_hang_or_bloat(chunks: list[bytes]) -> None:
     async def scenario() -> None:
         defects: list[dict[str, Any]] = []
@@ -603,6 +603,22 @@ async def test_two_receivers_of_one_stream_are_a_defect() -> None:
         await stream.receive()
     connection.data_received(framed(Kind.ITEM, stream.id, BlobChunk(b"1")))
     assert await first == BlobChunk(b"1")
+    finish(connection)
+
+
+# -- the peer's end ------------------------------------------------------------------------------
+
+
+async def test_after_the_peers_end_nothing_is_sent() -> None:
+    """Whoever asks whether all was read must not have had something written in between."""
+    connection, wire = accepting()
+    before = len(wire.written)
+    assert connection.eof_received() is False
+    assert connection.read_to_end
+    assert connection.closed
+    connection.respond(1, Done())
+    await turn()
+    assert len(wire.written) == before
     finish(connection)
 
 

@@ -10,7 +10,8 @@ from typing import Optional
 import pytest
 
 from intermodal.runner.express import Express
-from intermodal.runner.inputs import Input, InputQueue
+from intermodal.runner.input_queue import InputQueue
+from intermodal.runner.inputs import Input
 from intermodal.runner.link import STREAM, Link
 from intermodal.runner.outbox import Outbox
 from modal._protocol.frames import FrameBuffer, Kind, pack
@@ -62,11 +63,11 @@ class Both:
         self.worker, self.server = Peer(path / "w", "runner"), Peer(path / "s", "runner-express")
         self.outbox = Outbox(self.worker.link)
         self.queue = InputQueue(self.worker.link, self.outbox)
-        self.queue.offer_express(Express(self.server.link))
+        self.queue.express.open(Express(self.server.link))
 
     def take(self) -> Optional[Input]:
         """What comes next, if anything does."""
-        self.queue.take_express()
+        self.queue.express.take()
         self.queue.read_ready(self.worker.link)
         return self.queue.take_waiting()
 
@@ -100,7 +101,7 @@ def test_there_and_back(both: Both) -> None:
     assert both.worker.read() == []
     both.server.say(ExpressAck([1]))
     assert both.take() is None
-    both.queue.leave_express()
+    both.queue.express.leave()
     (holds,) = both.worker.read()
     assert isinstance(holds, RunnerHolds)
     assert holds.tokens == []  # it has arrived: nobody needs it
@@ -149,7 +150,7 @@ def test_what_is_told_when_the_server_may_be_gone(both: Both) -> None:
     both.answer(must(both.take()))
     both.server.give(2)
     running = must(both.take())
-    both.queue.leave_express()
+    both.queue.express.leave()
     holds, outputs = both.worker.read()
     assert isinstance(holds, RunnerHolds)
     assert dict(zip(holds.tokens, holds.input_ids)) == {1: "in-1", 2: "in-2"}  # noqa: B905 - Python 3.9
@@ -176,7 +177,7 @@ def test_its_end(both: Both) -> None:
     both.answer(must(both.take()))
     both.server.peer.close()
     assert both.take() is None
-    assert not both.queue.has_express
+    assert not both.queue.express.is_open
     both.worker.give(2)
     both.answer(must(both.take()))
     assert both.worker.outputs() == [2]

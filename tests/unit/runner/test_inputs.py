@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.runner.inputs import InputQueue
+from intermodal.runner.input_queue import InputQueue
 from intermodal.runner.link import STREAM, Link
 from intermodal.runner.outbox import Outbox
 from modal._protocol.errors import ConnectionLost
@@ -107,12 +107,12 @@ def test_an_input_that_another_thread_has_read_is_taken(worker: Worker, queue: I
 
     class ReadByAnother:
         def __enter__(self) -> None:
-            queue.feed(worker.link.read_ready(), worker.link)
+            queue.worker.feed(worker.link.read_ready(), worker.link)
 
         def __exit__(self, *_error: object) -> None:
             pass
 
-    queue._reading = ReadByAnother()  # type: ignore[assignment]
+    queue.reading = ReadByAnother()  # type: ignore[assignment]
     worker.give(1)
     assert queue.take().token == 1
 

@@ -12,6 +12,7 @@ from intermodal.server.store.calls import (
     CANCELLED,
     EXPIRED,
     OUTPUTS_KEPT,
+    Attempts,
     CallStore,
     Finished,
     NewCall,
@@ -163,11 +164,16 @@ async def test_outputs_expire_after_seven_days(calls: CallStore, clock: Clock) -
 
 async def test_attempts_survive(calls: CallStore) -> None:
     await calls.add_spawned(A, rows(0, 1))
-    await calls.set_attempts([("fc-A", 1, 3), ("fc-none", 0, 1)])
+    await calls.set_attempts([("fc-A", 1, Attempts(3, "ta-1/7")), ("fc-none", 0, Attempts(1, "ta-1/8"))])
     assert [item.attempts for item in await calls.pending("fu-1")] == [0, 3]
     one = await calls.input("fc-A", 1)
     assert one is not None
     assert (one.index, one.attempts, one.args) == (1, 3, b"args 1")
+    await calls.finish_now([Finished("fc-B", 0, Status.SUCCESS, b"")])
+    assert await calls.without_output(["in-A-0", "in-A-1", "in-none-0"]) == {
+        "in-A-0": Attempts(0, ""),
+        "in-A-1": Attempts(3, "ta-1/7"),
+    }
 
 
 async def test_the_graph_has_everything_below_a_call(calls: CallStore) -> None:

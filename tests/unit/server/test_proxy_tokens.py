@@ -86,7 +86,9 @@ async def test_revoked_at_once(tokens: ProxyTokens) -> None:
     assert caught.value.code == Code.NOT_FOUND
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200, deadline=None
+)
 @given(
     headers=st.lists(
         st.tuples(

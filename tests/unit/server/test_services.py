@@ -180,11 +180,11 @@ async def test_an_ephemeral_app_lives_as_long_as_it_is_held(parts: Parts) -> Non
 
 
 async def test_a_client_that_comes_back_in_time_keeps_its_app(store: Store, tmp_path: Path) -> None:
-    parts = Parts(store, tmp_path, grace=1.0)
+    parts = Parts(store, tmp_path, grace=2.5)
     await parts.environments.load()
     app = await parts.apps.create(AppCreate("script.py"), OWNER)
     for _ in range(6):  # away for longer than the grace in all, never at once
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         parts.apps.sessions.hold(app.app_id)
         parts.apps.sessions.release(app.app_id)
     assert app.app_id in parts.apps.live

@@ -7,9 +7,22 @@ from collections.abc import Iterable
 from hpack import Decoder
 from hpack.struct import HeaderTuple
 
+from intermodal.server.gateway.request import Request
+
 MOST = 16  # heads of a connection that are remembered
 LONGEST = 1024  # bytes of one, encoded
 FIELDS = 64  # of one
+
+
+class Fields(list[HeaderTuple]):
+    """A head as it was decoded, and what was made of it for its next time."""
+
+    __slots__ = ("request", "sound")
+
+    def __init__(self, fields: Iterable[HeaderTuple]) -> None:
+        super().__init__(fields)
+        self.sound = False  # it keeps the rules of requests (see header_rules)
+        self.request: Request | None = None  # what it is without a body, as long as nobody has changed it
 
 
 class CachingDecoder(Decoder):
@@ -17,9 +30,9 @@ class CachingDecoder(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._heads: dict[bytes, list[HeaderTuple]] = {}
+        self._heads: dict[bytes, Fields] = {}
 
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+    def decode(self, data: bytes, raw: bool = False) -> Fields:
         """See hpack.Decoder. What is returned is not to be changed."""
         found = self._heads.get(data)
         if found is not None and raw:
@@ -27,7 +40,7 @@ class CachingDecoder(Decoder):
         table = self.header_table
         entries = table.dynamic_entries
         before = (len(entries), entries[0] if entries else None, table.maxsize)
-        fields = list(super().decode(data, raw))
+        fields = Fields(super().decode(data, raw))
         # Whatever is added stands at the front, as a new object; what only shrinks has another length or size.
         entries = table.dynamic_entries
         changed = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import struct
 import termios
 from collections.abc import Callable
@@ -67,4 +68,15 @@ def is_read(connection: Connection) -> bool:
         size: int = _SIZE.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_SIZE.size)))[0]
     except OSError:
         return False
-    return size == 0
+    return size == 0 and not _has_ended(sock.fileno())
+
+
+def _has_ended(descriptor: int) -> bool:
+    """Whether the peer is gone, and with it what it had not read.
+
+    To be asked after the size: the kernel notes the end before it drops anything. How much was read, the end of the
+    connection will tell.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)  # errors and the end of both directions are always told
+    return bool(poll.poll(0))

@@ -70,6 +70,18 @@ class PendingInput(NamedTuple):
     attempts: int
 
 
+class Attempts(NamedTuple):
+    """How often an input without an output has failed, and the last attempt that this counts (see `attempt_name`)."""
+
+    count: int  # type: ignore[assignment]  # a row has no use for tuple.count
+    last: str
+
+
+def attempt_name(container_id: str, token: int) -> str:
+    """What the store calls an attempt."""
+    return f"{container_id}/{token}"
+
+
 class Finished(NamedTuple):
     """The final output of one input."""
 
@@ -162,18 +174,18 @@ class CallStore:
         )
         return None if row is None else PendingInput(row[0], row[1], index, *row[2:])
 
-    async def without_output(self, input_ids: Sequence[str]) -> dict[str, bool]:
-        """Of these inputs those of stored calls: have they no output yet? Sees what is about to be written."""
+    async def without_output(self, input_ids: Sequence[str]) -> dict[str, Attempts | None]:
+        """Of these inputs those of stored calls; None: it has an output. Sees what is about to be written."""
 
-        def work(connection: sqlite3.Connection) -> dict[str, bool]:
+        def work(connection: sqlite3.Connection) -> dict[str, Attempts | None]:
             numbers = _numbers(connection, {parent_call_id(input_id) for input_id in input_ids})
-            found = {}
+            found: dict[str, Attempts | None] = {}
             for input_id in input_ids:
                 number = numbers.get(parent_call_id(input_id))
                 if number is not None:
                     key = _key(number, int(input_id.rpartition("-")[2]))
-                    row = connection.execute("SELECT EXISTS (SELECT 1 FROM inputs WHERE key = ?)", (key,))
-                    found[input_id] = bool(row.fetchone()[0])
+                    row = connection.execute("SELECT attempts, counted FROM inputs WHERE key = ?", (key,)).fetchone()
+                    found[input_id] = None if row is None else Attempts(*row)
             return found
 
         return await self._database.write(work)
@@ -186,14 +198,14 @@ class CallStore:
         )
         return dict(rows)
 
-    async def set_attempts(self, attempts: Sequence[tuple[str, int, int]]) -> None:
+    async def set_attempts(self, attempts: Sequence[tuple[str, int, Attempts]]) -> None:
         """(call id, index, attempts so far): survives a restart, so that retries are counted right."""
 
         def work(connection: sqlite3.Connection) -> None:
-            numbers = _numbers(connection, {call_id for call_id, _index, _count in attempts})
+            numbers = _numbers(connection, {call_id for call_id, _index, _made in attempts})
             connection.executemany(
-                "UPDATE inputs SET attempts = ? WHERE key = ?",
-                [(count, _key(numbers[call_id], index)) for call_id, index, count in attempts if call_id in numbers],
+                "UPDATE inputs SET attempts = ?, counted = ? WHERE key = ?",
+                [(*made, _key(numbers[call_id], index)) for call_id, index, made in attempts if call_id in numbers],
             )
 
         await self._database.write(work)

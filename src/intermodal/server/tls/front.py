@@ -14,7 +14,7 @@ from intermodal.server.tls.greeting import LIMIT, Greeting, Short, parse
 log = logging.getLogger("intermodal.tls")
 
 GREETING_SECONDS = 20.0  # that a client has to send its greeting, and again for the handshake
-WAITING = 2000  # clients whose greeting is not over: beyond, nobody is accepted
+WAITING = 10_000  # clients whose greeting is not over: beyond, nobody is accepted
 PAUSE = 0.5  # seconds without accepting, where the process has no descriptor left
 UNKNOWN_NAME = b"\x15\x03\x03\x00\x02\x02\x70"  # a fatal alert, unrecognized_name
 

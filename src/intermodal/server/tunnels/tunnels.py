@@ -143,7 +143,7 @@ class Tunnels:
             if row.tls_port:
                 # A row of an earlier life may be of other settings: its host says what it is.
                 if row.host not in (settings.host, "localhost"):
-                    await self._share()
+                    await self._share(row.tls_port)
                     row = row._replace(tls_port=self._shared_port)
                 else:
                     port = await self._add(tunnel, row.tls_port, way, self._tls())
@@ -176,20 +176,15 @@ class Tunnels:
             self._context = self._certificate(self.settings.certificate_names).new_context()
         return self._context
 
-    async def _share(self) -> None:
-        """The one port of all tunnels that are told apart by name."""
+    async def _share(self, before: int) -> None:
+        """The one port of all tunnels that are told apart by name: the one that they had `before`, if that is known."""
         async with self._opening:
             if self._shared is not None:
                 return
             settings = self.settings
             self._shared_context = context = self._certificate(settings.certificate_names).new_context()
             remember_names(context, lambda name: name in self._by_host)
-            try:
-                sock = bind(settings.listen, settings.port)
-            except OSError:
-                if settings.fixed:
-                    raise
-                sock = bind(settings.listen, 0)
+            sock = bind(settings.listen, settings.port) if settings.fixed else _bind_any(settings, before)
             self._shared = await asyncio.get_running_loop().create_server(
                 lambda: Named(self.find, self._clients_of), sock=sock, ssl=context, ssl_handshake_timeout=HANDSHAKE
             )
@@ -256,6 +251,15 @@ class Tunnels:
 
 async def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _bind_any(settings: TunnelSettings, before: int) -> socket:
+    """At the port from before, else at the default one, else at any. Raises OSError."""
+    for port in (before, settings.port):
+        if port > 0:
+            with contextlib.suppress(OSError):
+                return bind(settings.listen, port)
+    return bind(settings.listen, 0)
 
 
 def _shut(tunnel: _Open) -> None:

@@ -65,7 +65,9 @@ def _enter_delegated_group() -> None:
     if mounts.mode != "v2" or mounts.unified is None:
         return
     user = delegation.User(os.geteuid(), _user_name())
-    _delegation = delegation.enter(mounts.unified, user, delegation.ask_systemd, delegation.own_group)
+    _delegation = delegation.enter(
+        mounts.unified, user, delegation.ask_systemd, delegation.own_group, delegation.says_delegated
+    )
 
 
 def _user_name() -> str:
