@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from time import monotonic
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -48,6 +49,7 @@ else:
 
 RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
+FRESH = 0.01  # seconds since its last use in which a request, which can be repeated, needs no look at a connection
 CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
 Receipt = Callable[[Any], "Optional[Message]"]
@@ -384,11 +386,13 @@ class Client:
             raise ClientClosed("This client was closed.")
 
     def _request_blocking(self, message: Message, expect: Type[M], receipt: Optional[Receipt] = None) -> M:
-        connection = self._checkout()
+        connection = self._checkout(FRESH)
         try:
             answer = connection.request(message, expect)
             if receipt is not None and not connection.direct:
                 _confirm(connection, receipt(answer))
+            self._give_back(connection)
+            return answer
         except Fault:
             self._give_back(connection)
             raise
@@ -397,16 +401,15 @@ class Client:
                 _confirm(connection, receipt(None))  # it may have been read: the server must not take it for arrived
             connection.close()
             raise
-        self._give_back(connection)
-        return answer
 
-    def _checkout(self) -> wire.Connection:
+    def _checkout(self, fresh: float = 0.0) -> wire.Connection:
+        """`fresh`: seconds since its last use in which a connection is taken for a usable one."""
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return self._endpoint.dial()
-            if _is_usable(connection):
+            if (monotonic() - connection.used < fresh and not connection.broken) or _is_usable(connection):
                 return connection
             connection.close()
 
@@ -414,6 +417,7 @@ class Client:
         if not reuse or connection.broken or self._closed or len(self._idle) >= MAX_IDLE:
             connection.close()
         else:
+            connection.used = monotonic()
             self._idle.append(connection)
 
     def _releaser(self, connection: wire.Connection) -> Callable[[bool], None]:

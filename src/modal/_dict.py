@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, Tuple, cast
 
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
+from modal._protocol.messages.dict import (
+    MAX_BODY,
+    MAX_KEY,
+    MAX_UPDATE,
+    MAX_VALUE,
+    DictGet,
+    DictPage,
+    DictPop,
+    DictPut,
+    DictScan,
+    DictValue,
+)
+from modal._protocol.messages.object import Received
+from modal._protocol.messages.object import Stored as StoredAnswer
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_pages
 from modal.exception import DeserializationError, InvalidError, NotFoundError, RequestSizeError
 
 if TYPE_CHECKING:
     from modal._client import Client
-    from modal._protocol.messages.dict import DictPage, DictValue
 
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 _SHORT = 1000  # characters of a key that is surely within the limit
@@ -129,8 +142,6 @@ class Dict(Stored):
     @synchronized
     async def contains(self, key: Any) -> bool:
         """Return if a key is present."""
-        from modal._protocol.messages.dict import DictGet, DictValue
-
         client = await self._ready()
         answer = await client.request(DictGet(self.object_id, _pickled_key(key), False), DictValue)
         return answer.found
@@ -153,25 +164,27 @@ class Dict(Stored):
         At most 10,000 at once: InvalidError otherwise. Up to 4 MiB of them are written all together or not at all,
         more of them in several steps.
         """
-        from modal._protocol.messages.dict import MAX_BODY, MAX_UPDATE
-
         client = await self._ready()
         entries = {**_mapping(other), **kwargs} if kwargs or other is not None else {}
         if len(entries) > MAX_UPDATE:
             raise InvalidError(
                 f"Dict.update takes at most {MAX_UPDATE:,} entries, not {len(entries):,}: call it several times."
             )
+        small = _all_small(entries)
+        if small is not None:
+            await self._put(client, *small, [])
+            return
         batch: List[Tuple[bytes, bytes, str]] = []
         size = 0
         for key, value in entries.items():
             entry = _dumped_small(key, value) or await _dumped(client, key, value)
             if batch and size + len(entry[0]) + len(entry[1]) > MAX_BODY:
-                await self._put(client, batch)
+                await self._put(client, *_columns(batch))
                 batch, size = [], 0
             batch.append(entry)
             size += len(entry[0]) + len(entry[1])
         if batch:
-            await self._put(client, batch)
+            await self._put(client, *_columns(batch))
 
     @synchronized
     async def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
@@ -181,15 +194,12 @@ class Dict(Stored):
         `skip_if_exists` was set.
         """
         client = await self._ready()
-        entry = _dumped_small(key, value) or await _dumped(client, key, value)
-        return await self._put(client, [entry], skip_if_exists)
+        pickled, inline, blob = _dumped_small(key, value) or await _dumped(client, key, value)
+        return await self._put(client, [pickled], [inline], [blob] if blob else [], skip_if_exists)
 
     @synchronized
     async def pop(self, key: Any) -> Any:
         """Remove a key from the Dict, returning the value if it exists. Raises KeyError if it does not."""
-        from modal._protocol.messages.dict import DictPop, DictValue
-        from modal._protocol.messages.object import Received
-
         client = await self._ready()
         token, pickled = new_token(), _pickled_key(key)
         answer = await client.request(
@@ -279,8 +289,6 @@ class Dict(Stored):
 
     # -- parts
     async def _get(self, key: Any) -> Any:
-        from modal._protocol.messages.dict import DictGet, DictValue
-
         client = await self._ready()
         request = DictGet(self.object_id, _pickled_key(key))
         for attempt in range(_READS):
@@ -299,22 +307,18 @@ class Dict(Stored):
         what = f"the value of {key!r:.80} in {self._called()}"
         return await _load_large(client, answer.blob, what) if answer.blob else _serialization.load(answer.value, what)
 
-    async def _put(self, client: Client, entries: List[Tuple[bytes, bytes, str]], skip_if_exists: bool = False) -> bool:
-        from modal._protocol.messages.dict import DictPut
-        from modal._protocol.messages.object import Stored as StoredAnswer
-
+    async def _put(
+        self, client: Client, keys: List[bytes], values: List[bytes], blobs: List[str], skip_if_exists: bool = False
+    ) -> bool:
+        """`blobs`: as many as values, or none."""
         token = new_token()
-        keys, values, blobs = [list(part) for part in zip(*entries)]
-        given = blobs if any(blobs) else []
 
         def request(again: bool) -> DictPut:
-            return DictPut(self.object_id, token, keys, values, given, skip_if_exists, again)
+            return DictPut(self.object_id, token, keys, values, blobs, skip_if_exists, again)
 
         return (await client.request(request(False), StoredAnswer, again=lambda: request(True))).stored
 
     async def _pages(self, *, values: bool) -> AsyncIterator[DictPage]:
-        from modal._protocol.messages.dict import DictPage, DictScan
-
         client = await self._ready()
         after, limit = b"", 100  # a caller may want a few only
         while True:
@@ -330,7 +334,7 @@ class Dict(Stored):
         what = f"a value in {self._called()}"
         async for page in self._pages(values=True):
             if not any(page.blobs):
-                yield [(key, _serialization.load(value, what)) for key, value in zip(page.keys, page.values)]
+                yield [*zip(page.keys, _serialization.load_all(page.values, what))]
                 continue
             for key, value, blob in zip(page.keys, page.values, page.blobs):
                 if not blob:
@@ -367,8 +371,6 @@ def _mapping(other: Any) -> Mapping[Any, Any]:
 
 def _pickled_key(key: Any) -> bytes:
     """Equal plain keys have equal bytes. Raises SerializationError, RequestSizeError."""
-    from modal._protocol.messages.dict import MAX_KEY
-
     if type(key) in _PLAIN:
         pickled = pickle.dumps(key, _serialization.PROTOCOL)
     elif _is_plain(key):
@@ -414,10 +416,26 @@ def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:
     return _pickled_key(key), small, ""
 
 
+def _all_small(entries: Mapping[Any, Any]) -> Optional[Tuple[List[bytes], List[bytes]]]:
+    """Keys and values, as `_dumped_small` of each; None where they are not all small, or too much together."""
+    if not entries or not all(type(key) is str and len(key) < _SHORT for key in entries):
+        return None
+    values = [*map(_serialization.dumps_small, entries.values())]
+    if None in values:
+        return None
+    keys = [pickle.dumps(key, _serialization.PROTOCOL) for key in entries]
+    small = cast("List[bytes]", values)
+    return (keys, small) if sum(map(len, keys)) + sum(map(len, small)) <= MAX_BODY else None
+
+
+def _columns(entries: List[Tuple[bytes, bytes, str]]) -> Tuple[List[bytes], List[bytes], List[str]]:
+    """Keys, values, and the ids of large ones' files if there are any."""
+    keys, values, blobs = zip(*entries)
+    return list(keys), list(values), list(blobs) if any(blobs) else []
+
+
 async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, str]:
     """Key, value and, of a large one, the id of its file."""
-    from modal._protocol.messages.dict import MAX_VALUE
-
     shared = await client.values_dir()
     dumped = _serialization.dump(value, shared, f"the value of {key!r:.80}")
     if dumped.size > MAX_VALUE:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 from functools import partial
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterable, Iterator, List, Optional, cast
 
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
+from modal._protocol.messages.object import Received
+from modal._protocol.messages.object import Stored as StoredAnswer
+from modal._protocol.messages.queue import MAX_BODY, MAX_ITEM, MAX_ITEMS, QueueGet, QueueItems, QueuePut
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_iterator
 from modal.exception import InvalidError, RequestSizeError
 
 if TYPE_CHECKING:
     from modal._client import Client
-    from modal._protocol.messages.queue import QueueItems
 
 MAX_PARTITION_KEY = 64  # bytes
 MAX_TTL = 24 * 3600  # seconds
 _BATCH = 1000  # items of a `put_many` that are put at once
 _PAGE = 100  # items that `iterate` asks for at once
 _FOREVER = -1.0
+_WHAT = "an item of a Queue"
 
 
 class Queue(Stored):
@@ -133,8 +136,7 @@ class Queue(Stored):
         If `block` is `False`, `get` returns `None` immediately if the queue is empty. The `timeout` is
         ignored in this case.
         """
-        found = await self._get(1, block, timeout, partition)
-        return found[0] if found else None
+        return await self._get(_first, 1, block, timeout, partition)
 
     @synchronized
     async def get_many(
@@ -154,7 +156,7 @@ class Queue(Stored):
         given: Any = n_values
         if not isinstance(given, int) or given < 0:
             raise InvalidError(f"Queue.get_many: n_values must be a number of items, not {n_values!r}.")
-        return await self._get(n_values, block, timeout, partition) if n_values else []
+        return await self._get(list, n_values, block, timeout, partition) if n_values else []
 
     @synchronized
     async def put(
@@ -202,7 +204,7 @@ class Queue(Stored):
         given: Any = vs
         if not hasattr(given, "__iter__"):
             raise InvalidError(f"Queue.put_many takes a list of objects, not {type(given).__name__}: use put for one.")
-        await self._put([_pickled(v) for v in vs], block, timeout, partition, partition_ttl)
+        await self._put(_all_pickled(vs), block, timeout, partition, partition_ttl)
 
     @synchronized
     async def len(self, *, partition: Optional[str] = None, total: bool = False) -> int:
@@ -224,36 +226,56 @@ class Queue(Stored):
         key = self.validate_partition_key(partition)
         after = -1
         while True:
-            page = await self._request_items(key, _PAGE, max(0.0, item_poll_timeout), after)
+            page = await self._request_items(key, [], _PAGE, max(0.0, item_poll_timeout), after)
             for item in page.items:
-                yield _loaded(item)
+                yield _serialization.load(item, _WHAT)
             if not page.items:
                 return
             after = page.last
 
     # -- parts
-    async def _get(self, count: int, block: bool, timeout: Optional[float], partition: Optional[str]) -> List[Any]:
-        from modal._protocol.messages.queue import MAX_ITEMS
+    async def _get(
+        self, of: Callable[[List[Any]], Any], count: int, block: bool, timeout: Optional[float],
+        partition: Optional[str],
+    ) -> Any:  # fmt: skip
+        """What `of` makes of the items. Those that an interrupt keeps from being returned are given back."""
+        key = b"" if partition is None else self.validate_partition_key(partition)
+        tokens: List[bytes] = []
+        try:
+            answer = await self._request_items(key, tokens, min(count, MAX_ITEMS), _seconds(block, timeout))
+            if not answer.items and block:
+                raise Empty
+            items = answer.items
+            while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
+                answer = await self._request_items(key, tokens, min(count - len(items), MAX_ITEMS), 0.0)
+                items = items + answer.items
+            return of(_serialization.load_all(items, _WHAT))
+        except Exception:
+            raise
+        except BaseException:
+            await self._give_back(tokens)
+            raise
 
-        key = self.validate_partition_key(partition)
-        answer = await self._request_items(key, min(count, MAX_ITEMS), _seconds(block, timeout))
-        if not answer.items and block:
-            raise Empty
-        items = answer.items
-        while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
-            answer = await self._request_items(key, min(count - len(items), MAX_ITEMS), 0.0)
-            items = items + answer.items
-        return [_loaded(item) for item in items]
-
-    async def _request_items(self, key: bytes, count: int, wait: float, after: Optional[int] = None) -> QueueItems:
-        """Take items, or with `after` look at them."""
-        from modal._protocol.messages.object import Received
-        from modal._protocol.messages.queue import QueueGet, QueueItems
-
+    async def _give_back(self, tokens: List[bytes]) -> None:
+        """What came under these will not be taken."""
         client = await self._ready()
-        token, deadline = new_token(), time.monotonic() + wait
+        for token in tokens:
+            if token in client.receipts:
+                client.receipts.remove(token)
+        if tokens:
+            await client.note(Received("queue", tokens, give_back=True))
+
+    async def _request_items(
+        self, key: bytes, tokens: List[bytes], count: int, wait: float, after: Optional[int] = None
+    ) -> QueueItems:
+        """Take items, or with `after` look at them. `tokens` gets the one under which they may have come."""
+        client = await self._ready()
+        token = new_token()
+        deadline = time.monotonic() + wait if wait > 0 else 0.0
         peek = after is not None
         receipts = list(client.receipts)
+        if not peek:
+            tokens.append(token)
 
         def request(again: bool) -> QueueGet:
             left = max(0.0, deadline - time.monotonic()) if again and wait > 0 else wait
@@ -262,6 +284,7 @@ class Queue(Stored):
 
         def receipt(answer: Optional[QueueItems]) -> Optional[Received]:
             if answer is None:
+                tokens.remove(token)
                 return Received("queue", [token], give_back=True)
             return Received("queue", [token]) if answer.items else None
 
@@ -281,27 +304,28 @@ class Queue(Stored):
     async def _put(
         self, items: List[bytes], block: bool, timeout: Optional[float], partition: Optional[str], ttl: float
     ) -> None:
-        from modal._protocol.messages.object import Stored as StoredAnswer
-        from modal._protocol.messages.queue import QueuePut
-
-        key = self.validate_partition_key(partition)
+        key = b"" if partition is None else self.validate_partition_key(partition)
         if not _is_number(ttl) or not 0 < ttl <= MAX_TTL:
             raise InvalidError(f"partition_ttl must be above 0 and at most {MAX_TTL} seconds (24 hours), not {ttl!r}.")
         client = await self._ready()
         wait = _seconds(block, timeout)
-        deadline = time.monotonic() + wait
+        deadline = time.monotonic() + wait if wait > 0 else 0.0
         put = 0
         for batch in _batches(items):
             token = new_token()
 
             def request(again: bool, token: bytes = token, batch: List[bytes] = batch) -> QueuePut:
                 left = max(0.0, deadline - time.monotonic()) if wait > 0 else wait
-                return QueuePut(self.object_id, key, token, batch, float(ttl), left, again)
+                return QueuePut(self.object_id, key, token, batch, ttl, left, again)
 
             answer = await client.request(request(False), StoredAnswer, again=partial(request, True))
             if not answer.stored:
                 raise Full(f"{put} of {len(items)} items were put") if len(items) > 1 else Full
             put += len(batch)
+
+
+def _first(values: List[Any]) -> Any:
+    return values[0] if values else None
 
 
 def _seconds(block: bool, timeout: Optional[float]) -> float:
@@ -321,8 +345,6 @@ def _is_number(value: Any) -> bool:
 
 def _pickled(value: Any) -> bytes:
     """Raises SerializationError, RequestSizeError."""
-    from modal._protocol.messages.queue import MAX_ITEM
-
     data = _serialization.dumps_small(value)
     if data is None:
         data = _serialization.dumps(value, "the item for a Queue")
@@ -334,14 +356,23 @@ def _pickled(value: Any) -> bytes:
     return data
 
 
-def _loaded(item: bytes) -> Any:
-    return _serialization.load(item, "an item of a Queue")
+def _all_pickled(values: Iterable[Any]) -> List[bytes]:
+    """As `_pickled` of each."""
+    values = list(values)
+    found = [*map(_serialization.dumps_small, values)]
+    if None in found:
+        return [_pickled(value) if data is None else data for value, data in zip(values, found)]
+    return cast("List[bytes]", found)
 
 
-def _batches(items: List[bytes]) -> Iterator[List[bytes]]:
+def _batches(items: List[bytes]) -> Iterable[List[bytes]]:
     """As they are put together."""
-    from modal._protocol.messages.queue import MAX_BODY
+    if 0 < len(items) <= _BATCH and sum(map(len, items)) <= MAX_BODY:
+        return (items,)
+    return _cut(items)
 
+
+def _cut(items: List[bytes]) -> Iterator[List[bytes]]:
     batch: List[bytes] = []
     size = 0
     for item in items:

@@ -325,6 +325,17 @@ def load(data: bytes, what: str = "a value") -> Any:
         _cannot_load(error, what)
 
 
+def load_all(items: Sequence[bytes], what: str = "a value") -> List[Any]:
+    """As `load` of each."""
+    if MAGIC in [item[-8:] for item in items]:
+        return [load(item, what) for item in items]
+    loads = pickle.loads
+    try:
+        return [loads(item) for item in items]
+    except Exception as error:
+        _cannot_load(error, what)
+
+
 def load_file(path: str, what: str = "a value") -> Any:
     """As `load`, from a file of the values directory. The file may be deleted afterwards."""
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import TYPE_CHECKING, AsyncIterator, Callable, Optional
+from typing import TYPE_CHECKING, AsyncIterator, Callable, Iterator, Optional
 
 from modal._named import _Named
 from modal._object import check_object_name, environment_of
@@ -57,9 +58,23 @@ class Stored(_Named):
         await (client or Client.current()).request(request, Done)
 
 
+_prefix = b""
+_numbers: Iterator[int] = iter(())
+
+
 def new_token() -> bytes:
-    """By which the server recognises a request that is sent again."""
-    return os.urandom(12)
+    """By which the server recognises a request that is sent again: what this process alone has, and a number."""
+    return _prefix + next(_numbers).to_bytes(8, "big")
+
+
+def _begin_tokens() -> None:
+    global _prefix, _numbers
+    _prefix, _numbers = os.urandom(8), itertools.count()
+
+
+_begin_tokens()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_tokens)
 
 
 async def _delete_quietly(client: Client, kind: str, object_id: str) -> None:

@@ -322,8 +322,10 @@ class Connection(FrameTransport):
             raise ProtocolError(f"stream {stream_id} cannot be opened")
         handlers = self.handlers
         fast = handlers.fasts.get(type_)
-        unary = handlers.unaries.get(type_)
-        streaming = handlers.streams.get(type_)
+        unary = streaming = None
+        if fast is None:
+            unary = handlers.unaries.get(type_)
+            streaming = handlers.streams.get(type_)
         try:
             if fast is None and unary is None and streaming is None:
                 name = Message.registry[type_].__name__ if type_ in Message.registry else f"message type {type_}"

@@ -31,6 +31,8 @@ CREDIT_STEP = 1 << 18  # bytes
 MAX_NOTES = 1024  # that nobody has taken yet; older ones are dropped
 MAX_NOTES_BYTES = 16 << 20
 MAX_EARLY_BYTES = 64 << 20  # of items that came while a sender waited for credit
+_REQUEST = int(Kind.REQUEST)
+_RESPONSE = int(Kind.RESPONSE)
 KEEPALIVE_SECONDS = 20.0  # of silence after which a peer on TCP is pinged, and again for its answer
 
 
@@ -43,6 +45,7 @@ class Connection:
         self.notes: deque[Frame] = deque()  # NOTE frames that came meanwhile, for whoever wants them
         self.on_note: Callable[[Frame], None] | None = None  # gets them instead, as they come
         self.direct = False  # the server sees itself what has been read here
+        self.used = 0.0  # when its last exchange ended, for whoever keeps it
         self.broken = False
         self._watched = sock.family != socket.AF_UNIX  # the peer may vanish without a word
         self._poll = select.poll()
@@ -61,21 +64,22 @@ class Connection:
         Whoever gives up waiting (the time is over, an interrupt) has told the peer so.
         """
         stream_id = self._new_id()
-        self.send_message(Kind.REQUEST, stream_id, message)
+        self.send_message(_REQUEST, stream_id, message)
         while True:
             try:
                 frame = self.read(timeout)
             except BaseException:
                 self.give_up(stream_id)
                 raise
-            if frame.stream != stream_id:
+            kind, type_, stream, header, body = frame
+            if stream != stream_id:
                 continue  # the late end of an earlier exchange
-            if frame.kind == Kind.RESPONSE:
-                answer = decode(frame.type, frame.header, frame.body)
+            if kind == _RESPONSE:
+                answer = decode(type_, header, body)
                 if not isinstance(answer, expect):
                     raise ProtocolError(f"{type(message).__name__} was answered with {type(answer).__name__}")
                 return answer
-            if frame.kind == Kind.FAULT:
+            if kind == Kind.FAULT:
                 raise fault_of(frame)
 
     def open(self, message: Message) -> Stream:

@@ -36,7 +36,13 @@ dump = _make_dump()  # any JSON value to text
 
 def dump_float(value: float) -> str:
     """A number; also what JSON proper has no name for."""
-    return dump(value + 0.0)
+    value = value + 0.0
+    return repr(value) if value - value == 0.0 else dump(value)
+
+
+def dump_sizes(values: list[int]) -> str:
+    """Numbers, quicker than `dump` does it."""
+    return str(values).replace(" ", "")
 
 
 def _parse_int(text: str) -> int:

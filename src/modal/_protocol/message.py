@@ -26,7 +26,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 from modal._protocol.errors import ProtocolError
-from modal._protocol.header import CAREFUL_SIZE, dump, dump_float, dump_text, parse_header, scan
+from modal._protocol.header import CAREFUL_SIZE, dump, dump_float, dump_sizes, dump_text, parse_header, scan
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -206,10 +206,11 @@ def _hints(cls: type[Record]) -> dict[str, Any]:
 def _make_packer(cls: type[Message]) -> Callable[[Any], tuple[bytes, bytes]]:
     """`encode` of one class, as plain as one written by hand.
 
-    The header of a message of scalars is one formatted string; else it is one array for the JSON encoder.
+    The header of a message of scalars and blobs is one formatted string; else it is one array for the JSON encoder.
     """
     hints = _hints(cls)
-    scope: dict[str, Any] = {"text": dump_text, "number": dump_float, "dump": dump, "join": b"".join}
+    scope: dict[str, Any] = {"text": dump_text, "number": dump_float, "sizes": dump_sizes, "dump": dump}
+    scope["join"] = b"".join
     scalars, values, lines, blobs = [], [], [], []
     for number, name in enumerate(cls.__fields__):
         hint, value = hints[name], f"m.{name}"
@@ -230,6 +231,7 @@ def _make_packer(cls: type[Message]) -> Callable[[Any], tuple[bytes, bytes]]:
             lines.append(f"b{number} = {value}")
             blobs.append(f"*b{number},")
             value = f"[*map(len, b{number})]"
+            scalar = f"{{sizes({value})}}"
         elif _needs_work(hint):
             scope[f"e{number}"] = _encode_value(hint)
             lines.append(f"b{number} = []; v{number} = e{number}({value}, b{number})")
@@ -449,6 +451,11 @@ def _decode_list(item: Any, where: str) -> _Reader:
                 _wrong(where, "a list of sizes", value)
             if not value:
                 return [], at
+            if len(value) == 1:  # most are, and this is a fifth of the work
+                end = at + value[0] if type(value[0]) is int and value[0] >= 0 else -1
+                if not at <= end <= len(body):
+                    _wrong(where, "bytes of the body", value)
+                return [body[at:end]], end
             if {*map(type, value)} != {int} or min(value) < 0:
                 _wrong(where, "sizes", value)
             ends = [*accumulate(value, initial=at)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Optional
+from typing import Any, Callable, Optional
 
 from modal._protocol.frames import MAX_HEADER, PREFIX, pack_head
 
 JOIN_LIMIT = 1 << 16  # bytes: a larger body is not copied together with its head
 
 _pack_prefix = PREFIX.pack
+_together: dict[asyncio.AbstractEventLoop, list[FrameSender]] = {}  # who has written something during `together`
 
 
 class FrameSender(asyncio.Protocol):
@@ -29,7 +30,11 @@ class FrameSender(asyncio.Protocol):
         self._out.append(data)
         if not self._corked:
             self._corked = True
-            self.loop.call_soon(self._uncork)
+            senders = _together.get(self.loop)
+            if senders is None:
+                self.loop.call_soon(self._uncork)
+            else:
+                senders.append(self)
 
     def send_frame(self, kind: int, type: int, stream: int, header: bytes, body: bytes) -> None:
         """Send one frame. Raises ProtocolError where it is too large."""
@@ -43,7 +48,11 @@ class FrameSender(asyncio.Protocol):
             self._out.append(_pack_prefix(kind, 0, type, stream, len(header), size) + header + body)
         if not self._corked:
             self._corked = True
-            self.loop.call_soon(self._uncork)
+            senders = _together.get(self.loop)
+            if senders is None:
+                self.loop.call_soon(self._uncork)
+            else:
+                senders.append(self)
 
     def _uncork(self) -> None:
         self._corked = False
@@ -62,3 +71,17 @@ class FrameSender(asyncio.Protocol):
                 self._transport.write(part)
         else:
             self._transport.write(b"".join(out))
+
+
+def together(loop: asyncio.AbstractEventLoop, work: Callable[..., None], *args: Any) -> None:
+    """Call `work` on its loop: what it writes to any connections leaves at its end, not in the loop's next turn."""
+    if loop in _together:
+        work(*args)
+        return
+    senders = _together[loop] = []
+    try:
+        work(*args)
+    finally:
+        del _together[loop]
+        for sender in senders:
+            sender._uncork()

@@ -85,6 +85,13 @@ def test_a_stale_pooled_connection_is_replaced(square: Fn, stand_in: StandIn) ->
     assert asyncio.run(square.remote.aio(3)) == 9
 
 
+def test_a_connection_that_ends_right_after_its_last_answer(stand_in: StandIn, client: Client) -> None:
+    for _ in range(5):
+        run(client.request(AppLookup("x"), Done))
+        stand_in.cut_now()
+        run(client.request(AppLookup("x"), Done))
+
+
 def test_the_user_hears_of_an_outage(
     square: Fn, stand_in: StandIn, events: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import modal
-from modal import exception
+from modal import _client, _queue, _serialization, exception
 from modal._protocol import blocking
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import Message
@@ -300,6 +301,52 @@ def test_a_consumer_that_is_interrupted_gives_back_what_it_has_read(
         with pytest.raises(KeyboardInterrupt):
             q.get()
     assert [(said.kind, len(said.tokens), said.give_back) for said in notes] == [("queue", 1, True)]
+
+
+def test_an_interrupt_between_arrival_and_return_loses_nothing(q: modal.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each line of the client that runs in between."""
+    files = {_client.__file__, _queue.__file__, _serialization.__file__}
+    request = blocking.Connection.request
+    arrived, left = False, 0
+
+    def requested(*arguments: Any) -> Any:
+        nonlocal arrived
+        answer = request(*arguments)
+        arrived = True
+        return answer
+
+    def interrupt(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename in files:
+            if arrived and event == "line":
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return interrupt
+        return None
+
+    q.put("item")
+    lines = 0
+    while True:
+        lines += 1
+        arrived, left = False, lines
+        with monkeypatch.context() as patch:
+            patch.setattr(blocking.Connection, "request", requested)
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                got = q.get(timeout=10)
+            except KeyboardInterrupt:
+                got = None
+            finally:
+                sys.settrace(before)
+        if got is not None:
+            assert got == "item"
+            break
+        assert q.get(timeout=10) == "item", f"interrupted at line {lines}"
+        q.put("item")
+    assert lines > 10
+    assert q.len() == 0
 
 
 def test_only_the_process_itself_is_believed_to_have_read(server: ServerProcess) -> None:

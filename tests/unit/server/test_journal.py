@@ -177,9 +177,9 @@ async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeyp
     threads: list[str] = []
     write = journal._write
 
-    def noting(group: list[Any]) -> None:
+    def noting(group: list[Any], size: int) -> None:
         threads.append(threading.current_thread().name)
-        write(group)
+        write(group, size)
 
     monkeypatch.setattr(journal, "_write", noting)
     journal._unfilled = 0

@@ -57,9 +57,13 @@ class Contents:
 
     # -- changes
     def put(self, first: int, items: list[bytes], token: bytes) -> None:
-        self.items.update(zip(range(first, first + len(items)), items, strict=True))
+        if len(items) == 1:
+            self.items[first] = items[0]
+            self.bytes += len(items[0])
+        else:
+            self.items.update(zip(range(first, first + len(items)), items, strict=True))
+            self.bytes += sum(map(len, items))
         self.tokens[first] = token
-        self.bytes += sum(map(len, items))
         self.changed = True
 
     def take(self, token: bytes, ranges: Ranges) -> None:
@@ -74,7 +78,7 @@ class Contents:
 
     def delete(self, ranges: Ranges, old: bool = False) -> None:
         """`old`: see `old_puts`."""
-        items = self.items
+        items, tokens = self.items, self.tokens
         for first, last in ranges:
             if last - first > len(items):
                 places: Iterable[int] = [place for place in items if first <= place <= last]
@@ -84,7 +88,8 @@ class Contents:
                 item = items.pop(place, None)
                 if item is not None:
                     self.bytes -= len(item)
-                    self.tokens.pop(place, None)
+                    if place in tokens:
+                        del tokens[place]
             if first < self.fresh:
                 self.deleted.append((first, min(last, self.fresh - 1)))
                 if old:

@@ -58,7 +58,8 @@ class Getting:
         if partition.available and not partition.getters:
             self._follow(getter)
             self.hand(getter)
-            self._pump(partition)
+            if partition.putters:
+                self._pump(partition)
         elif message.wait == 0:
             connection.respond(stream_id, QueueItems([]))
         else:
@@ -90,11 +91,13 @@ class Getting:
 
     def hand(self, getter: Getter) -> None:
         """The next items are this one's."""
-        stop_timer(getter)
-        getter.ranges = getter.partition.take(getter.count)
+        if getter.timer is not None:
+            stop_timer(getter)
+        partition = getter.partition
+        getter.ranges = partition.take(getter.count)
         getter.state = READING
-        getter.partition.busy += 1
-        if getter.partition.contents.missing(getter.ranges) is None:
+        partition.busy += 1
+        if partition.contents.missing(getter.ranges) is None:
             self._lend(getter)
         else:
             self._read_then(getter, partial(self._lend, getter))
@@ -113,13 +116,13 @@ class Getting:
 
     def _lend(self, getter: Getter) -> None:
         partition = getter.partition
-        count, tokens, getter.ranges, rest = fitting(partition, getter.ranges)
+        getter.items, tokens, getter.ranges, rest = fitting(partition, getter.ranges)
         for token in tokens:
             self._done(token)
         if rest:
             getter.cut = True
             partition.give_back(rest)
-        if count:
+        if getter.items:
             self._changes.lend(partition, getter.token, getter.ranges, partial(self._lent, getter))
             return
         partition.busy -= 1
@@ -139,8 +142,10 @@ class Getting:
         if getter.gone or connection is None or connection.closed:
             self._take_back(getter)
         else:
-            self._peers.of(connection).streams.pop(getter.stream_id, None)
-            items = values(getter.partition, getter.ranges)
+            if getter.peer is not None:
+                getter.peer.streams.pop(getter.stream_id, None)
+            items = getter.items or values(getter.partition, getter.ranges)
+            getter.items = []
             connection.respond(getter.stream_id, QueueItems(items, getter.ranges[-1][1], getter.cut))
             if connection.direct:
                 self.arrivals.watch(getter)
@@ -170,7 +175,7 @@ class Getting:
         """What was lent has arrived, or (`give_back`) will not."""
         unknown = []
         for token in message.tokens[:MAX_ITEMS]:
-            self._confirmed[token] = None
+            self._know_confirmed(token)
             getter = self._getters.get(token)
             if getter is None:
                 unknown.append(token)
@@ -180,14 +185,18 @@ class Getting:
                 self._confirm(getter)
         if unknown and not message.give_back:
             self._peers.background(self._find_lent(unknown, load))
-        while len(self._confirmed) > MAX_TOKENS:
+
+    def _know_confirmed(self, token: bytes) -> None:
+        self._confirmed[token] = None
+        if len(self._confirmed) > MAX_TOKENS:
             self._confirmed.popitem(last=False)
 
     def _confirm(self, getter: Getter) -> None:
         """Its items have arrived."""
         getter.state = ARRIVED
-        self._confirmed[getter.token] = None
-        stop_timer(getter)
+        self._know_confirmed(getter.token)
+        if getter.timer is not None:
+            stop_timer(getter)
         self._forget(getter)
         partition = getter.partition
         old = getter.ranges[0][0] < partition.loaded
@@ -203,9 +212,16 @@ class Getting:
 
     def hear_again(self, tokens: list[bytes], load: Load) -> None:
         """Confirmations that came before, unless the server died with them."""
-        new = [token for token in tokens if token not in self._confirmed]
-        if new:
-            self.received(Received("queue", new), load)
+        others = []
+        for token in tokens:
+            if token not in self._confirmed:
+                getter = self._getters.get(token)
+                if getter is not None and getter.state == LENT:
+                    self._confirm(getter)
+                else:
+                    others.append(token)
+        if others:
+            self.received(Received("queue", others), load)
 
     def give_up(self, getter: Getter) -> None:
         """Whoever asked does not want it any more."""
@@ -247,13 +263,13 @@ class Getting:
     def _follow(self, getter: Getter) -> None:
         assert getter.connection is not None
         self._getters[getter.token] = getter
-        peer = self._peers.of(getter.connection)
+        peer = getter.peer = self._peers.of(getter.connection)
         peer.getters[getter.token] = getter
         peer.streams[getter.stream_id] = getter
 
     def _unfollow(self, getter: Getter) -> None:
-        if getter.connection is not None:
-            peer = self._peers.of(getter.connection)
+        peer, getter.peer = getter.peer, None
+        if peer is not None:
             peer.getters.pop(getter.token, None)
             peer.streams.pop(getter.stream_id, None)
 

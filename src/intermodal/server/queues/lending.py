@@ -16,7 +16,7 @@ READ_AHEAD = 1000  # items that are read from the store together
 class Fitting(NamedTuple):
     """`found`: items in `covered`; `tokens`: of their puts; `rest` is for later."""
 
-    found: int
+    found: list[bytes]
     tokens: list[bytes]
     covered: Ranges
     rest: Ranges
@@ -28,14 +28,14 @@ def fitting(partition: Partition, ranges: Ranges) -> Fitting:
     tokens: list[bytes] = []
     covered: Ranges = []
     rest: Ranges = []
-    count = 0
+    found: list[bytes] = []
     for first, last in ranges:
         place = first
         while place <= last and size > 0:
             item = items.get(place)
             place += 1
             if item is not None:
-                count += 1
+                found.append(item)
                 size -= len(item)
                 token = known.get(place - 1)
                 if token is not None:
@@ -44,7 +44,7 @@ def fitting(partition: Partition, ranges: Ranges) -> Fitting:
             covered.append((first, place - 1))
         if place <= last:
             rest.append((place, last))
-    return Fitting(count, tokens, covered, rest)
+    return Fitting(found, tokens, covered, rest)
 
 
 def values(partition: Partition, ranges: Ranges) -> list[bytes]:

@@ -17,6 +17,7 @@ from modal._protocol.messages.object import Stored
 from modal._protocol.messages.queue import QueuePut
 
 MAX_WAITING = 256 << 20  # bytes that producers may hold here while they wait for room
+_STORED = Stored(True)
 MAX_TOKENS = 20_000  # puts that are recognised when they are sent again
 
 
@@ -54,17 +55,19 @@ class Putting:
         if not partition.putters and partition.room(len(putter.items)):
             self._append(putter)
             self._puts[token] = putter
-            self._pump(partition)
+            if partition.getters:
+                self._pump(partition)
             return
         if message.wait == 0:
             connection.respond(stream_id, Stored(False))
             return
+        putter.size = sum(map(len, putter.items))
         if self._waiting_bytes + putter.size > MAX_WAITING:
             raise Fault(Code.EXHAUSTED, "too many large items wait for room in queues: take items out, then try again")
         self._puts[token] = putter
         self._waiting_bytes += putter.size
         partition.putters.append(putter)
-        self._peers.of(connection).streams[stream_id] = putter
+        self._follow(putter)
         if message.wait >= 0:
             putter.timer = self._loop.call_later(message.wait, self._time_is_up, putter)
 
@@ -74,9 +77,18 @@ class Putting:
         if putter is None:
             connection.respond(stream_id, Stored(True))
             return
-        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+        self._unfollow(putter)
         putter.connection, putter.stream_id = connection, stream_id
-        self._peers.of(connection).streams[stream_id] = putter
+        self._follow(putter)
+
+    def _follow(self, putter: Putter) -> None:
+        putter.peer = self._peers.of(putter.connection)
+        putter.peer.streams[putter.stream_id] = putter
+
+    def _unfollow(self, putter: Putter) -> None:
+        if putter.peer is not None:
+            putter.peer.streams.pop(putter.stream_id, None)
+            putter.peer = None
 
     def admit(self, putter: Putter) -> None:
         """There is room for the first in line."""
@@ -91,7 +103,8 @@ class Putting:
         first = partition.append(len(items))
         queue = partition.queue
         putter.writing = True
-        stop_timer(putter)
+        if putter.timer is not None:
+            stop_timer(putter)
         expires_at = partition.expires_at = self._now() + putter.ttl
         slack = putter.ttl * 0.01  # so that not every put has to move it
         kept_until = made = None
@@ -121,14 +134,14 @@ class Putting:
             self._wake(partition)
 
     def _finish(self, putter: Putter, error: Exception | None) -> None:
-        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+        self._unfollow(putter)
         if error is not None:
             self._puts.pop(putter.token, None)
             fail(putter.connection, putter.stream_id, error)
             return
         self.remember(putter.token)
         if not putter.connection.closed:
-            putter.connection.respond(putter.stream_id, Stored(True))
+            putter.connection.respond(putter.stream_id, _STORED)
 
     def remember(self, token: bytes) -> None:
         """This put was done."""
@@ -152,7 +165,7 @@ class Putting:
         putter.partition.putters.remove(putter)
         self._waiting_bytes -= putter.size
         self._puts.pop(putter.token, None)
-        self._peers.of(putter.connection).streams.pop(putter.stream_id, None)
+        self._unfollow(putter)
 
     def turn_away(self, partition: Partition, fault: Fault) -> None:
         """All who wait at this partition."""

@@ -15,7 +15,10 @@ WAITING, READING, LENT, ARRIVED = "waiting", "reading", "lent", "arrived"
 class Getter:
     """One QueueGet: it waits; then its items are read and noted as lent; then it waits to hear that they arrived."""
 
-    __slots__ = ("connection", "count", "cut", "gone", "partition", "ranges", "state", "stream_id", "timer", "token")
+    __slots__ = (
+        "connection", "count", "cut", "gone", "items", "partition", "peer", "ranges", "state", "stream_id", "timer",
+        "token",
+    )  # fmt: skip
 
     def __init__(
         self, partition: Partition, token: bytes, count: int, connection: Connection | None, stream_id: int
@@ -28,6 +31,8 @@ class Getter:
         self.state = WAITING
         self.cut = False  # there was more than one answer carries
         self.ranges: Ranges = []
+        self.items: list[bytes] = []  # what is in them, on its way to the disk
+        self.peer: Peer | None = None  # where it is known
         self.gone = False  # whoever asked will not take it
         self.timer: asyncio.TimerHandle | None = None
 
@@ -39,7 +44,7 @@ class Getter:
 class Putter:
     """One QueuePut: it waits for room, then for the disk."""
 
-    __slots__ = ("connection", "items", "partition", "size", "stream_id", "timer", "token", "ttl", "writing")
+    __slots__ = ("connection", "items", "partition", "peer", "size", "stream_id", "timer", "token", "ttl", "writing")
 
     def __init__(
         self, partition: Partition, token: bytes, items: list[bytes], ttl: float, connection: Connection,
@@ -48,7 +53,8 @@ class Putter:
         self.partition = partition
         self.token = token
         self.items = items
-        self.size = sum(map(len, items))
+        self.size = 0  # bytes, where it waits
+        self.peer: Peer | None = None  # where it is known, if it waits or came again
         self.ttl = ttl
         self.connection = connection
         self.stream_id = stream_id

@@ -31,6 +31,7 @@ from zlib import crc32
 
 from intermodal.server.store.blocks import Blocks
 from modal._protocol.errors import Code, Fault
+from modal._protocol.sending import together
 from modal._protocol.writing import write_all
 
 SEGMENT = 16 << 20  # bytes of a file
@@ -50,6 +51,7 @@ _HEAD = struct.Struct("<8s24sQQ")
 _CRC = struct.Struct("<I")
 _RECORD = struct.Struct("<IIQQ")
 _SALTED = struct.Struct("<QQQ")
+_new_tuple = tuple.__new__  # `_Entry(…)` without the cost of a call in Python
 _log = logging.getLogger(__name__)
 
 Done = Callable[["Exception | None"], None]
@@ -179,7 +181,7 @@ class Journal:
     def append(self, content: bytes, done: Done) -> int:
         """`done(None)` is called on the event loop once this is on the disk, or `done(error)`; the record's number."""
         self.last += 1
-        self._pending.append(_Entry(self.last, content, done))
+        self._pending.append(_new_tuple(_Entry, (self.last, content, done)))
         if not self._due:
             self._due = True
             self._loop.call_soon(self.flush)
@@ -201,19 +203,15 @@ class Journal:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        if self._may_write_here(pending):
-            self._deliver(pending, self._try(pending))
+        if self._may_write_here() and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
+            together(self._loop, self._deliver, pending, self._try(pending, size))
         else:
             self._under_way += len(pending)
             self._queue.put(pending)
 
-    def _may_write_here(self, pending: list[_Entry]) -> bool:
-        return (
-            self._quick >= QUICK_WRITES
-            and not (self._under_way or self._unfilled)
-            and (size := _size(pending)) <= HERE
-            and self._at + size <= SEGMENT  # else it might have to wait for the store
-        )
+    def _may_write_here(self) -> bool:
+        """If it is little, and no wait for the store."""
+        return self._quick >= QUICK_WRITES and not (self._under_way or self._unfilled)
 
     def release(self, number: int) -> None:
         """The store has all up to this number: it need not be kept here any more."""
@@ -236,7 +234,7 @@ class Journal:
 
     def _written_by_thread(self, group: list[_Entry], error: Exception | None) -> None:
         self._under_way -= len(group)
-        self._deliver(group, error)
+        together(self._loop, self._deliver, group, error)
 
     def _deliver(self, group: list[_Entry], error: Exception | None) -> None:
         for entry in group:
@@ -246,10 +244,11 @@ class Journal:
             except Exception:  # one listener's defect is not the others' loss
                 _log.exception("a listener of the journal failed")
 
-    def _try(self, group: list[_Entry]) -> Exception | None:
+    def _try(self, group: list[_Entry], size: int) -> Exception | None:
+        """`size`: see `_size`."""
         began = time.perf_counter()
         try:
-            self._write(group)
+            self._write(group, size)
         except (OSError, Fault) as failure:
             self._quick = 0
             return self._explained(failure)
@@ -276,7 +275,7 @@ class Journal:
             except Empty:
                 pass
             for group in _groups(entries):
-                error = self._try(group)
+                error = self._try(group, _size(group))
                 try:
                     self._loop.call_soon_threadsafe(self._written_by_thread, group, error)
                 except RuntimeError:  # the loop is closed: nobody waits any more
@@ -308,21 +307,21 @@ class Journal:
                 self._unfilled = 0
         return self._queue.get()
 
-    def _write(self, group: list[_Entry]) -> None:
-        group = [entry for entry in group if entry.content]
-        if not group:
-            return
-        size = _size(group)
-        if self._at + size > SEGMENT:
+    def _write(self, group: list[_Entry], size: int) -> None:
+        if self._at + size > SEGMENT and any(entry.content for entry in group):
             self._begin()
-        before = self._written
+        before, salt = self._written, self._salt
         parts: list[bytes] = []
         for number, content, _done in group:
-            parts += (_RECORD.pack(len(content), _crc(self._salt, number, before, content), number, before), content)
-            before = number
-        self._put(b"".join(parts), self._at)
+            if content:
+                parts += (_RECORD.pack(len(content), _crc(salt, number, before, content), number, before), content)
+                before = number
+        if not parts:
+            return
+        data = b"".join(parts)
+        self._put(data, self._at)
         self.syncs += 1
-        self._at += size
+        self._at += len(data)
         self._written = self._ends[self._turn] = before
 
     def _begin(self) -> None:
@@ -379,6 +378,7 @@ class Journal:
 
 
 def _size(group: list[_Entry]) -> int:
+    """Bytes that it takes at most; what only waits for others takes none."""
     return sum([len(entry.content) + _RECORD.size for entry in group])
 
 
