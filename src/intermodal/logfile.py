@@ -27,8 +27,10 @@ def rotate(path: Path, limit: int = LIMIT) -> bool:
         return False
     if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino) or there.st_size <= limit:
         return False
+    new = path.with_name(path.name + ".new")  # first: where a full disk has no room for it, all stays as it is
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.rename(path, path.with_name(path.name + ".1"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.rename(new, path)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
-from modal._image_projects import poetry_project, pyproject_dependencies, read_text, uv_project
+from modal._image_projects import poetry_project, pyproject_dependencies, uv_project
 from modal._image_steps import Step, flatten
+from modal._requirements import recipe_fields
 from modal._secret import Secret, check_secrets
 from modal.exception import InvalidError
 from modal.gpu import GPU_T, parse_gpus
@@ -152,11 +153,14 @@ class PythonPackages:
         secrets: Sequence[Secret] = [],
         gpu: GPU_T = None,
     ) -> Image:
-        """Install a list of Python packages from a local `requirements.txt` file."""
+        """Install a list of Python packages from a local `requirements.txt` file.
+
+        Files that it names by `-r` and `-c`, relative to itself, go with it.
+        """
         method, path = "pip_install_from_requirements", str(requirements_txt)
         options = _index_options(find_links, index_url, extra_index_url, pre, extra_options)
         step = step_of("pip_requirements", options, secrets, gpu, force_build, method)
-        step.late = lambda: {"requirements": read_text(path, method)}
+        step.late = lambda: recipe_fields([path], method, one=True)
         return self._then(step)
 
     def pip_install_from_pyproject(
@@ -252,7 +256,7 @@ class PythonPackages:
             fields["uv_version"] = version_of(uv_version, method)
         step = step_of(method, fields, secrets, gpu, force_build)
         if paths:
-            step.late = lambda: {"requirements": [read_text(path, method) for path in paths]}
+            step.late = lambda: recipe_fields(paths, method)
         return self._then(step)
 
     def uv_sync(

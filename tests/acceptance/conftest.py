@@ -177,17 +177,19 @@ class Platform:
 
 
 @contextlib.contextmanager
-def new_platform(size: str = "") -> Iterator[Platform]:
+def new_platform(size: str = "", on_disk: bool = False) -> Iterator[Platform]:
     """A state directory with the base image, not started; at the end it is ended, and nothing may be left.
 
-    `size`: on a file system of its own, as large as `mount` understands.
+    `size`: on a file system of its own, as large as `mount` understands; `on_disk`: an ext4 one, not in memory.
     """
     if os.geteuid() != 0 or shutil.which("crun") is None:
         pytest.skip("acceptance tests need root and crun")
     home = disk = Path(tempfile.mkdtemp(prefix="im-accept-", dir="/tmp"))
     reaper.tell("disk" if size else "home", disk)
     if size:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)], check=True)
+        _mount_ext4(disk, size) if on_disk else subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)], check=True
+        )
         home = disk / "h"  # others' mount namespaces have the disk too: what names it alone is not ours
         home.mkdir(mode=0o700)
         reaper.tell("home", home)
@@ -211,6 +213,13 @@ def new_platform(size: str = "") -> Iterator[Platform]:
         reaper.tell("gone", disk)
     assert down.code == 0, down.text
     assert not left, "left behind:\n  " + "\n  ".join(left)
+
+
+def _mount_ext4(place: Path, size: str) -> None:
+    """In a sparse file that goes with the mount."""
+    with tempfile.NamedTemporaryFile(prefix="im-accept-disk-", dir="/tmp") as file:
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", file.name, size], check=True)
+        subprocess.run(["mount", "-o", "loop", file.name, str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

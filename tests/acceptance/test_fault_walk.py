@@ -7,16 +7,11 @@ documented error, and nothing runs.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
-import os
 import random
-import signal
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,28 +19,11 @@ import pytest
 
 from modal._protocol.messages.call import Status
 from tests.acceptance.conftest import Platform, new_platform
+from tests.acceptance.faults import CLIENTS, PATIENCE, SECONDS, SEED, Walk, comes_to_rest, store_of
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(0)]
 
-SECONDS = float(os.environ.get("INTERMODAL_FAULT_SECONDS", "12"))
-SEED = int(os.environ.get("INTERMODAL_FAULT_SEED", random.randrange(1 << 32)))
-CLIENTS = 3
-# Seconds for everything to come to rest when no more faults are injected: a container that was frozen before its first
-# input is missed after 300.
-PATIENCE = 400.0
 DISK = "256m"  # that of the state directory, which is filled up now and then
-FAULTS = {  # and how often each is chosen
-    "runner": 3,  # the main process of a container
-    "container": 3,  # all that runs in one
-    "stop": 1,  # one does not answer any more
-    "server": 2,
-    "worker": 2,
-    "client": 2,
-    "pause_server": 1,  # for a while
-    "pause_worker": 1,
-    "pause_client": 2,  # a slow one
-    "disk": 1,  # full, for a while
-}
 
 APP = """
 import asyncio, random, time
@@ -149,7 +127,7 @@ def concurrently():
 
 kinds = dict(remote=remote, map=map, spawn=spawn, spawn_map=spawn_map, generator=generator, batch=batched,
              concurrent=concurrently, slow_generator=slow_generator, slow_map=slow_map)
-while time.time() < until:
+while time.monotonic() < until:
     kind = chance.choice(list(kinds))
     tell("begin", kind)
     try:
@@ -189,213 +167,6 @@ print(json.dumps(found))
 """
 
 
-class Walk:
-    """The platform under fire."""
-
-    def __init__(self, platform: Platform, folder: Path, chance: random.Random) -> None:
-        self.platform = platform
-        self.faults: collections.Counter[str] = collections.Counter()
-        self.said: list[list[str]] = []
-        self.journal = folder / "journal"
-        self.journal.touch()
-        self._folder = folder
-        self._chance = chance
-        self._until = time.time() + SECONDS
-        self._clients: list[subprocess.Popen[str]] = []
-        self._paused: dict[int, float] = {}  # process -> when it may go on
-        (folder / "client.py").write_text(CLIENT)
-
-    # -- clients
-    def start_client(self) -> None:
-        number = len(list(self._folder.glob("client-*.out")))
-        with (
-            (self._folder / f"client-{number}.out").open("w") as out,
-            (self._folder / f"client-{number}.err").open("w") as err,
-        ):
-            self._clients.append(
-                subprocess.Popen(
-                    [
-                        sys.executable, str(self._folder / "client.py"), str(self._chance.randrange(1 << 32)),
-                        str(self._until), str(self.journal),
-                    ],
-                    env=self.platform.env, stdout=out, stderr=err, text=True,
-                )
-            )  # fmt: skip
-
-    def end(self) -> None:
-        self.go_on()
-        for process in self._clients:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
-    # -- faults
-    def step(self) -> None:
-        """One fault of any kind."""
-        self.go_on(time.monotonic())
-        fault = self._chance.choices(list(FAULTS), list(FAULTS.values()), k=1)[0]
-        if getattr(self, f"_{fault}")():
-            self.faults[fault] += 1
-        self._start_what_is_missing()
-
-    def _runner(self) -> bool:
-        return self._signal_any(signal.SIGKILL)
-
-    def _container(self) -> bool:
-        pids = list(self.runners())
-        if not pids:
-            return False
-        try:
-            group = Path(f"/proc/{self._chance.choice(pids)}/cgroup").read_text().rpartition("::")[2].strip()
-            (Path("/sys/fs/cgroup") / group.lstrip("/") / "cgroup.kill").write_text("1")
-        except OSError:
-            return False  # it has ended meanwhile
-        return True
-
-    def _stop(self) -> bool:
-        """A container that stops answering: it is frozen for good."""
-        return self._signal_any(signal.SIGSTOP)
-
-    def _signal_any(self, number: signal.Signals) -> bool:
-        pids = list(self.runners())
-        if not pids:
-            return False
-        return _kill(self._chance.choice(pids), number)
-
-    def _server(self) -> bool:
-        return self._kill_part("intermodal.server")
-
-    def _worker(self) -> bool:
-        return self._kill_part("intermodal.worker")
-
-    def _kill_part(self, module: str) -> bool:
-        pids = list(self._parts(module))
-        return bool(pids) and _kill(pids[0], signal.SIGKILL)
-
-    def _pause_server(self) -> bool:
-        return self._pause(list(self._parts("intermodal.server")))
-
-    def _pause_worker(self) -> bool:
-        return self._pause(list(self._parts("intermodal.worker")))
-
-    def _pause_client(self) -> bool:
-        return self._pause([process.pid for process in self._clients if process.poll() is None])
-
-    def _pause(self, pids: list[int]) -> bool:
-        """Hold one of these processes up."""
-        if not pids:
-            return False
-        pid = self._chance.choice(pids)
-        self._paused[pid] = time.monotonic() + self._chance.uniform(0.3, 4.0)
-        return _kill(pid, signal.SIGSTOP)
-
-    def go_on(self, now: float = float("inf")) -> None:
-        """Let those that have been held up for long enough go on."""
-        for pid, until in list(self._paused.items()):
-            if until <= now:
-                del self._paused[pid]
-                _kill(pid, signal.SIGCONT)
-
-    def _disk(self) -> bool:
-        """No byte more can be written, for a while."""
-        filler = self.platform.home / "filler"
-        try:
-            with filler.open("wb", buffering=0) as file:
-                for size in (1 << 20, 1 << 12):
-                    with contextlib.suppress(OSError):
-                        while True:
-                            file.write(bytes(size))
-            time.sleep(self._chance.uniform(0.1, 2.0))
-        finally:
-            filler.unlink(missing_ok=True)
-        return True
-
-    def _client(self) -> bool:
-        alive = [process for process in self._clients if process.poll() is None]
-        if not alive:
-            return False
-        self._chance.choice(alive).kill()
-        return True
-
-    def _start_what_is_missing(self) -> None:
-        held_up = set(self._paused) & {*self._parts("intermodal.server"), *self._parts("intermodal.worker")}
-        if not held_up and self._chance.random() < 0.7:  # else a client may start it, or it stays away for a while
-            up = self.platform.intermodal("up")
-            assert up.code == 0, up.text
-        while sum(process.poll() is None for process in self._clients) < CLIENTS and time.time() < self._until:
-            self.start_client()
-
-    # -- who is there
-    def runners(self) -> Iterator[int]:
-        """Main processes of containers of this platform."""
-        for pid, command in _processes():
-            if b"intermodal/runner/start.py" in command:
-                try:
-                    if bytes(self.platform.home) in Path(f"/proc/{pid}/mountinfo").read_bytes():
-                        yield pid
-                except OSError:
-                    continue
-
-    def _parts(self, module: str) -> Iterator[int]:
-        for pid, command in _processes():
-            if module.encode() in command:
-                try:
-                    environment = Path(f"/proc/{pid}/environ").read_bytes()
-                except OSError:
-                    continue
-                if f"INTERMODAL_HOME={self.platform.home}".encode() in environment:
-                    yield pid
-
-    # -- what came of it
-    def outcome(self) -> collections.Counter[tuple[str, str]]:
-        """(what, kind) -> how often. Fails where a client saw what it should not have."""
-        found: collections.Counter[tuple[str, str]] = collections.Counter()
-        for path in sorted(self._folder.glob("client-*.out")):
-            for line in path.read_text().splitlines():
-                try:
-                    what, kind, *more = json.loads(line)
-                except ValueError:
-                    continue  # killed in the middle of a line
-                assert what != "wrong", f"{kind}: {more}\n{path.with_suffix('.err').read_text()[-4000:]}"
-                found[what, kind] += 1
-                if what == "documented":
-                    print(f"{kind}: {more[0]}: {more[1][:300]}")
-        return found
-
-    def wait_for_clients(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        for process in self._clients:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pytest.fail(f"a client hangs: {self._where_it_hangs(process)}")
-
-    def _where_it_hangs(self, process: subprocess.Popen[str]) -> str:
-        number = self._clients.index(process)
-        process.send_signal(signal.SIGUSR1)
-        time.sleep(1.0)
-        said = [(self._folder / f"client-{number}.{what}").read_text()[-4000:] for what in ("out", "err")]
-        logs = [(self.platform.home / name).read_text()[-4000:] for name in ("server.log", "worker.log")]
-        return "\n".join([f"client {number}", *said, self.platform.intermodal("status").text, *logs])
-
-
-def _kill(pid: int, number: signal.Signals) -> bool:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _processes() -> Iterator[tuple[int, bytes]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield int(entry.name), (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-
-
 @pytest.fixture
 def small_platform() -> Iterator[Platform]:
     """On a disk that can be filled up."""
@@ -411,21 +182,15 @@ def test_random_faults(small_platform: Platform, tmp_path: Path) -> None:
     assert own_platform.intermodal("up").code == 0
     deployed = own_platform.modal("deploy", path)
     assert deployed.code == 0, deployed.text
-    chance = random.Random(SEED)
-    walk = Walk(own_platform, tmp_path, chance)
+    walk = Walk(own_platform, tmp_path, random.Random(SEED), CLIENT)
     try:
         for _ in range(CLIENTS):
             walk.start_client()
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until or walk.faults.total() < SECONDS / 5:  # a slow machine has fewer in that time
-            time.sleep(chance.uniform(0.1, 1.5))  # the moment is what is tried
-            walk.step()
-        walk.go_on()
-        assert own_platform.intermodal("up").code == 0
+        walk.go()
         walk.wait_for_clients()
         outcome = walk.outcome()
         checked = _check(walk)
-        _comes_to_rest(own_platform)
+        comes_to_rest(own_platform)
         spawned = _spawned(walk)
     finally:
         walk.end()
@@ -449,7 +214,7 @@ def _check(walk: Walk) -> dict[str, int]:
 
 def _spawned(walk: Walk) -> dict[str, int]:
     """How all spawned inputs ended, as the store has it: no row twice by its key, and nothing without an output."""
-    with contextlib.closing(_store(walk.platform)) as store:
+    with contextlib.closing(store_of(walk.platform)) as store:
         found = dict(store.execute("SELECT status, count(*) FROM outputs GROUP BY status").fetchall())
     acknowledged = sum(
         1 if call != "spawn_map" else n for call, n in map(json.loads, walk.journal.read_text().splitlines())
@@ -457,27 +222,3 @@ def _spawned(walk: Walk) -> dict[str, int]:
     assert sum(found.values()) >= acknowledged
     assert set(found) <= {Status.SUCCESS, Status.TIMEOUT}, found
     return {"right" if status == Status.SUCCESS else "timed out": count for status, count in found.items()}
-
-
-def _store(platform: Platform) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{platform.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
-
-
-def _comes_to_rest(platform: Platform) -> None:
-    """No input waits or runs, and the containers end.
-
-    Both at once: between a container that was lost and the next attempt there is none, and an input that waits.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        listed = platform.modal("container", "list", "--json")
-        assert listed.code == 0, listed.text
-        with contextlib.closing(_store(platform)) as store:
-            (waiting,) = store.execute("SELECT count(*) FROM inputs").fetchone()
-        if not waiting and not json.loads(listed.out):
-            return
-        if time.monotonic() > deadline:
-            logs = [(platform.home / name).read_text()[-4000:] for name in ("server.log", "worker.log")]
-            left = f"{waiting} spawned inputs have no output; containers: {listed.out}"
-            pytest.fail("\n".join([left, platform.intermodal("status").text, *logs]))
-        time.sleep(1.0)

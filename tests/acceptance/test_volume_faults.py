@@ -20,7 +20,7 @@ from tests.acceptance.conftest import PATIENCE, Platform, new_platform, until
 
 pytestmark = pytest.mark.acceptance
 
-ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "9"))  # hundreds for a soak
+ROUNDS = int(os.environ.get("INTERMODAL_SOAK_ROUNDS", "8"))  # hundreds for a soak
 FILES = 5  # in each generation
 PARTS = ("worker", "server")
 
@@ -101,7 +101,11 @@ class Faults:
         return "\n---\n".join(text[-3000:] for text in logs)
 
     def kill(self, victim: str) -> None:
-        if victim == "container":
+        if victim == "everything":
+            status = self.platform.status()
+            for process in (status["pid"], status["workers"][0]["pid"]):
+                os.kill(process, signal.SIGKILL)
+        if victim in ("container", "everything"):
             for pid in (self.platform.home / "containers").glob("ta-*/pid"):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the end of one that was killed
                     os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -144,15 +148,15 @@ def test_kills_at_random_moments(own_platform: Platform, tmp_path: Path) -> None
     faults.wait_for(1, "seen")
     chance = random.Random(os.environ.get("INTERMODAL_SOAK_SEED", "volumes"))
     for number in range(ROUNDS):
-        victim = ("container", "worker", "server")[number % 3]
+        victim = ("container", "worker", "server", "everything")[number % 4]
         time.sleep(chance.random() * 0.3)  # the moment is the point
         before = faults.acknowledged()
         faults.kill(victim)
         newest = faults.check()
         assert newest >= before, f"generation {before} was acknowledged, and is lost with the {victim}"
-        if victim == "server":
+        if victim in ("server", "everything"):
             assert platform.intermodal("up").code == 0
-        elif victim == "container":
+        if victim == "container":
             faults.spawn("write", "read")
         faults.wait_for(max(before, newest) + 2, "written", "seen")
     acknowledged = faults.acknowledged()

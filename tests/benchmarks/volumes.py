@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 S3 = "S3 (moto), boto3, 10 threads"
 DISK = "a copy on the machine's disk"
 COPY = "a local copy (cp)"
+SYNCED = "a local copy that is on the disk (dd conv=fsync)"
 FILE_BYTES = 1000
 DRIVERS = HERE / "drivers"
 
@@ -67,6 +68,9 @@ def large(bench: Bench, section: Section) -> None:
             file.write(os.urandom(16))
         took.add(OURS, _timed(lambda: _modal(ours, "volume", "put", "-f", name, path, "/large")))
         took.add(COPY, _timed(lambda: subprocess.run(["cp", str(path), f"{path}.copy"], check=True)))
+        dd = ["dd", f"if={path}", f"of={path}.synced", "bs=1M", "conv=fsync", "status=none"]
+        took.add(SYNCED, _timed(lambda dd=dd: subprocess.run(dd, check=True)))  # type: ignore[misc]
+        Path(f"{path}.synced").unlink()
     found = _app(ours, name, bench.rounds * 2, "--large", f"{path}.copy")
     for what in ("cached", "uncached"):
         for from_volume, from_disk in found[what]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,31 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "spool").stat().st_size < 20_000
     assert len(texts(opened(tmp_path / "spool"))) >= 5
     assert opened(tmp_path / "spool").count == 1999
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that found room for a part of itself alone hides none of those that come after it; nothing is raised."""
+    monkeypatch.setattr(log_spool, "COMPACT_BYTES", 10)
+    first = opened(tmp_path / "spool")
+    first.put(entries("a\n", "b\n"))
+    pwrite = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[: len(data) // 2], at))
+        first.put(entries("lost with the worker\n"))
+    first.put(entries("c\n"))
+
+    def refuse(self: Path, _data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refuse)
+        first.acknowledged(2)
+    assert texts(first) == ["lost with the worker\n", "c\n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["spool"]
+    second = opened(tmp_path / "spool")
+    assert texts(second)[-1] == "c\n"
+    assert second.put(entries("d\n")).first == 5
 
 
 @settings(max_examples=60, deadline=None)

@@ -53,7 +53,9 @@ def images_prune(unused_for: float, keep_size: str, caches: bool, yes: bool) -> 
         what = f"{also}images until all take at most {keep_size}" if most else f"{also}all images that no app uses"
         click.confirm(f"Delete {what}?", abort=True)
     gone = ask(ImagePrune(unused_for * 86400.0, most, caches), ImagesKnown)
-    also = f"{len(gone.caches)} caches and " if caches else ""
+    whole, parts = sum(not one.parts for one in gone.caches), sum(one.parts for one in gone.caches)
+    some = f", {parts} {'entry' if parts == 1 else 'entries'} of others" if parts else ""
+    also = f"{whole} caches{some} and " if caches else ""
     click.echo(f"Deleted {also}{len(gone.images)} images and freed {tables.size(gone.freed)}.")
 
 

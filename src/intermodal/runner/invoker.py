@@ -39,6 +39,10 @@ class Invoker:
         self.sending = False
         self._printed = printed
 
+    def name(self, item: Input) -> str:
+        """The function, or the class and the method, for messages."""
+        return f"{self.service.spec.name}.{item.method}" if item.method else self.service.spec.name
+
     def arguments(self, item: Input, started: float) -> tuple[Input, tuple[Any, ...], dict[str, Any]]:
         """What runs, with its positional and keyword arguments. Raises whatever unpickling raises.
 
@@ -73,9 +77,7 @@ class Invoker:
             column = [arguments[name] for arguments in columns]
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 if any(column):
-                    raise TypeError(
-                        f"{self.service.spec.name} is batched: its parameters must have names, not {parameter}"
-                    )
+                    raise TypeError(f"{self.name(item)} is batched: its parameters must have names, not {parameter}")
             elif parameter.kind is parameter.KEYWORD_ONLY:
                 named[name] = column
             else:
@@ -99,7 +101,7 @@ class Invoker:
         if not isinstance(results, (list, tuple)) or len(results) != len(members):
             got = f"a list of {len(results)}" if isinstance(results, (list, tuple)) else type(results).__name__
             error = TypeError(
-                f"{self.service.spec.name} is batched: for {len(members)} inputs it must return a list of "
+                f"{self.name(item)} is batched: for {len(members)} inputs it must return a list of "
                 f"{len(members)} results, not {got}"
             )
             for one in members:
@@ -174,9 +176,34 @@ class Invoker:
 
 def iterate(item: Input, result: Any, invoker: Invoker, started: float) -> Iterator[None]:
     """Run a generator to its end; stops after each item, for the caller to see whether it may go on."""
+    if hasattr(result, "__aiter__"):
+        result = _items_of(result)
     if not hasattr(result, "__iter__"):
-        raise TypeError(f"{invoker.service.spec.name} is a generator function but returned {type(result).__name__}")
+        raise TypeError(f"{invoker.name(item)} is a generator function but returned {type(result).__name__}")
     for number, part in enumerate(result):
         invoker.yield_item(item, part, number)
         yield
     invoker.exhaust(item, started)
+
+
+def _items_of(result: Any) -> Iterator[Any]:
+    """The items of an async generator that a plain function has returned (`is_generator=True`)."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    items = result.__aiter__()
+    try:
+        while True:
+            try:
+                item = loop.run_until_complete(_next(items))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        if hasattr(items, "aclose"):
+            loop.run_until_complete(items.aclose())
+        loop.close()
+
+
+async def _next(items: Any) -> Any:
+    return await items.__anext__()

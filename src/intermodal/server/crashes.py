@@ -75,22 +75,23 @@ class Crashes:
         return again
 
     def start_failed(self, container: Container, message: ContainerExited) -> None:
-        """It never became ready. What waits for the function hears why, unless it has worked before."""
+        """It never became ready. What waits for the function hears why, unless it has worked before, or the container
+        died without a word: that may be bad luck, and is tried again."""
         function = container.function
         counts = function.crashes.add(container.round)
         failure = container.failure
         if failure is None:
-            text, hint = describe_exit(message, function.spec)
+            text, hint = describe_exit(message, function.spec, "while it started")
             self._dispatch.system_log(container, text)
             failure = CallFailure(Code.EXECUTION, "modal.exception.ExecutionError", text, hint=hint)
         if counts:
             self._back_off(container)
-        if function.ever_ready and function.crashes.count < HOPELESS_STARTS:
+        hopeless = function.crashes.count >= HOPELESS_STARTS
+        died = container.failure is None and message.reason != "start-failed"  # killed, out of memory, by `os._exit`
+        if (function.ever_ready or died) and not hopeless:
             return
-        if not function.ephemeral and container.failure is None:
-            # Killed, out of memory: a deployed function goes on trying, unless its containers cannot be started at all.
-            if message.reason != "start-failed" or function.crashes.count < HOPELESS_STARTS:
-                return
+        if not function.ephemeral and container.failure is None and (died or not hopeless):
+            return  # it goes on trying, unless its containers cannot be started at all
         self._fail_waiting(function, failure, Status.INIT_FAILURE)
 
     def start_interrupted(self, container: Container) -> None:

@@ -65,8 +65,8 @@ def crash_pause(crashes: int) -> float:
     return 0.0 if crashes <= 1 else min(BACKOFF_MAX, BACKOFF_SECONDS * 2.0 ** (crashes - 2))
 
 
-def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, str]:
-    """A sentence about the container's end, and what to do next."""
+def describe_exit(message: ContainerExited, spec: FunctionSpec, doing: str = "while it ran inputs") -> tuple[str, str]:
+    """A sentence about the container's end, and what to do next. `doing`: what it was about."""
     if message.reason == "out-of-memory":
         limit = spec.resources.memory_limit
         allowed = f" of {limit} MiB" if limit else ""
@@ -90,7 +90,7 @@ def describe_exit(message: ContainerExited, spec: FunctionSpec) -> tuple[str, st
         except ValueError:
             name = f"signal {message.signal}"
         hint = "A native library crashed" if message.signal == signal.SIGSEGV else ""
-        return f"the container of {spec.name} was killed by {name} while it ran inputs", hint
-    return f"the container of {spec.name} exited with code {message.exit_code} while it ran inputs", (
+        return f"the container of {spec.name} was killed by {name} {doing}", hint
+    return f"the container of {spec.name} exited with code {message.exit_code} {doing}", (
         "Functions must return or raise; os._exit ends the whole container"
     )

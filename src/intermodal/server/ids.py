@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import secrets
 import string
@@ -9,7 +11,7 @@ import string
 from modal._protocol.content_ids import ALPHABET, LENGTH, canonical, content_id, digest_id
 
 CALL_ALPHABET = string.digits + "ABCDEFGHJKMNPQRSTVWXYZ"
-__all__ = ["canonical", "content_id", "digest_id", "is_blob_id", "looks_like", "new_call_id", "new_id"]
+__all__ = ["call_id_of", "canonical", "content_id", "digest_id", "is_blob_id", "looks_like", "new_id"]
 _BLOB_ID = re.compile(r"vl-[0-9A-Za-z]{22,64}")
 
 
@@ -18,9 +20,13 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
 
 
-def new_call_id() -> str:
-    """The id of a call that the server itself makes, as clients name theirs: `fc-` and 26 characters of base 32."""
-    return "fc-" + "".join(secrets.choice(CALL_ALPHABET) for _ in range(26))
+def call_id_of(*parts: object) -> str:
+    """The id of a call that the server itself makes, the same for the same parts: clients' look like it.
+
+    `fc-` and 26 characters of base 32.
+    """
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return "fc-" + "".join(CALL_ALPHABET[byte % len(CALL_ALPHABET)] for byte in digest[:26])
 
 
 def looks_like(prefix: str, text: str) -> bool:

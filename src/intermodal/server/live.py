@@ -83,7 +83,7 @@ class Container:
         self.function = function
         self.worker_id = worker_id
         self.devices: tuple[str, ...] = ()  # GPUs of the worker that are its own
-        self.link: Any = None  # workers.ContainerLink, once the worker was asked
+        self.link: Any = None  # worker_links.ContainerLink, once the worker was asked
         self.express: ExpressLink | None = None  # the short way to it, where it has one
         self.quick = 0  # inputs that it has answered at once, one after the other
         self.tokens: dict[int, Held] = {}

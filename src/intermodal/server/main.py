@@ -478,7 +478,10 @@ class Server:
     async def _watch_log(self) -> None:
         while True:
             await asyncio.sleep(LOG_CHECK)
-            logfile.rotate(self.home.server_log)
+            try:
+                logfile.rotate(self.home.server_log)
+            except OSError as error:
+                _log.warning("the log could not be given a new file: %s", error)
 
 
 def _may_call(connection: Connection, _function_id: str) -> None:

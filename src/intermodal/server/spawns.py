@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from intermodal.server.dispatch import Container, Dispatch
-from intermodal.server.ids import new_call_id
 from intermodal.server.inputs import Call, Held
 from intermodal.server.store.calls import CANCELLED, EXPIRED, Added, Attempts, CallStore, Finished, NewCall, NewInput
 from intermodal.server.waits import Waits
@@ -145,29 +144,33 @@ class Spawns:
         call = NewCall(message.call_id, message.function_id, message.parent_input_id)
         self._store.add_spawned_soon(call, rows, message.last, done)
 
-    async def start(self, function_id: str, args: bytes) -> str:
-        """An input that no client has asked for; its call's id, once it is on disk. Faults: not-found, exhausted."""
+    async def start(self, function_id: str, args: bytes, call_id: str) -> bool:
+        """An input that no client has asked for, on disk when this returns; False: this call was there already.
+
+        Faults: not-found, exhausted, and what keeps the store from writing.
+        """
         function = self._dispatch.function(function_id)
-        if self._state(function_id).pending >= SPAWN_LIMIT:
-            raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
-        call_id = new_call_id()
-        row = NewInput(0, args, "", "")
         state = self._state(function_id)
+        if state.pending >= SPAWN_LIMIT:
+            raise Fault(Code.EXHAUSTED, f"{function.name} has {SPAWN_LIMIT} spawned inputs without a result")
+        row = NewInput(0, args, "", "")
         state.pending += 1
         added: asyncio.Future[Added] = asyncio.get_running_loop().create_future()
 
         def done(result: Added | None, error: Exception | None) -> None:
+            state.pending -= 1 - (len(result.indexes) if result is not None else 0)
+            if result is not None and result.indexes:
+                self._unwatched.add(call_id)
+                self._added(Spawn(call_id, function_id, [0], [args]), [row], result)
+            if added.cancelled():
+                return
             if result is None:
-                state.pending -= 1
                 added.set_exception(_not_stored(error))
             else:
                 added.set_result(result)
 
         self._store.add_spawned_soon(NewCall(call_id, function_id, ""), [row], True, done)
-        result = await added
-        self._unwatched.add(call_id)
-        self._added(Spawn(call_id, function_id, [0], [args]), [row], result)
-        return call_id
+        return bool((await added).indexes)
 
     def _added(self, message: Spawn, rows: list[NewInput], added: Added) -> None:
         state = self._state(message.function_id)

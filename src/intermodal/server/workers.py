@@ -12,6 +12,7 @@ from intermodal.server.dispatch import KNOWN, STOP_GRACE, Container, Dispatch, F
 from intermodal.server.handover import form_of
 from intermodal.server.inputs import Call, Held, run_inputs, split_input_id
 from intermodal.server.store.calls import Attempts, attempt_name
+from intermodal.server.worker_links import ContainerLink, WorkerLink
 from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault, WireError
 from modal._protocol.frames import Frame
@@ -28,16 +29,11 @@ from modal._protocol.messages.worker import (
     ContainerKill,
     ContainerLogs,
     ContainerMarks,
-    ContainerSignalInput,
     ContainerSpec,
     ContainerStart,
     LogsAck,
     OutputsAck,
-    RunInputs,
     RunOutputs,
-    RunPause,
-    RunRecall,
-    RunResume,
     WorkerImageBuild,
     WorkerImageBuilt,
     WorkerRegister,
@@ -54,55 +50,6 @@ LOST_SECONDS = 20.0  # how long a worker may be away before its containers count
 PORTS_SECONDS = 5.0  # how long workers may take to open ports in their containers
 BUILD_ATTEMPTS = 3  # of one image, when its worker ends in the middle
 RECOVERY_SECONDS = 5.0  # how long a restarted server waits for its workers
-
-
-class WorkerLink:
-    """One registered worker."""
-
-    def __init__(self, connection: Connection, message: WorkerRegister) -> None:
-        self.connection = connection
-        self.worker_id = message.worker_id
-        self.hostname = message.hostname
-        self.cpus = message.cpus
-        self.memory = message.memory
-        self.runtimes = message.runtimes
-        self.pid = message.pid
-        self.gpus: list[dict[str, Any]] = [gpu for gpu in message.gpus if isinstance(gpu, dict)]
-        self.devices = {str(gpu.get("id", "")): str(gpu.get("kind", "")) for gpu in self.gpus}
-        self.stats: WorkerStats | None = None
-
-
-class ContainerLink:
-    """The server's end of one container's stream."""
-
-    def __init__(self, worker: WorkerLink, stream: Stream, container: Container) -> None:
-        self.worker = worker
-        self.stream = stream
-        self._container = container
-        self._ended = False
-
-    def send(self, message: RunInputs) -> None:
-        self.stream.send_now(message)
-
-    def end(self) -> None:
-        """No more inputs: the runner finishes and ends."""
-        if not self._ended:
-            self._ended = True
-            self.stream.end()
-
-    def cancel(self, tokens: list[int]) -> None:
-        self.worker.connection.note(ContainerSignalInput(self._container.id, tokens))
-
-    def recall(self, tokens: list[int]) -> None:
-        self.stream.send_now(RunRecall(tokens))
-
-    def pause(self, tokens: list[int]) -> None:
-        """The consumers of these generators are behind."""
-        self.stream.send_now(RunPause(tokens))
-
-    def resume(self, tokens: list[int]) -> None:
-        """These generators may go on."""
-        self.stream.send_now(RunResume(tokens))
 
 
 class Workers:

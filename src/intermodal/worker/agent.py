@@ -36,7 +36,6 @@ from modal._protocol.frames import VERSION_MAX, VERSION_MIN
 from modal._protocol.message import from_json
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import BuildLog, mounts_of
-from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.volume import WorkerVolumeSync
 from modal._protocol.messages.web import LOCAL, ContainerConnect, LocalPorts
 from modal._protocol.messages.wire import Done, Hello
@@ -346,7 +345,7 @@ class Agent:
         """A line of ours in a container's logs."""
         cell = self.cells.get(container_id)
         if cell is not None:
-            cell.say(LogEntry(time.time(), Stream.SYSTEM, f"{text}\n"))
+            cell.say(text)
 
     async def _kill_late(self, cell: Cell, grace: float) -> None:
         if cell.running is None:
@@ -491,7 +490,7 @@ class Agent:
         if self._connection is not None:
             self._connection.note(message)
             if self._connection.paused:
-                cell.hold_logs(self._connection)
+                cell.logs.hold(self._connection)
 
     def _send_marks(self, cell: Cell) -> None:
         if self._connection is not None:

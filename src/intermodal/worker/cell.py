@@ -15,16 +15,16 @@ from pathlib import Path
 
 from intermodal.spares import Spares, remove_all, spare_of
 from intermodal.worker import api, values
+from intermodal.worker.cell_logs import CellLogs
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.running import Running
 from intermodal.worker.disk_guard import size_of
 from intermodal.worker.liveness import START_SECONDS, Liveness, start_limit
-from intermodal.worker.log_spool import LogSpool
-from intermodal.worker.logs import LogPump
+from intermodal.worker.runner_connection import RUNNER_STREAM, RunnerConnection
 from intermodal.worker.server_links import ServerLinks
-from modal._protocol.aio import Connection, Stream
-from modal._protocol.errors import Code, Fault, ProtocolError, WireError
-from modal._protocol.frames import Frame, FrameBuffer, Kind, pack
+from modal._protocol.aio import Stream
+from modal._protocol.errors import Code, Fault, ProtocolError
+from modal._protocol.frames import Frame, Kind
 from modal._protocol.message import Message
 from modal._protocol.messages.call import Status
 from modal._protocol.messages.log import LogEntry
@@ -54,11 +54,9 @@ from modal._protocol.messages.worker import (
 
 log = logging.getLogger("intermodal.cell")
 
-RUNNER_STREAM = 1  # the container's stream, as numbered between runner and worker
 VALUES_DIR = "/.intermodal/run/values"
 LAST_WORDS_SECONDS = 2.0  # how long the end of a container waits for what its runner has sent before
 BLOB_MARK = b'"vl-'  # stands in the header of a message that names large values
-HELD_LOGS = 4 << 20  # bytes of output that the server has not taken in; beyond that the container waits
 
 
 class Cell:
@@ -96,14 +94,12 @@ class Cell:
         self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
         self._store = store
-        self._emit_logs = emit_logs
         self._spares = spares
         self._memory = 0  # bytes that it may use, 0 where there is no limit
         self._links = ServerLinks(container_id, hand_over, lambda: self.stream is not None)
         self.express_told = asyncio.Event()  # what came by the express way is known here
         self.express_told.set()
         self._unasked: deque[int] = deque(maxlen=16)  # tokens with an output whose inputs have not come this way
-        self._pump: LogPump | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._runner: RunnerConnection | None = None
         self._control: RunnerConnection | None = None
@@ -122,10 +118,9 @@ class Cell:
         self._serial = True
         self._runner_gone = asyncio.Event()
         self._overran = ""  # why it was ended for the sake of the machine's disk
-        self._held = False  # logs wait for the connection
-        self._logs_full = False  # the container waits until the server has taken more in
-        self._spool = LogSpool(directory / "logs.spool", app_id, container_id)
-        self._release: asyncio.Task[None] | None = None
+        self.logs = CellLogs.of(
+            directory, app_id, container_id, lambda logs: emit_logs(self, logs), lambda: self.stream is not None
+        )
         self.liveness = Liveness(START_SECONDS)
 
     # -- sockets
@@ -181,9 +176,7 @@ class Cell:
     def started(self, running: Running) -> None:
         """The process runs: read what it prints."""
         self.running = running
-        self._spool.open()
-        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._attribute)
-        self._pump.start()
+        self.logs.open(running, self._attribute)
 
     # -- from the server
     def attach(self, stream: Stream) -> None:
@@ -192,8 +185,7 @@ class Cell:
         self._unasked.clear()
         stream.raw = self.from_server
         stream.on_end = self._server_ended
-        for message in self._spool.waiting():
-            self._emit_logs(self, message)
+        self.logs.resend()
         if self.ready:  # it may have become so while nobody listened
             stream.send_now(RunnerReady())
         if self._stops:
@@ -205,8 +197,8 @@ class Cell:
         self._links.give()
         if self.exit is not None:
             self._tell_exit()
-        elif self._pump is not None and not self._logs_full:
-            self._pump.start()
+        else:
+            self.logs.read()
 
     def detach(self) -> None:
         """The server is away."""
@@ -215,8 +207,7 @@ class Cell:
             self._links.has_express = False
             self.express_told.clear()
             self.tell(ExpressLeave())
-        if self._pump is not None:
-            self._pump.stop()
+        self.logs.pause()
 
     def from_server(self, frame: Frame) -> None:
         if frame.type == RunInputs.TYPE:
@@ -336,24 +327,20 @@ class Cell:
         log.warning("%s: %s", self.container_id, text)
         if not self.ready:
             self.start_failure = text
-        self.say(LogEntry(time.time(), LogStream.SYSTEM, f"{text}; it is ended\n"))
+        self.say(f"{text}; it is ended")
         self.liveness.beat()
         await self.running.kill()
 
     async def end_for_disk(self, text: str) -> None:
         """See disk_guard.Writer."""
         self._overran = text
-        self._logs([LogEntry(time.time(), LogStream.SYSTEM, text + "\n")])
+        self.say(text)
         if self.running is not None:
             await self.running.kill()
 
     def logs_acknowledged(self, count: int) -> None:
         """The server has kept log entries up to this number."""
-        self._spool.acknowledged(count)
-        if self._logs_full and self._spool.size < HELD_LOGS // 2:
-            self._logs_full = False
-            if self._pump is not None and self.stream is not None and not self._held:
-                self._pump.start()
+        self.logs.acknowledged(count)
         self._release_if_known()
 
     def interrupt(self) -> None:
@@ -418,13 +405,13 @@ class Cell:
             self._failure = frame.header, frame.body
         else:
             raise ProtocolError(f"a runner does not send messages of type {frame.type}")
-        self._drain()
+        self.logs.drain()
         if self.stream is not None:
             self.stream.send_frame(frame.type, frame.header, frame.body)
 
     def _take_outputs(self, frame: Frame) -> None:
         message = RunOutputs.decode(frame.header, frame.body)
-        self._drain()  # what was printed before an output arrives before it
+        self.logs.drain()  # what was printed before an output arrives before it
         for blob in message.blobs:
             if blob and not self._take(blob):
                 log.warning("%s: its runner named value %r, which is not there", self.container_id, blob)
@@ -491,38 +478,9 @@ class Cell:
         return self._first_output
 
     # -- logs
-    def say(self, entry: LogEntry) -> None:
+    def say(self, text: str) -> None:
         """A line of the platform's own."""
-        self._logs([entry])
-
-    def hold_logs(self, connection: Connection) -> None:
-        """The way to the server is congested: read on when it is free again."""
-        if self._pump is not None and not self._held:
-            self._held = True
-            self._pump.stop()
-            task = connection.loop.create_task(self._release_logs(connection))
-            self._release = task
-
-    async def _release_logs(self, connection: Connection) -> None:
-        try:
-            await connection.drain()
-        except WireError:
-            pass  # `attach` reads on
-        self._held = False
-        if self._pump is not None and self.stream is not None and not self._logs_full:
-            self._pump.start()
-
-    def _drain(self) -> None:
-        if self._pump is not None and (self.stream is not None or not self._logs_full):
-            self._pump.drain()
-
-    def _logs(self, entries: list[LogEntry]) -> None:
-        message = self._spool.put(entries)
-        if self.stream is not None:
-            self._emit_logs(self, message)
-        if self._spool.size > HELD_LOGS and not self._logs_full and self._pump is not None:
-            self._logs_full = True
-            self._pump.stop()
+        self.logs.put([LogEntry(time.time(), LogStream.SYSTEM, text + "\n")])
 
     def _attribute(self, mark: str | None) -> str:
         """Which input has printed. The runner marks what Python code prints; for the rest it is certain where one
@@ -541,8 +499,7 @@ class Cell:
                 await asyncio.wait_for(self._runner_gone.wait(), LAST_WORDS_SECONDS)
             except TimeoutError:
                 pass
-        if self._pump is not None:
-            self._pump.close()
+        self.logs.end()
         if self._overran:
             exit = replace(exit, reason="out-of-disk", detail=self._overran)
         if self.start_failure:
@@ -567,7 +524,7 @@ class Cell:
         self.stream.end()
 
     def _release_if_known(self) -> None:
-        if self._server_knows and not self._outputs and self._spool.is_empty:
+        if self._server_knows and not self._outputs and self.logs.is_empty:
             self.released.set()
 
     async def close(self) -> None:
@@ -578,55 +535,16 @@ class Cell:
         for connection in (self._runner, self._control):
             if connection is not None and connection.transport is not None:
                 connection.transport.abort()
-        if self._pump is not None:
-            self._pump.close()
-        self._spool.close()
+        self.logs.close()
 
     def abandon(self) -> None:
         """As `close`, for a container that runs on: its output stays in the pipes for the next worker."""
-        if self._pump is not None:
-            self._pump.stop()
+        self.logs.pause()
         for server in self._servers:
             server.close()
         for connection in (self._runner, self._control):
             if connection is not None and connection.transport is not None:
                 connection.transport.abort()
-
-
-class RunnerConnection(asyncio.Protocol):
-    """One connection of a runner. What it sends is bounded and checked: it is not trusted."""
-
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-        self._buffer = FrameBuffer()
-        self._greeted = False
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for frame in self._buffer.feed(data):
-                if self._greeted:
-                    self._cell.from_runner(self, frame)
-                elif frame.kind == Kind.HELLO:
-                    self._greeted = True
-                    self._cell.greeted(self, Hello.decode(frame.header, frame.body))
-                else:
-                    raise ProtocolError("a runner says hello first")
-        except ProtocolError as error:
-            log.warning("%s: its runner broke the protocol: %s", self._cell.container_id, error)
-            if self.transport is not None:
-                self.transport.abort()
-
-    def send(self, kind: int, type: int, header: bytes, body: bytes, stream: int = RUNNER_STREAM) -> None:
-        if self.transport is not None:
-            self.transport.write(pack(kind, type, stream, header, body))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        self._cell.runner_lost(self)
 
 
 def _forward(stream: Stream, type: int, data: bytes) -> None:

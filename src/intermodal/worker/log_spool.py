@@ -70,11 +70,12 @@ class LogSpool:
         self._keep(message)
         if self._file >= 0:
             header, _body = message.encode()
+            record = len(header).to_bytes(4, "big") + header
             try:
-                os.pwrite(self._file, len(header).to_bytes(4, "big") + header, self._file_size)
-                self._file_size += 4 + len(header)
+                if os.pwrite(self._file, record, self._file_size) == len(record):
+                    self._file_size += len(record)
             except OSError:
-                pass  # the disk is full: the entry is in memory, as far as that goes
+                pass  # the disk is full: the entry is in memory, as far as that goes, and the next one takes its place
         return message
 
     def _keep(self, message: ContainerLogs) -> None:
@@ -89,12 +90,15 @@ class LogSpool:
             self.size -= cost
         if self._file < 0:
             return
-        if not self._waiting:
-            self._write_head(self.count)
-            self._file_size = HEADER
-            os.ftruncate(self._file, HEADER)
-        elif self._file_size > COMPACT_BYTES:
-            self._compact()
+        try:
+            if not self._waiting:
+                self._write_head(self.count)
+                self._file_size = HEADER
+                os.ftruncate(self._file, HEADER)
+            elif self._file_size > COMPACT_BYTES:
+                self._compact()
+        except OSError:
+            pass  # the disk is full: the next worker sends some entries again, which the server knows by their numbers
 
     def _write_head(self, acknowledged: int) -> None:
         os.pwrite(self._file, f"{acknowledged:{HEADER}}".encode(), 0)
@@ -107,7 +111,11 @@ class LogSpool:
             data.append(len(header).to_bytes(4, "big") + header)
         whole = b"".join(data)
         temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(whole)
+        try:
+            temporary.write_bytes(whole)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         temporary.rename(self._path)
         os.close(self._file)
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)

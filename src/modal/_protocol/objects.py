@@ -6,11 +6,12 @@ very bytes that were written. Whoever refers to it makes it durable first (the s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
 from functools import partial
-from typing import Callable, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 from modal._protocol.writing import write_all
 
@@ -18,6 +19,7 @@ CHUNK = 1 << 20  # bytes; smaller files are read whole
 OVERLAPPED_FROM = 16 << 20  # bytes of a file that is worth a thread
 INCOMING = ".incoming"  # below the store: what is not whole yet, as `<pid>-<number>`
 _ZEROS = bytes(CHUNK)
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 _numbers = itertools.count()
 
 
@@ -120,6 +122,9 @@ def _copy(fd: int, out: int) -> Tuple[str, int]:
     if out >= 0 and end >= OVERLAPPED_FROM:
         from modal._protocol.overlapped import Writer
 
+        found = _copy_and_hash(fd, out, end)
+        if found is not None:
+            return found
         with Writer(out, CHUNK) as writer:
             copied = _read(fd, end, writer.room, writer.put)
     else:
@@ -128,6 +133,52 @@ def _copy(fd: int, out: int) -> Tuple[str, int]:
     if out >= 0:
         os.ftruncate(out, copied[1])
     return copied
+
+
+def _copy_and_hash(fd: int, out: int, end: int) -> Optional[Tuple[str, int]]:
+    """By the kernel; None where it cannot, as between file systems, and nothing was written."""
+    from modal._protocol.overlapped import KernelCopy
+
+    if not hasattr(os, "copy_file_range"):
+        return None
+    digest = hashlib.sha256()
+    room = memoryview(bytearray(CHUNK))
+    offset = 0
+    with KernelCopy(fd, out, _data(fd, end)) as copy:
+        try:
+            for start, stop in copy.copied():
+                _hash_zeros(digest, start - offset)
+                offset = start
+                while offset < stop:
+                    size = _read_into(out, room[: min(CHUNK, stop - offset)], offset)
+                    digest.update(room[:size])
+                    offset += size
+        except OSError as error:
+            if offset or error.errno not in _NO_KERNEL_COPY:
+                raise
+            return None
+    end = min(end, os.fstat(fd).st_size)
+    if offset < end and _seek_data(fd, offset, end) >= end:  # it ends with a hole
+        _hash_zeros(digest, end - offset)
+        offset = end
+    os.ftruncate(out, offset)
+    return digest.hexdigest(), offset
+
+
+def _data(fd: int, end: int) -> Iterator[Tuple[int, int]]:
+    """The parts of a file that are no holes."""
+    offset = 0
+    while offset < end:
+        start = _seek_data(fd, offset, end)
+        offset = _seek_hole(fd, start, end)
+        if start < offset:
+            yield start, offset
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    while count > 0:
+        digest.update(_ZEROS[: min(CHUNK, count)])
+        count -= CHUNK
 
 
 def _put(out: int, part: memoryview, size: int, offset: int) -> None:
@@ -141,10 +192,8 @@ def _read(
     offset = 0
     while offset < end:
         start = _seek_data(fd, offset, end)
-        while offset < start:  # a hole
-            size = min(CHUNK, start - offset)
-            digest.update(_ZEROS[:size])
-            offset += size
+        _hash_zeros(digest, start - offset)  # a hole
+        offset = start
         stop = _seek_hole(fd, offset, end)
         while offset < stop:
             part = room()

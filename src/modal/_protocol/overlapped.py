@@ -1,15 +1,23 @@
-"""Writing large files while their next part is read and hashed, so early that a later fsync finds little to do."""
+"""Copies of large files while what has been copied is hashed, so early that a later fsync finds little to do.
+
+Within a file system the kernel copies (or clones), which costs half of reading and writing, and what is hashed is read
+from the copy: nobody else has it, so its hash is right even where the original changes meanwhile. Elsewhere a thread
+writes what was read and hashed.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from queue import SimpleQueue
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 from modal._protocol.writing import write_all
 
 AHEAD = 4  # parts that are read, hashed or written at the same time
 STEP = 16 << 20  # bytes after which the disk is told to begin
+PORTION = 4 << 20  # bytes that the kernel copies at once
+KERNEL_AHEAD = 16  # portions that are copied and not hashed yet
 _BEGIN_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 
 
@@ -65,6 +73,61 @@ class Writer:
                 except OSError as error:
                     self._error = error
             self._free.put(part)
+
+
+class KernelCopy:
+    """A thread in which the kernel copies ranges of a file to the same places of another. Leaving the block ends it."""
+
+    def __init__(self, fd: int, out: int, ranges: Iterator[Tuple[int, int]]) -> None:
+        """`ranges`: from where to where, with what lies between them left as a hole."""
+        self._fd, self._out, self._ranges = fd, out, ranges
+        self._copied: SimpleQueue[Optional[Tuple[int, int]]] = SimpleQueue()
+        self._ahead = threading.Semaphore(KERNEL_AHEAD)
+        self._error: Optional[BaseException] = None
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="modal-copy", daemon=True)
+
+    def __enter__(self) -> KernelCopy:
+        self._thread.start()
+        return self
+
+    def copied(self) -> Iterator[Tuple[int, int]]:
+        """Each part that is in the other file: where it begins and ends. Raises OSError."""
+        while True:
+            part = self._copied.get()
+            if part is None:
+                if self._error is not None:
+                    raise self._error
+                return
+            yield part
+            self._ahead.release()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._over = True
+        self._ahead.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        begin_writing = _sync_file_range()
+        begun = 0
+        try:
+            for offset, stop in self._ranges:
+                while offset < stop:
+                    self._ahead.acquire()
+                    if self._over:
+                        return
+                    size = os.copy_file_range(self._fd, self._out, min(PORTION, stop - offset), offset, offset)
+                    if not size:  # it was shortened meanwhile
+                        return
+                    self._copied.put((offset, offset + size))
+                    offset += size
+                    if begin_writing is not None and offset - begun >= STEP:
+                        begin_writing(self._out, begun, offset - begun, _BEGIN_WRITING)
+                        begun = offset
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._copied.put(None)
 
 
 def _sync_file_range() -> Optional[Callable[[int, int, int, int], int]]:

@@ -20,7 +20,7 @@ import pytest
 
 from intermodal.home import Home
 from intermodal.worker.containers.containers import Containers
-from intermodal.worker.images import BuildFailed, Images
+from intermodal.worker.images import BuildFailed, Images, debian
 from intermodal.worker.images import registry as registry_module
 from intermodal.worker.images import registry_transport as transport_module
 from intermodal.worker.images.registry_reference import parse_reference
@@ -348,3 +348,14 @@ async def test_links_that_lead_in_circles(
     registry.push(layout.path, "circle", "circle:1")
     with pytest.raises(BuildFailed, match="symbolic links lead in circles"):
         await lent.build(base=from_registry(f"{registry.host}/circle:1"))
+
+
+async def test_what_a_killed_base_build_has_written_for_itself_goes_with_its_stage(tmp_path: Path) -> None:
+    """mmdebstrap keeps keys in a directory for temporary files, and removes it only when it ends by itself."""
+    lines: list[str] = []
+    script = "mktemp -d -t keys.XXXX; exit 9"
+    code, _last = await debian._run_script(script, tmp_path, lambda _kind, line: lines.append(line))
+    assert code == 9
+    [left] = [Path(line.strip()) for line in lines]
+    assert left.is_dir()
+    assert left.is_relative_to(tmp_path)

@@ -124,3 +124,17 @@ async def test_one_that_is_stopped_at_first_alone(monkeypatch: pytest.MonkeyPatc
         slow(it, "os.kill(os.getpid(), signal.SIGSTOP)", 1)
         it.invocation.dispatch.functions["fu-slow"].ephemeral = False
         assert await it.call("fu-slow").remote.aio() == "alive"
+
+
+@pytest.mark.parametrize("act", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)"])
+@pytest.mark.parametrize("times", [2, 1000])
+async def test_one_that_dies_while_it_starts(it: Rig, monkeypatch: pytest.MonkeyPatch, act: str, times: int) -> None:
+    """Also the first one of an app that is not deployed: it is tried again, but not for ever."""
+    monkeypatch.setenv(liveness.START_SETTING, "60")
+    slow(it, act, times)
+    if times == 2:
+        assert await it.call("fu-slow").remote.aio() == "alive"
+    else:
+        with pytest.raises(ExecutionError, match=r"(killed by SIGKILL|exited with code 3) while it started"):
+            await it.call("fu-slow").remote.aio()
+    assert lines(it.source / "imports") == ["imported"] * 3

@@ -26,7 +26,7 @@ from hyperframe.frame import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from intermodal.server.gateway.field_cache import Fields
+from intermodal.server.gateway.header_decoder import Fields
 from intermodal.server.gateway.header_encoder import HeaderEncoder
 from intermodal.server.gateway.http2_wire import PREFACE, Code, Wire, WireError
 
@@ -276,11 +276,14 @@ def h2_server() -> H2Connection:
 @settings(max_examples=400, deadline=None)
 @given(st.lists(FRAMES, min_size=1, max_size=8))
 @example([head(1, [*GET, ("host", "b")])])
+@example([head(1, [*GET[:2], GET[3], ("host", "a.example"), ("host", "a.example")])])
 def test_no_less_strict_than_h2(frames: list[bytes]) -> None:
     heard = Heard(takes=False)
     heard.start()
     measure = h2_server()
     for frame in frames:
+        if frame[3] == 7:
+            return  # h2 takes a client's good-bye for the end; to the RFC it may go on
         refused = ""
         try:
             measure.receive_data(frame)

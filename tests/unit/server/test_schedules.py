@@ -100,18 +100,22 @@ class Started:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.known: set[str] = set()
         self.waiting = 0
         self.fault: Fault | None = None
         self.told = asyncio.Event()
 
-    async def start(self, function_id: str, args: bytes) -> str:
+    async def start(self, function_id: str, args: bytes, call_id: str) -> bool:
         assert pickle.loads(args) == ((), {})
         if self.fault is not None:
             self.told.set()
             raise self.fault
-        self.calls.append(function_id)
         self.told.set()
-        return "fc-1"
+        if call_id in self.known:
+            return False
+        self.known.add(call_id)
+        self.calls.append(function_id)
+        return True
 
     def pending(self, _function_id: str) -> int:
         return self.waiting
@@ -196,6 +200,99 @@ async def test_runs_that_cannot_be(store: Store, monkeypatch: pytest.MonkeyPatch
         await asyncio.sleep(0.01)
     task.cancel()
     assert started.calls == []
+
+
+async def test_a_full_disk_ends_no_schedule(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be stored is tried again, whichever of the two writes failed; nothing runs twice."""
+    now = at(2026, 1, 1)
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    started = Started()
+    schedules = Schedules(store.schedules, started.start, started.pending)
+    await schedules.published("ap-1", [row("fu-1", modal.Period(hours=1))], True)
+    full = Fault(Code.EXHAUSTED, "the disk is full")
+    started.fault = full
+    task = asyncio.create_task(schedules.run())
+    now += 3600
+    schedules._changed.set()
+    await asyncio.wait_for(started.told.wait(), 30)
+    assert started.calls == []
+    kept, refused = store.schedules.due, asyncio.Event()
+
+    async def refuse(_row: object) -> None:
+        refused.set()
+        raise full
+
+    monkeypatch.setattr(store.schedules, "due", refuse)
+    started.fault = None  # the next try stores the call, and then the disk is full again
+    await asyncio.wait_for(refused.wait(), 30)
+    assert started.calls == ["fu-1"]
+    monkeypatch.setattr(store.schedules, "due", kept)
+    now += 3600
+    schedules._changed.set()
+    while (await store.schedules.all())[0].due < at(2026, 1, 1, 3):
+        assert not task.done(), task.exception()
+        await asyncio.sleep(0.01)
+    assert started.calls == ["fu-1", "fu-1"]
+    task.cancel()
+
+
+async def test_a_server_that_dies_between_the_two_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one does not start it a second time, and makes up for what came due meanwhile, once."""
+    now = at(2026, 1, 1)
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    started = Started()
+    first = Schedules(store.schedules, started.start, started.pending)
+    await first.published("ap-1", [row("fu-1", modal.Period(hours=1))], True)
+    (before,) = await store.schedules.all()
+    now += 3600
+    await run_until(first, store, started.told)
+    assert started.calls == ["fu-1"]
+    for later, calls in ((0, 1), (3.5 * 3600, 2)):
+        await store.schedules.due(before)  # as if that write had not come about
+        now += later
+        started.told.clear()
+        again = Schedules(store.schedules, started.start, started.pending)
+        await again.open()
+        task = asyncio.create_task(again.run())
+        while (await store.schedules.all())[0].due <= now:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        assert len(started.calls) == calls
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_clock_that_was_ahead(store: Store, monkeypatch: pytest.MonkeyPatch, restarted: bool) -> None:
+    """What is due does not wait for the wrong time to come again; what has run under it does not run again."""
+    now = at(2030, 1, 1)
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    started = Started()
+    schedules = Schedules(store.schedules, started.start, started.pending)
+    rows = [row("fu-p", modal.Period(hours=1)), row("fu-c", modal.Cron("0 * * * *"))]
+    await schedules.published("ap-1", rows, True)
+    now += 3600
+    task = asyncio.create_task(schedules.run())
+    while {kept.due for kept in await store.schedules.all()} != {at(2030, 1, 1, 2)}:
+        await asyncio.sleep(0.01)
+    assert sorted(started.calls) == ["fu-c", "fu-p"]
+    now = at(2026, 1, 1, 0, 20)
+    if restarted:
+        task.cancel()
+        schedules = Schedules(store.schedules, started.start, started.pending)
+        await schedules.open()
+        task = asyncio.create_task(schedules.run())
+    schedules._changed.set()
+    while any(kept.due > at(2026, 1, 1, 2) for kept in await store.schedules.all()):
+        await asyncio.sleep(0.01)
+    due = {kept.function_id: kept.due for kept in await store.schedules.all()}
+    assert due == {"fu-p": at(2026, 1, 1, 1, 20), "fu-c": at(2026, 1, 1, 1)}
+    now = at(2030, 1, 1, 1)
+    schedules._changed.set()
+    while any(kept.due < now for kept in await store.schedules.all()):
+        await asyncio.sleep(0.01)
+    assert started.calls.count("fu-c") == 2, "the time that has run already does not run again"
+    assert started.calls.count("fu-p") == 2
+    task.cancel()
 
 
 def test_arguments_are_none() -> None:

@@ -364,6 +364,8 @@ class Gateway:
     def remember_port(self, port: int) -> None:
         """So that URLs stay what they are after a restart."""
         self.routes.port = port
+        if self.remembered_port() == port:
+            return  # a full disk keeps no server from starting
         temporary = self._home.gateway.with_suffix(".new")
         temporary.write_text(json.dumps({"port": port}))
         os.replace(temporary, self._home.gateway)

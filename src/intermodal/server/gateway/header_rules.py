@@ -43,8 +43,8 @@ def check_request(fields: Sequence[tuple[bytes, bytes]]) -> None:
     authority = pseudo.get(b":authority")
     if authority is None and not hosts:
         raise Malformed("a request has an authority, or a host")
-    if authority is not None and any(host != authority for host in hosts):
-        raise Malformed("the request's host is not its authority")
+    if len(hosts) > 1 or (authority is not None and hosts and hosts[0] != authority):
+        raise Malformed("a request has one host, which is its authority")
 
 
 def check_trailers(fields: Sequence[tuple[bytes, bytes]]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from intermodal.server.gateway.field_cache import Fields
+from intermodal.server.gateway.header_decoder import Fields
 from intermodal.server.gateway.http2_stream import Http2Stream
 from intermodal.server.gateway.http2_wire import Code, Wire, WireError
 from intermodal.server.gateway.limits import RateLimit

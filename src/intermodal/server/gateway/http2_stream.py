@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from intermodal.server.gateway.client import Raw
 from intermodal.server.gateway.exchange import Exchange
-from intermodal.server.gateway.field_cache import Fields
+from intermodal.server.gateway.header_decoder import Fields
 from intermodal.server.gateway.http2_wire import Code
 from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from intermodal.server.gateway.field_cache import CachingDecoder, Fields
+from intermodal.server.gateway.header_decoder import Fields, HeaderDecoder
 from intermodal.server.gateway.header_encoder import HeaderEncoder
 from intermodal.server.gateway.header_rules import Malformed, check_request, check_trailers
 
@@ -105,8 +105,7 @@ class Wire:
         self._unacknowledged = 0
         self._first_send_window = FIRST_WINDOW
         self._early: dict[int, None] = {}  # streams that were ended before the client's side had
-        self._decoder = CachingDecoder()
-        self._decoder.max_header_list_size = head
+        self._decoder = HeaderDecoder(head)
         self._encoder = HeaderEncoder()
         self._buffer = b""
         self._started = False  # the client's preface is over
@@ -206,7 +205,7 @@ class Wire:
 
     def _head_over(self, flags: int, number: int, block: bytes) -> None:
         try:
-            fields = self._decoder.decode(block, raw=True)
+            fields = self._decoder.decode(block)
         except OversizedHeaderListError:
             raise WireError(Code.ENHANCE_YOUR_CALM, "a head is too long") from None
         except HPACKError as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from intermodal.home import Home
+from intermodal.server.services.cache_parts import Part, alone_in, delete, parts_of
 from intermodal.server.services.status import directory_size
 from modal._protocol.messages.image import CacheInfo
 
@@ -41,7 +42,8 @@ class Caches:
 
     async def prune(self, unused_for: float, most: int) -> tuple[list[CacheInfo], int]:
         """Delete those that were not used for so many seconds, least recently used first, until all take at most
-        `most` bytes (0: all of them). Returns those that are gone, and the bytes that this freed.
+        `most` bytes (0: all of them). Of a cache that is used, parts go (`cache_parts`). Returns those that are gone,
+        wholly or, with `parts`, as many of their parts and these bytes; and the bytes that this freed.
         """
         return await asyncio.to_thread(self._prune, unused_for, most)
 
@@ -71,14 +73,34 @@ class Caches:
     def _prune(self, unused_for: float, most: int) -> tuple[list[CacheInfo], int]:
         caches, limit = self._all(), time.time() - unused_for
         total = sum(one.size for one in caches)
-        gone = []
-        for one in reversed(caches):
-            if one.used_at > limit or (most and total <= most):
+        gone: dict[str, CacheInfo] = {}
+        for used_at, one, part in sorted(self._doomed(caches, limit, most), key=lambda found: found[0]):
+            if used_at > limit or (most and total <= most):
                 break
-            if self._delete(self._home.cache / one.name):
-                gone.append(one)
-                total -= one.size
-        return gone, sum(one.size for one in gone)
+            known = gone.get(one.name)
+            before, parts = (known.size, known.parts) if known is not None else (0, 0)
+            if part is None:
+                if self._delete(self._home.cache / one.name):
+                    gone[one.name] = one
+                    total -= one.size - before
+            elif self._delete_part(one.name, part):
+                gone[one.name] = CacheInfo(one.name, one.what, before + part.size, one.used_at, parts + 1)
+                total -= part.size
+        return list(gone.values()), sum(one.size for one in gone.values())
+
+    def _doomed(
+        self, caches: list[CacheInfo], limit: float, most: int
+    ) -> Iterator[tuple[float, CacheInfo, Part | None]]:
+        """What could go, and when it was last used: caches as wholes (None), and before them their parts."""
+        for one in caches:
+            if most or one.used_at > limit:  # else all of it goes in any case
+                for part in parts_of(self._home.cache / one.name, one.used_at):
+                    yield part.used_at, one, part
+            yield one.used_at, one, None
+
+    def _delete_part(self, name: str, part: Part) -> bool:
+        with alone_in(self._home.cache / name) as alone:
+            return alone and delete(part)
 
     def _delete(self, path: Path) -> bool:
         if _is_locked(path):

@@ -38,4 +38,7 @@ class ScheduleStore:
         await self._database.write(work)
 
     async def due(self, row: ScheduleRow) -> None:
-        await self._database.execute("UPDATE schedules SET due = ? WHERE function_id = ?", (row.due, row.function_id))
+        """When it is due next, and what its period counts from."""
+        await self._database.execute(
+            "UPDATE schedules SET base = ?, due = ? WHERE function_id = ?", (row.base, row.due, row.function_id)
+        )

@@ -63,6 +63,7 @@ done
 
 _EXTRACTED = r"""#!/bin/sh
 set -eu
+unset TMPDIR
 mkdir -p "$1/etc/dpkg/dpkg.cfg.d" "$1/etc/apt/apt.conf.d" "$1/usr/sbin"
 cp "$INTERMODAL_BUILD/dpkg" "$1/etc/dpkg/dpkg.cfg.d/intermodal"
 cp "$INTERMODAL_BUILD/apt" "$1/etc/apt/apt.conf.d/intermodal"
@@ -70,6 +71,7 @@ cp "$INTERMODAL_BUILD/apt" "$1/etc/apt/apt.conf.d/intermodal"
 
 _CUSTOMIZED = r"""#!/bin/sh
 set -eu
+unset TMPDIR
 root="$1"
 # No service starts in an image.
 printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
@@ -240,7 +242,11 @@ async def _run_script(script: str, stage: Path, progress: Callable[[str, str], N
         shield.append("--mount-proc")
     # What this machine tells its own pip names files that the base does not have.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    # mmdebstrap's keys and the like: what a killed build leaves of them goes with its stage.
+    temporary = stage / "tmp"
+    temporary.mkdir(mode=0o755)
     env = {**kept, "INTERMODAL_BUILD": str(stage), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    env["TMPDIR"] = str(temporary)
     process = await asyncio.create_subprocess_exec(
         *shield,
         "sh",

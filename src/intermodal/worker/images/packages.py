@@ -30,6 +30,8 @@ _UV_OPTIONS = {
     "--extra-index-url": True,
     "--find-links": True,
     "-f": True,
+    "-c": True,
+    "--constraint": True,
     "--no-index": False,
     "--pre": False,
     "--index-strategy": True,
@@ -91,27 +93,35 @@ def uv_binary() -> Path | None:
         return None
 
 
-def install_command(fields: dict[str, Any], tools: Installer, host: HostSettings, requirements: str = "") -> list[str]:
-    """The command for a pip_install or pip_requirements step; `requirements` is the file's path in the container."""
+def install_command(
+    fields: dict[str, Any], tools: Installer, host: HostSettings, requirements: str = "", constraints: str = ""
+) -> list[str]:
+    """The command for a pip_install or pip_requirements step; the two files by their paths in the container."""
     try:
         extra = shlex.split(str(fields.get("extra_options") or ""))
     except ValueError as error:
         raise StepError(f"extra_options {fields['extra_options']!r} is not a list of options: {error}") from None
     what = ["-r", requirements] if requirements else list(fields["packages"])
+    if constraints:
+        extra += ["-c", constraints]
     for_uv = _for_uv(extra)
-    if tools.uv and for_uv is not None and _uv_reads(str(fields.get("requirements") or "")) and _host_suits(host):
+    texts = f"{fields.get('requirements') or ''}\n{fields.get('constraints') or ''}"
+    if tools.uv and for_uv is not None and _uv_reads(texts) and _host_suits(host):
         separator = [] if requirements else ["--"]
         return [*uv_base(tools), *uv_indexes(fields, host, for_uv), *for_uv, *separator, *what]
     return [tools.python, "-m", "pip", "install", *_pip_indexes(fields), *extra, *what]
 
 
-def uv_command(fields: dict[str, Any], tools: Installer, host: HostSettings, requirements: list[str]) -> list[str]:
+def uv_command(
+    fields: dict[str, Any], tools: Installer, host: HostSettings, requirements: list[str], constraints: str = ""
+) -> list[str]:
     """The command for a uv_pip_install step: uv's own words throughout."""
     try:
         extra = shlex.split(str(fields.get("extra_options") or ""))
     except ValueError as error:
         raise StepError(f"extra_options {fields['extra_options']!r} is not a list of options: {error}") from None
     files = [word for path in requirements for word in ("-r", path)]
+    files += ["-c", constraints] if constraints else []
     packages = list(fields.get("packages") or [])
     separator = ["--"] if packages else []
     return [*uv_base(tools), *uv_indexes(fields, host, extra), *extra, *files, *separator, *packages]

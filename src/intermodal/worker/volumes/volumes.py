@@ -161,9 +161,15 @@ class Volumes:
             log.warning("%s: %s", one.container_id, fault.text)
         except WireError as error:
             return str(error) or "the server is away"
+        except Exception as error:  # the disk's, say: the other containers' volumes are not to suffer
+            log.exception("%s: its volume at %s could not be committed", one.container_id, one.target)
+            return str(error) or type(error).__name__
         if one in self._left:
             self._left.remove(one)
-            await one.close()
+            try:
+                await one.close()
+            except OSError as error:
+                log.warning("%s: what was its volume at %s stays: %s", one.container_id, one.target, error)
         return ""
 
     async def restore(self, container_id: str, pid: int) -> None:

@@ -80,6 +80,7 @@ class CacheInfo(Record):
     what: str = ""  # for people
     size: int = 0  # bytes
     used_at: float = 0.0
+    parts: int = 0  # of a cache that was pruned: how many of its parts went; 0: all of it
 
 
 class ImagesKnown(Message, type=70):

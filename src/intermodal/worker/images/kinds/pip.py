@@ -48,6 +48,7 @@ class PipInstall(Kind):
 class PipRequirements(PipInstall):
     name = "pip_requirements"
     required = {"requirements": str}
+    optional = {**OPTIONS, "constraints": str}
 
     def lines(self, step: Fields) -> list[tuple[Fields, str]]:
         return Kind.lines(self, step)
@@ -61,7 +62,7 @@ class UvPipInstall(Kind):
 
     name = "uv_pip_install"
     required = {"packages": list}
-    optional = {**OPTIONS, "requirements": list, "uv_version": str}
+    optional = {**OPTIONS, "requirements": list, "constraints": str, "uv_version": str}
 
     def lines(self, step: Fields) -> list[tuple[Fields, str]]:
         return super().lines(step) if step["packages"] or step.get("requirements") else []
@@ -75,11 +76,12 @@ class UvPipInstall(Kind):
         uv, binds = await install_uv(workshop, making, making.fields.get("uv_version") or "")
         paths = []
         for number, text in enumerate(making.fields.get("requirements") or []):
-            bind = await asyncio.to_thread(_requirements_file, making.stage, str(text), number)
+            bind = await asyncio.to_thread(_text_file, making.stage, str(text), f"requirements-{number}")
             binds.append(bind)
             paths.append(bind.target)
+        constraints = await _constraints_bind(making, making.fields, binds)
         tools = packages.Installer(making.config.python or "python", uv)
-        command = packages.uv_command(making.fields, tools, workshop.host(), paths)
+        command = packages.uv_command(making.fields, tools, workshop.host(), paths, constraints)
         await workshop.run(making, command, [*workshop.caches(), *binds], plain_indexes(workshop))
         return None
 
@@ -147,17 +149,19 @@ async def install(workshop: Workshop, making: Making, fields: Fields, env: dict[
     uv = uv_bind()
     requirements = ""
     if "requirements" in fields:
-        bind = await asyncio.to_thread(_requirements_file, making.stage, str(fields["requirements"]), 0)
+        bind = await asyncio.to_thread(_text_file, making.stage, str(fields["requirements"]), "requirements-0")
         binds.append(bind)
         requirements = bind.target
+    constraints = await _constraints_bind(making, fields, binds)
     given = {**making.config.env, **making.secrets}
     configured = await asyncio.to_thread(packages.pip_is_configured, given, View(making.layers))
     python = making.config.python or "python"
     settings = {**plain_indexes(workshop), **(env or {})}
-    by_pip = packages.install_command(fields, packages.Installer(python, ""), workshop.host(), requirements)
+    files = (requirements, constraints)
+    by_pip = packages.install_command(fields, packages.Installer(python, ""), workshop.host(), *files)
     if uv is not None and not configured:
         tools = packages.Installer(python, UV)
-        command = packages.install_command(fields, tools, workshop.host(), requirements)
+        command = packages.install_command(fields, tools, workshop.host(), *files)
         if command[0] == UV:
             try:
                 await workshop.run(making, command, [*binds, uv], settings)
@@ -181,8 +185,17 @@ def _empty(upper: Path) -> None:
     upper.chmod(mode & 0o7777)
 
 
-def _requirements_file(stage: Path, text: str, number: int) -> Bind:
-    path = stage / f"requirements-{number}.txt"
+async def _constraints_bind(making: Making, fields: Fields, binds: list[Bind]) -> str:
+    """Where the container sees the step's constraints, "" where it has none; adds to `binds`."""
+    text = str(fields.get("constraints") or "")
+    if not text:
+        return ""
+    binds.append(await asyncio.to_thread(_text_file, making.stage, text, "constraints"))
+    return binds[-1].target
+
+
+def _text_file(stage: Path, text: str, name: str) -> Bind:
+    path = stage / f"{name}.txt"
     path.write_text(text)
     return Bind(path, f"{TOOLS}/{path.name}")
 
