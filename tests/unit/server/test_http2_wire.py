@@ -256,7 +256,9 @@ FRAMES = st.one_of(
 
 def h2_server() -> H2Connection:
     """With the limits of `Wire`, and its mercy: what is done to a stream that was reset is nobody's fault."""
-    wire = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+    config = H2Configuration(client_side=False, header_encoding=None)
+    config.normalize_inbound_headers = False  # which joins cookies before it looks at them
+    wire = H2Connection(config)
     wire.local_settings = Settings(
         client=False,
         initial_values={
@@ -276,6 +278,7 @@ def h2_server() -> H2Connection:
 @settings(max_examples=400, deadline=None)
 @given(st.lists(FRAMES, min_size=1, max_size=8))
 @example([head(1, [*GET, ("host", "b")])])
+@example([head(1, [*GET, ("cookie", "a"), ("cookie", "")])])
 @example([head(1, [*GET[:2], GET[3], ("host", "a.example"), ("host", "a.example")])])
 def test_no_less_strict_than_h2(frames: list[bytes]) -> None:
     heard = Heard(takes=False)
