@@ -172,7 +172,7 @@ class Through:
                 error = broken  # a response that breaks off
                 break
             if event is h11.NEED_DATA:
-                wire.receive_data(await asyncio.wait_for(reader.read(65536), 30))
+                wire.receive_data(await asyncio.wait_for(reader.read(65536), 200))
             elif isinstance(event, h11.Response):
                 # An app that failed before it answered has its exception told, not the gateway's page.
                 if entry.error is not None and not entry.started:
@@ -193,7 +193,7 @@ class Through:
     async def _end(self, entry: Entry) -> None:
         if entry in place.entries.values():
             return  # the gateway has answered itself
-        await asyncio.wait_for(asyncio.wrap_future(entry.done), 30)
+        await asyncio.wait_for(asyncio.wrap_future(entry.done), 200)
         if entry.error is not None:
             raise entry.error
 
@@ -267,7 +267,7 @@ class Through:
                     if entry.error is None and not (event.code == 1006):
                         await send({"type": "websocket.close", "code": event.code, "reason": event.reason or ""})
                     return
-            got = await asyncio.wait_for(reader.read(65536), 30)
+            got = await asyncio.wait_for(reader.read(65536), 200)
             if not got:
                 return
             wire.receive_data(got)

@@ -138,7 +138,7 @@ def fresh(statement: str) -> dict[str, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     loaded: dict[str, list[str]] = json.loads(done.stdout)

@@ -147,7 +147,7 @@ async def test_force_rebuilds_its_step_and_later_ones_for_everybody_after(builde
 
 
 async def test_images_that_ask_for_one_layer_at_once_share_its_build(builder: Builder) -> None:
-    steps = [run("echo building; cat /proc/sys/kernel/random/uuid > /id; sleep 0.3")]
+    steps = [run("echo building; cat /proc/sys/kernel/random/uuid > /id; sleep 2")]
     before = builder.names("layers")
     configs = await asyncio.gather(*(builder.build(*steps) for _ in range(5)))
     assert len({tuple(config.layers) for config in configs}) == 1

@@ -58,7 +58,8 @@ class LocalWorker:
 
     def start(self) -> None:
         """Have a worker from now on."""
-        self.state = "starting"
+        if self.state != "running":  # it may have said hello already
+            self.state = "starting"
         self._task = asyncio.create_task(self._keep())
 
     def connected(self, pid: int) -> None:
@@ -131,8 +132,9 @@ class LocalWorker:
 
     async def _run(self) -> int | None:
         """Start a worker (unless `begin` has) and wait for its end; its exit code."""
-        self.state = "starting"
         child, self._early = self._early or self._spawn(), None
+        if child is None or self.process is None or self.process.pid != child.pid:  # else it has said hello already
+            self.state = "starting"
         if child is None:
             return None
         started = started_at(child.pid)

@@ -104,9 +104,7 @@ class Front:
                 greeting = await _greeting(sock)
             chosen = await self._choose(greeting)
             if chosen is None:
-                with contextlib.suppress(OSError):
-                    sock.send(UNKNOWN_NAME)
-                sock.close()
+                _turn_away(sock, UNKNOWN_NAME)
                 return
             context, protocol = chosen
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -114,10 +112,19 @@ class Front:
             )
         except (OSError, ValueError, TimeoutError) as error:  # TLS errors are OSErrors
             log.debug("a greeting came to nothing: %s", error)
-            sock.close()
+            _turn_away(sock)
         except asyncio.CancelledError:
             sock.close()
             raise
+
+
+def _turn_away(sock: socket.socket, data: bytes = b"") -> None:
+    """Close it; what was only looked at is read before, or the client would be told of a reset and nothing else."""
+    with contextlib.suppress(OSError):
+        sock.recv(LIMIT)
+        sock.send(data)
+        sock.shutdown(socket.SHUT_WR)
+    sock.close()
 
 
 async def _greeting(sock: socket.socket) -> Greeting:
