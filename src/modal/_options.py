@@ -23,6 +23,7 @@ MIN_WINDOW, MAX_WINDOW, DEFAULT_WINDOW = 2, 20 * 60, 60  # seconds
 DEFAULT_CPU = 0.125  # cores
 DEFAULT_MEMORY = 128  # MiB
 MAX_DISK = 3 * 1024 * 1024  # MiB
+_SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/usr", "/usr/bin", "/usr/lib", "/etc")  # nothing starts without these
 _RESERVED = ("proc", "sys", "dev", ".intermodal")  # first parts of paths where nothing can be mounted
 CLOUDS = ("aws", "gcp", "oci", "auto")
 
@@ -152,7 +153,7 @@ def check_mounts(volumes: Any, network_file_systems: Any = None) -> dict[str, An
             raise InvalidError(f"{name} must be a dict of paths to objects, not {type(given).__name__}.")
         for path, thing in given.items():
             where = remote_path(path, name)
-            if where in ("/", "/root", "/tmp") or where.split("/")[1] in _RESERVED:  # noqa: S108 - in a container
+            if where in ("/", "/root", "/tmp", *_SYSTEM) or where.split("/")[1] in _RESERVED:  # noqa: S108 - in a container
                 raise InvalidError(f"{name}: nothing can be mounted at {where}. Choose another path, such as /data.")
             if not isinstance(thing, kinds):
                 wanted = " or ".join(kind.__name__ for kind in kinds)

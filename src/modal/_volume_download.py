@@ -26,6 +26,7 @@ from modal._volume_upload import Progress, _in_threads
 from modal.exception import InvalidError
 
 PARTIAL = ".modal-partial"  # ends the names of files that are still being written
+LONGEST_NAME = 255  # bytes, on all common file systems
 LARGE = 16 << 20  # bytes: what has come of such a file is kept
 
 
@@ -90,7 +91,7 @@ class Download:
             if os.path.isdir(local) and not os.path.islink(local):
                 raise InvalidError(f"{local} is a directory: a file cannot take its place.")
             keep = entry.size >= LARGE and bool(entry.content)
-            temporary = f"{local}.{entry.content[:16]}{PARTIAL}" if keep else f"{local}{PARTIAL}"
+            temporary = _temporary(local, f".{entry.content[:16]}" if keep else "")
             try:
                 self._write(entry, remote, temporary)
                 os.chmod(temporary, entry.mode & 0o777)
@@ -128,6 +129,16 @@ class Download:
         """A file's content to standard output or the like."""
         for chunk in self._source._chunks_blocking(remote):
             write(chunk)
+
+
+def _temporary(local: str, tag: str) -> str:
+    """What a file is called until it is whole: beside its place, and the same each time."""
+    directory, name = os.path.split(local)
+    if len(os.fsencode(name + tag + PARTIAL)) > LONGEST_NAME:
+        import hashlib
+
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(directory, name + tag + PARTIAL)
 
 
 def make_directory(path: str) -> None:

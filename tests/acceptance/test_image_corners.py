@@ -107,3 +107,70 @@ def test_corners(platform: Platform, tmp_path: Path) -> None:
     assert [row.partition("=")[0] for row in found["project"]] == ["six", "toml"]
     assert (found["one"], found["two"]) == (["base", "one"], ["base", "two", "ran"])
     assert "e" in found["shell"][0] and "u" in found["shell"][0] and "B" in found["shell"][0]
+
+
+STARTS = r"""
+import modal
+app = modal.App("no-start")
+base = modal.Image.debian_slim("3.11")
+volume = modal.Volume.from_name("no-start", create_if_missing=True)
+keys = modal.Secret.from_dict({"A": "1"})
+bucket = modal.CloudBucketMount("bb", bucket_endpoint_url="http://127.0.0.1:1", secret=keys)
+CASES = {
+    "mount": {"volumes": {"/etc/passwd": volume}},
+    "workdir": {"image": base.workdir("/etc/passwd")},
+    "python": {"image": base.run_commands("rm -f /usr/bin/python3*")},
+    "entrypoint": {"image": base.entrypoint(["/no/such"])},
+    "file": {"image": base.add_local_file(__file__, "/usr/bin/python3.11")},
+    "etc": {"image": base.add_local_file(__file__, "/etc")},
+    "bucket": {"volumes": {"/v": bucket}},
+}
+for name, options in CASES.items():
+    app.function(name=name, serialized=True, **options)(lambda: 1)
+
+@app.local_entrypoint()
+def main():
+    for name in CASES:
+        try:
+            app.registered_functions[name].remote()
+        except Exception as error:
+            print("case", name, type(error).__name__, error)
+"""
+
+
+def test_a_container_that_cannot_start_says_why(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "no_start.py").write_text(STARTS)
+    ran = platform.modal("run", "no_start.py", cwd=tmp_path)
+    assert ran.code == 0, ran.text
+    told = {line.split()[1]: line for line in ran.out.splitlines() if line.startswith("case ")}
+    for name, words in {
+        "mount": "nothing can be mounted at /etc/passwd: there is a file in the image",
+        "workdir": "the working directory /etc/passwd: not a directory in the image",
+        "python": "/usr/local/bin/python is not in the image",
+        "entrypoint": "/no/such is not in the image",
+        "file": "its program may not be executed: a file was put in its place",
+        "etc": "/etc",
+        "bucket": "must have AWS_ACCESS_KEY_ID",
+    }.items():
+        assert words in told[name], ran.text
+        assert str(platform.home) not in told[name]  # of no use to who reads it
+    assert platform.modal("volume", "delete", "-y", "no-start").code == 0
+
+
+MISTAKES = {
+    "add_local_python_source('no_such_module')": "no_such_module has no spec",
+    "add_local_file('/no/such', '/x')": "add_local_file: there is no file /no/such",
+    "pip_install_from_requirements('no-such.txt')": "there is no file no-such.txt",
+    "dockerfile_commands('COPY nothing /x')": "there is no 'nothing' where files are copied from",
+}
+
+
+@pytest.mark.parametrize("call", MISTAKES)
+def test_mistakes_are_one_sentence(platform: Platform, tmp_path: Path, call: str) -> None:
+    source = f"import modal\napp = modal.App('mistake', image=modal.Image.debian_slim('3.11').{call})\n"
+    (tmp_path / "mistake.py").write_text(source + "@app.function()\ndef f():\n    pass\n")
+    ran = platform.modal("run", "-q", "mistake.py", cwd=tmp_path)
+    assert ran.code == 1
+    assert f"Error: {MISTAKES[call]}" in ran.err or MISTAKES[call] in ran.err
+    assert "Traceback" not in ran.err
+    assert "Unexpected" not in ran.err

@@ -134,6 +134,9 @@ NETWORK: list[Step] = [
     ("nfs|put|typed|plain|/x/", 0, "to '/x/plain'"),
     ("nfs|put|typed|plain|/x", 1, "'/x' is a directory"),
     ("nfs|put|typed|plain|/x/plain/y", 1, "only directories may be on the way"),
+    ("nfs|put|typed|plain|/same/same", 0, "to '/same/same'"),
+    ("nfs|get|typed|same|same", 0, "Downloaded 1 file"),  # a directory that holds one file of its own name
+    ("nfs|rm|-r|typed|same", 0, ""),
     ("nfs|put|typed|no such", 1, "There is no file or directory no such."),
     ("nfs|ls|typed|my dir", 0, "a b.txt\nempty\nouter\nsub ü\n"),
     ("nfs|ls|typed|x/plain", 0, "plain\n"),
@@ -158,7 +161,7 @@ def test_network_file_systems(platform: Platform, tree: Path) -> None:
     carry_out(platform, NETWORK, tree)
     assert (tree / "globbed/my dir/sub ü/ünï ✓.txt").read_text() == "u"
     assert (tree / "dump/my dir/empty").is_dir()
-    assert (tree / "dump/x/plain").read_text() == "plain"
+    assert (tree / "dump/x/plain").read_text() == (tree / "same/same").read_text() == "plain"
 
 
 FILL = """

@@ -97,9 +97,9 @@ def _is_our_sentence(error: BaseException) -> bool:
     """Whether the error's text says all there is to say: the SDK's own errors, and the server's faults."""
     from modal import _traceback
     from modal._protocol.errors import Fault, WireError
-    from modal.exception import Error, UserCodeException
+    from modal.exception import Error, ModuleNotMountable, UserCodeException
 
-    if isinstance(error, (Fault, WireError)):
+    if isinstance(error, (Fault, WireError, ModuleNotMountable)):
         return True
     return isinstance(error, Error) and not isinstance(error, UserCodeException) and not _traceback.is_remote(error)
 

@@ -109,7 +109,8 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
         raise click.ClickException(f"Nothing matches {remote!r}.")
     note, said = os.path.join(destination, PARTIAL), f"{source.object_id} {remote}"
     into = (os.path.isdir(destination) or destination.endswith("/")) and _text_of(note) != said
-    wanted = _places(found, remote, destination, pattern, source._wire_kind() == "volume", into)
+    one = not pattern and _is_one_file(source, found, remote)
+    wanted = _places(found, remote, destination, pattern, one, source._wire_kind() == "volume", into)
     # What makes its own directory leaves a note there until it is whole: the same command then goes on, and does not
     # take that for a directory to put things into.
     noted = not into and not pattern and any(local != destination for _entry, _remote, local in wanted)
@@ -129,22 +130,39 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     click.echo(f"✓ Downloaded {files} {'file' if files == 1 else 'files'} ({size_of(size)}) to {destination}", err=True)
 
 
+def _is_one_file(source: _Stored, found: List[Entry], remote: str) -> bool:
+    """Whether a listing is that of a file, and not of a directory."""
+    from modal._volume_download import list_entries
+
+    parent, _, name = "/".join(part for part in remote.split("/") if part not in ("", ".")).rpartition("/")
+    if len(found) != 1 or found[0].kind == 2:
+        return False
+    if source._wire_kind() == "volume":
+        return found[0].path == (f"{parent}/{name}" if parent else name)
+    if found[0].path != name:
+        return False
+    # A directory may hold one file of its own name: only the listing above tells.
+    return any(entry.path == name and entry.kind != 2 for entry in list_entries(source, parent or "/", False))
+
+
 def _places(
-    found: List[Entry], remote: str, destination: str, pattern: bool, whole_paths: bool, into: bool
+    found: List[Entry], remote: str, destination: str, pattern: bool, one: bool, whole_paths: bool, into: bool
 ) -> List[Tuple[Entry, str, str]]:
-    """Which entry goes where: as `cp -r` has it, `into` a directory that is there, else under that name."""
+    """Which entry goes where: as `cp -r` has it, `into` a directory that is there, else under that name.
+
+    `one`: a file was asked for.
+    """
     cleaned = "/".join(part for part in remote.split("/") if part not in ("", "."))
     name = cleaned.rpartition("/")[2]
     if pattern:
         fixed = remote.partition("*")[0].strip("/").rpartition("/")[0]
         return [_placed(e, e.path.strip("/"), destination, e.path.strip("/")[len(fixed) :].lstrip("/")) for e in found]
     whole = [(entry, entry.path if whole_paths else f"{cleaned}/{entry.path}".strip("/")) for entry in found]
-    if len(found) == 1 and found[0].kind != 2 and (not whole_paths or found[0].path == cleaned):
+    if one:
         entry = found[0]
         if entry.kind == 3:  # asked for by name, a link stands for its file
             entry = entry._replace(kind=1, mode=0o644, content="")
-        if whole_paths or entry.path == name:
-            return [_placed(entry, cleaned, destination, name if into else "")]
+        return [_placed(entry, cleaned, destination, name if into else "")]
     base = f"{name}/" if into and name else ""
     return [_placed(entry, path, destination, base + path[len(cleaned) :].lstrip("/")) for entry, path in whole]
 

@@ -104,6 +104,24 @@ def test_nobody_lends_while_one_of_its_inputs_works() -> None:
     assert used(world) == 3.0, "a new input has something to do"
 
 
+def test_another_limit_of_inputs_decides_anew_who_lends() -> None:
+    world = World(cpus=2.0)
+    world.function("parent", request=CPU, limit=3, target=3, max_containers=1, prefetch=False)
+    world.function("other", request=CPU)
+    first, _second = world.send(2, "parent")
+    world.ready()
+    world.waits(world.box("parent"), first)
+    world.function("parent", request=CPU, max_containers=1)  # one input at a time: the other one has not begun
+    world.send(2, "other")
+    world.ready()
+    world.pass_time(1.0)
+    world.ready()
+    assert len(world.of("other")) == 2
+    assert used(world) == 2.0
+    world.function("parent", request=CPU, limit=3, target=3, max_containers=1, prefetch=False)
+    assert used(world) == 3.0, "the second input runs"
+
+
 def test_a_batch_waits_as_one() -> None:
     world = World(cpus=2.0)
     world.function("parent", request=CPU, batch_size=3, batch_wait=0.1)

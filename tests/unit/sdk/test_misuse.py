@@ -62,6 +62,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a relative mount": (lambda: function(volumes={"data": volume}), "must be absolute"),
     "a mount over the program": (lambda: function(volumes={"/root": volume}), "nothing can be mounted at /root"),
     "a mount over the kernel's files": (lambda: function(volumes={"/proc/x": volume}), "mounted at /proc/x"),
+    "a mount over the system": (lambda: function(volumes={"/usr/bin/": volume}), "nothing can be mounted at /usr/bin"),
     "a mount over the platform's files": (lambda: function(volumes={"/.intermodal": volume}), "Choose another path"),
     "two mounts at one place": (lambda: function(volumes={"/x": volume, "/x/": volume}), "two things"),
     "a volume by its name": (lambda: function(volumes={"/x": "v"}), "is no Volume or CloudBucketMount"),

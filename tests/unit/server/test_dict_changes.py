@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intermodal.server.services.dict_table import Memory, Table
 from intermodal.server.services.dicts import Dicts
 from intermodal.server.services.values import Values
 from intermodal.server.store import journal as journal_file
+from intermodal.server.store.dicts import Entry
 from intermodal.server.store.journal import BLOCK, NAMES, read_segment
 from intermodal.server.store.store import Store
 from modal._protocol.messages.dict import DictGet, DictPop, DictPut, DictValue
@@ -167,3 +169,36 @@ def _server_id(folder: Path) -> str:
         return str(connection.execute("SELECT value FROM meta WHERE key = 'server_id'").fetchone()[0]).strip('"')
     finally:
         connection.close()
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 5), st.integers(0, 50)), min_size=1, max_size=4, unique_by=lambda pair: pair[0]
+        )
+    )
+)
+def test_what_a_table_takes_is_counted(updates: list[list[tuple[int, int]]]) -> None:
+    memory = Memory()
+    table = Table(1, memory, blobs=False)
+    for number, update in enumerate(updates):
+        keys = [b"key-%d" % key for key, _size in update]
+        entries = [Entry(b"x" * size, "", size, 0.0) for _key, size in update]
+        undo = table.put(keys, entries, b"%08d" % number)
+        if number % 3 == 1:
+            table.restore(undo)
+        elif number % 3 == 2 and isinstance(found := table.known[keys[0]], Entry):
+            table.remove(keys[0], found, b"%08d" % number)
+        kept = [(key, entry) for key, entry in table.known.items() if entry is not None]
+        assert memory.used == sum(300 + len(key) + len(entry.value) for key, entry in kept)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_large_value_that_is_replaced_goes_at_once_unless_the_store_has_it(stored: bool) -> None:
+    table = Table(1, Memory(), blobs=True)
+    table.put([b"small", b"large"], [Entry(b"x", "", 1, 0.0), Entry(b"", "vl-1", 1 << 20, 0.0)], b"first...")
+    if stored:
+        table.collect()
+        table.stored()
+    table.put([b"small", b"large"], [Entry(b"y", "", 1, 0.0), Entry(b"y", "", 1, 0.0)], b"second..")
+    assert table.gone == ([] if stored else ["vl-1"])

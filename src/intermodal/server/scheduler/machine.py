@@ -48,10 +48,15 @@ class Scheduler:
         if pool is None:
             share = self._shares.setdefault(app_id, Share())
             pool = self.pools[function_id] = Pool(function_id, app_id, rules, share)
-        pool.rules = rules
+        self._set_rules(pool, rules, now)
         pool.retired = False
         self._trim(pool)
         self._balance(pool, now)
+
+    def _set_rules(self, pool: Pool, rules: Rules, now: float) -> None:
+        pool.rules = rules
+        for slot in pool.slots.values():  # how many inputs of it run decides whether it may lend
+            self.loans.look(slot, now)
 
     def _trim(self, pool: Pool) -> None:
         """A lower limit holds at once: what is too many starts no more, or ends when its inputs are done."""
@@ -562,7 +567,7 @@ class Scheduler:
         pool.idle.update(candidate.idle)
         pool.starting += candidate.starting
         pool.ready += candidate.ready
-        pool.rules = rules
+        self._set_rules(pool, rules, now)
         pool.retired = False
         pool.average = None  # the newer version may be faster or slower
         for slot in old:

@@ -83,11 +83,14 @@ class Table:
         otherwise: Known = None if self.complete else UNKNOWN
         before: list[Known] = [known.get(key, otherwise) for key in keys]
         undo = Undo(keys, [*entries], before, [changed.get(key) for key in keys])
-        used = _OVERHEAD * len(keys) + sum(map(len, keys)) + sum([len(entry.value) for entry in entries])
-        for key, old, was_changed in zip(keys, before, undo.changed, strict=True):
-            if type(old) is Entry:
-                used -= _OVERHEAD + len(key) + len(old.value)
-                if old.blob and was_changed is not None:
+        replaced = [old for old in before if type(old) is Entry]
+        used = sum([len(entry.value) for entry in entries]) - sum([len(old.value) for old in replaced])
+        if len(replaced) < len(keys):
+            new = [key for key, old in zip(keys, before, strict=True) if type(old) is not Entry]
+            used += _OVERHEAD * len(new) + sum(map(len, new))
+        if self.blobs:
+            for old, was_changed in zip(before, undo.changed, strict=True):
+                if type(old) is Entry and old.blob and was_changed is not None:
                     self.gone.append(old.blob)
         known.update(zip(keys, entries, strict=True))
         changed.update(dict.fromkeys(keys, token))

@@ -19,6 +19,7 @@ from intermodal.worker.containers import bundle, seccomp_filter
 from intermodal.worker.containers.cgroups import Cgroup
 from intermodal.worker.containers.launch import ContainersError, Launch
 from intermodal.worker.containers.places import Places
+from intermodal.worker.containers.start_faults import explain
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -160,7 +161,11 @@ def _takes_filter(binary: str) -> bool:
 
 
 def start_errors(log: Path) -> str:
-    """The last error that the runtime wrote; "" where there is none."""
+    """The last error that the runtime wrote, in words for the container's owner; "" where there is none."""
+    return explain(_last_error(log))
+
+
+def _last_error(log: Path) -> str:
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:

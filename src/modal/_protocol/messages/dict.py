@@ -1,6 +1,6 @@
 """Entries of dicts. Keys and values are pickles that the server never opens.
 
-Every change carries a `token` of the client's (random, at most 16 bytes): sent again after a lost connection, with
+Every change carries a `token` of the client's (8 to 16 bytes, no two alike): sent again after a lost connection, with
 `again`, it changes nothing that it has changed already.
 """
 
