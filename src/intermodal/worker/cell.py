@@ -182,7 +182,7 @@ class Cell:
         """The process runs: read what it prints."""
         self.running = running
         self._spool.open()
-        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._attribute)
+        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self._logs, self._attribute, self._spool)
         self._pump.start()
 
     # -- from the server
