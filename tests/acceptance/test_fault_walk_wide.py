@@ -439,7 +439,9 @@ class Programs:
         said, _ = process.communicate(timeout=PATIENCE)
         if process.pid in self._killed:
             return
-        if process.returncode != 0 and ("disk" in said or "No space left" in said):
+        # "Could not be started": the runtime itself was killed, which callers of an app that is run hear of at once.
+        documented = ("disk", "No space left", "could not be started")
+        if process.returncode != 0 and any(text in said for text in documented):
             print("documented:", said[-300:])
             return
         assert process.returncode == 0 and wanted in said, said
