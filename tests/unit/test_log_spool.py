@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,7 +94,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Path, "write_bytes", refuse)
         first.acknowledged(2)
     assert texts(first) == ["lost with the worker\n", "c\n"]
-    assert [path.name for path in tmp_path.iterdir()] == ["spool"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spool", "spool.caught"]
     second = opened(tmp_path / "spool")
     assert texts(second)[-1] == "c\n"
     assert second.put(entries("d\n")).first == 5
@@ -114,3 +120,117 @@ def test_nothing_is_lost_or_numbered_twice(tmp_path_factory: pytest.TempPathFact
         waiting = texts(spool)
         assert waiting == [str(number) for number in range(written - len(waiting) + 1, written + 1)]
         assert written - len(waiting) <= kept
+
+
+# -- what is taken out of a pipe
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A FIFO as containers have them: its end to read from, which never waits, and its other end."""
+    os.mkfifo(tmp_path / "fifo")
+    reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    writing = os.open(tmp_path / "fifo", os.O_WRONLY)
+    yield reading, writing
+    os.close(reading)
+    with contextlib.suppress(OSError):
+        os.close(writing)
+
+
+def test_what_a_killed_worker_has_read_is_there_once(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    """It dies before it has made entries of it, or right after that."""
+    reading, writing = pipe
+    first = opened(tmp_path / "spool")
+    os.write(writing, b"a\nb\n")
+    assert first.catch(2, reading, 1000) == b"a\nb\n"
+    second = opened(tmp_path / "spool")
+    assert second.left() == (2, b"a\nb\n")
+    second.put(entries("a\n", "b\n"))
+    third = opened(tmp_path / "spool")
+    assert texts(third) == ["a\n", "b\n"]
+    assert third.left() is None
+    os.write(writing, b"c\n")
+    assert third.catch(1, reading, 1000) == b"c\n"
+    assert opened(tmp_path / "spool").left() == (1, b"c\n")
+    third.put(entries("c\n"))
+    third.caught()
+    os.write(writing, b"d\n")
+    assert third.catch(1, reading, 1) == b"d"  # as much as was asked for
+    third.caught()
+    assert opened(tmp_path / "spool").left() is None
+
+
+def test_a_pipe_that_is_empty_and_one_that_has_ended(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    spool = opened(tmp_path / "spool")
+    with pytest.raises(BlockingIOError):
+        spool.catch(1, reading, 1000)
+    os.close(writing)
+    assert spool.catch(1, reading, 1000) == b""
+    assert opened(tmp_path / "spool").left() is None
+
+
+def test_what_the_disk_does_not_take_is_read(
+    tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = pipe
+    spool = opened(tmp_path / "spool")
+
+    def full(*_args: object, **_named: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "splice", full)
+    os.write(writing, b"a\n")
+    assert spool.catch(1, reading, 1000) == b"a\n"
+    assert opened(tmp_path / "spool").left() is None
+
+
+PUMP = """
+import asyncio, os, sys
+from pathlib import Path
+from intermodal.worker.log_spool import LogSpool
+from intermodal.worker.logs import LogPump
+
+async def main():
+    folder = Path(sys.argv[1])
+    spool = LogSpool(folder / "spool", "ap-1", "ta-1")
+    spool.open()
+    pipes = [os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK) for name in ("out", "err")]
+    LogPump(*pipes, spool.put, lambda _mark: "", spool).start()
+    print("reads", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_workers_that_are_killed_in_the_middle_of_it_lose_nothing(tmp_path: Path) -> None:
+    """Each has a full pipe to read when it begins."""
+    pipes = []
+    for name in ("out", "err"):
+        os.mkfifo(tmp_path / name)
+        pipes.append(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))
+    chance, written = random.Random(), 0
+    for _life in range(8):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(pipes[0], b"%09d\n" % written)
+                written += 1
+        command = [sys.executable, "-c", PUMP, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"reads\n"
+            time.sleep(chance.uniform(0.0, 0.004))  # the moment is what is tried
+            worker.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"reads\n"
+        os.set_blocking(pipes[0], True)
+        os.write(pipes[0], b"last\n")
+        while b"last\n" not in (tmp_path / "spool").read_bytes().replace(b"\\n", b"\n"):
+            time.sleep(0.01)
+        worker.kill()
+    for descriptor in pipes:
+        os.close(descriptor)
+    lines = "".join(texts(opened(tmp_path / "spool"))).splitlines()
+    assert lines == [f"{number:09}" for number in range(written)] + ["last"]

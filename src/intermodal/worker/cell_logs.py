@@ -40,7 +40,7 @@ class CellLogs:
     def open(self, running: Running, attribute: Callable[[str | None], str]) -> None:
         """The process runs: read what it prints. `attribute` says which input has printed."""
         self._spool.open()
-        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self.put, attribute)
+        self._pump = LogPump(running.stdout_fd, running.stderr_fd, self.put, attribute, self._spool)
         self._pump.start()
 
     def put(self, entries: list[LogEntry]) -> None:

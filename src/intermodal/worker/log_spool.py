@@ -1,12 +1,14 @@
 """Log entries that the server has not acknowledged: in memory to send them again, and in a file for the next worker.
 
-A worker that is killed has read lines out of the container's pipes that nobody else can read again. So each entry
-gets a number and goes to the page cache first. The server acknowledges numbers and ignores what it knows.
+A worker that is killed has read lines out of the container's pipes that nobody else can read again. So the kernel moves
+what is in a pipe to a second file (`catch`), where it stays until the entries that are made of it have their numbers
+and are in the page cache too. The server acknowledges numbers and ignores what it knows.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from modal._protocol.messages.worker import ContainerLogs
 HEADER = 20  # bytes: the number of acknowledged entries, in decimal
 COMPACT_BYTES = 16 << 20  # of the file, above which what is acknowledged is left out
 ENTRY_COST = 64  # bytes that an entry counts for beyond its text
+_CAUGHT = struct.Struct(">QB")  # how many entries there were before, and the stream; then what was in the pipe
 
 
 class LogSpool:
@@ -31,6 +34,8 @@ class LogSpool:
         self._waiting: deque[tuple[ContainerLogs, int]] = deque()
         self._file = -1
         self._file_size = 0
+        self._catch_path = path.with_suffix(".caught")
+        self._catch = -1
 
     def open(self) -> None:
         """Begin, or go on where an earlier worker was killed."""
@@ -44,6 +49,41 @@ class LogSpool:
         self._file_size = HEADER + whole
         self._write_head(self.count - sum(len(message.entries) for message, _cost in self._waiting))
         os.ftruncate(self._file, self._file_size)
+        try:
+            self._catch = os.open(self._catch_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            pass  # the disk is full: what comes is read into memory
+
+    def left(self) -> tuple[int, bytes] | None:
+        """The stream, and what an earlier worker had moved out of its pipe and made no entries of."""
+        data = os.pread(self._catch, os.fstat(self._catch).st_size, 0) if self._catch >= 0 else b""
+        if len(data) > _CAUGHT.size:
+            count, stream = _CAUGHT.unpack_from(data)
+            if count == self.count:
+                return stream, data[_CAUGHT.size :]
+        self.caught()
+        return None
+
+    def catch(self, stream: int, pipe: int, size: int) -> bytes:
+        """What is in a pipe, up to so many bytes; b"" where nobody writes any more. `caught` has to follow.
+
+        Raises BlockingIOError where it is empty for now.
+        """
+        if self._catch < 0:
+            return os.read(pipe, size)
+        try:
+            os.pwrite(self._catch, _CAUGHT.pack(self.count, stream), 0)
+            moved = os.splice(pipe, self._catch, size, offset_dst=_CAUGHT.size, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            raise
+        except OSError:  # the disk is full
+            return os.read(pipe, size)
+        return os.pread(self._catch, moved, _CAUGHT.size)
+
+    def caught(self) -> None:
+        """Entries were made of it."""
+        if self._catch >= 0:
+            os.ftruncate(self._catch, 0)
 
     def _load(self, data: bytes) -> int:
         """Take in what is not acknowledged; how many bytes are whole records."""
@@ -134,3 +174,6 @@ class LogSpool:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+        if self._catch >= 0:
+            os.close(self._catch)
+            self._catch = -1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 
+from intermodal.worker.log_spool import LogSpool
 from modal._protocol.messages.log import LogEntry, Stream
 from modal._protocol.messages.worker import OUTPUT_MARK
 
@@ -21,6 +21,7 @@ class LogPump:
     """Reads both pipes of one container. `emit(entries)` takes them.
 
     `attribute(mark)` says which input a line belongs to that came behind this mark (None: behind none).
+    `spool` is open, and `emit` puts what it gets into it.
     """
 
     def __init__(
@@ -29,20 +30,27 @@ class LogPump:
         stderr: int,
         emit: Callable[[list[LogEntry]], None],
         attribute: Callable[[str | None], str],
+        spool: LogSpool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipes = {Stream.STDOUT: stdout, Stream.STDERR: stderr}
         self._partial: dict[int, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}  # unfinished lines
         self._cut: dict[int, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}  # what may be the beginning of a mark
         self._marks: dict[int, str | None] = {Stream.STDOUT: None, Stream.STDERR: None}
-        self._emit = emit
+        self._give = emit
+        self._read_entries: list[LogEntry] | None = None  # of what is being read: they are kept together, or not at all
         self._attribute = attribute
+        self._spool = spool
         self._timer: asyncio.TimerHandle | None = None
         self._reading = False
         self._closed = False
+        self._left = spool.left()  # by a worker that was killed
 
     def start(self) -> None:
         """Read as output comes."""
+        left, self._left = self._left, None
+        if left is not None:
+            self._take_caught(*left)
         if not self._reading and not self._closed:
             self._reading = True
             for stream, descriptor in self._pipes.items():
@@ -72,17 +80,34 @@ class LogPump:
 
     def _read(self, stream: int, size: int) -> int:
         try:
-            data = os.read(self._pipes[stream], size)
+            data = self._spool.catch(stream, self._pipes[stream], size)
         except BlockingIOError:
             return 0
         except OSError:
             self.stop()
             return 0
         if data:
-            self._take(stream, data)
+            self._take_caught(stream, data)
         else:  # nobody can write any more
             self._loop.remove_reader(self._pipes[stream])
         return len(data)
+
+    def _take_caught(self, stream: int, data: bytes) -> None:
+        """Its entries are kept before it is forgotten, and all at once."""
+        entries = self._read_entries = []
+        try:
+            self._take(stream, data)
+        finally:
+            self._read_entries = None
+            if entries:
+                self._give(entries)
+            self._spool.caught()
+
+    def _emit(self, entries: list[LogEntry]) -> None:
+        if self._read_entries is None:
+            self._give(entries)
+        else:
+            self._read_entries += entries
 
     def _take(self, stream: int, data: bytes) -> None:
         data = self._cut[stream] + data
