@@ -103,6 +103,8 @@ def test_a_tail_that_is_torn_anywhere_is_left_out(
     kind = data.draw(st.sampled_from(["zeros", "end", "noise"]))
     rest = {"zeros": bytes(ends[-1] - cut), "end": b"", "noise": random.Random(cut).randbytes(ends[-1] - cut)}[kind]
     path.write_bytes(whole[:cut] + rest + (b"" if kind == "end" else whole[ends[-1] :]))
+    while rest[:1] and rest[:1] == whole[cut : cut + 1]:  # by chance it is what was written there
+        cut, rest = cut + 1, rest[1:]
     assert contents(folder) == records[: sum(end <= cut for end in ends) - 1]
 
 
