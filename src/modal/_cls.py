@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Collection, Optional, Union
 
 from modal._lifecycle import Instance, attach, has_constructor, make_user_instance, partials_of
-from modal._object import Object, check_object_name, environment_of
+from modal._object import Object, check_reference, environment_of
 from modal._parameter import MAX_SIZE, Parameter, pickle_values
 from modal.exception import ExecutionError, InvalidError, NotFoundError
 
@@ -248,7 +248,7 @@ class Cls(Object):
         ```
         """
         made = cls._new()
-        made._reference = (check_object_name(app_name, "App"), name, environment_name)
+        made._reference = check_reference(app_name, name, "class", environment_name)
         return made
 
     @classmethod

@@ -169,9 +169,11 @@ class Definition:
         raw, options = self.raw, self.options
         if not self.serialized and "<locals>" in raw.__qualname__:
             kind = "cls" if self.is_class else "function"
+            made = not self.is_class and getattr(raw, "__closure__", None)
+            hint = " If another decorator has made it, let that one use functools.wraps." if made else ""
             raise InvalidError(
                 f"{raw.__qualname__}: @app.{kind}() must be used in global scope, where containers can import it, "
-                "unless `serialized=True` is set."
+                f"unless `serialized=True` is set.{hint}"
             )
         if self.is_class:
             return

@@ -15,7 +15,7 @@ from typing import (
     TypeVar,
 )
 
-from modal._object import Object, check_object_name, environment_of
+from modal._object import Object, check_reference, environment_of
 from modal._sync import synchronized, synchronized_iterator
 from modal.exception import ExecutionError, InvalidError
 
@@ -105,6 +105,7 @@ class Function(Object, Generic[R]):
         f = modal.Function.from_name("other-app", "function")
         ```
         """
+        reference = check_reference(app_name, name, "function", environment_name)
         if "." in name:
             from modal._deprecation import warn_deprecated
 
@@ -119,7 +120,7 @@ class Function(Object, Generic[R]):
             owner = Cls.from_name(app_name, class_name, environment_name=environment_name)
             return owner()._method(method)
         function = cls.__new__(cls)
-        function._reference = (check_object_name(app_name, "App"), name, environment_name)
+        function._reference = reference
         return function
 
     @classmethod

@@ -19,16 +19,27 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
 MAX_NAME = 63  # characters
 
 
-def check_object_name(name: str, kind: str) -> str:
+def check_object_name(name: Any, kind: str) -> str:
     """Raise InvalidError unless `name` may name an object on the server."""
     if not isinstance(name, str):
-        raise InvalidError(f"The name of a {kind} must be a string, not {type(name).__name__}.")
+        article = "an" if kind[:1] in "AEIOU" else "a"
+        raise InvalidError(f"The name of {article} {kind} must be a string, not {type(name).__name__}.")
     if not _NAME.match(name) or len(name) > MAX_NAME:
         raise InvalidError(
             f"Invalid {kind} name: {name!r}. Names may have letters, digits, dashes, periods and underscores, "
             f"and must be shorter than {MAX_NAME + 1} characters."
         )
     return name
+
+
+def check_reference(
+    app_name: str, name: Any, kind: str, environment_name: Optional[str]
+) -> tuple[str, str, Optional[str]]:
+    """What `from_name` of a function or class was given. Raises InvalidError."""
+    if not isinstance(name, str) or not name:
+        given = "must not be empty" if name == "" else f"must be a string, not {type(name).__name__}"
+        raise InvalidError(f"The name of a {kind} {given}.")
+    return check_object_name(app_name, "App"), name, check_environment_name(environment_name)
 
 
 def check_environment_name(name: Any) -> Optional[str]:

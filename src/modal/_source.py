@@ -95,7 +95,8 @@ def source_of(module: str) -> Source:
     stem, suffix = os.path.splitext(os.path.basename(path))
     if suffix != ".py":
         raise InvalidError(f"{path}: only functions in .py files can be sent. Use serialized=True.")
-    return Source("file", stem, ScriptSource(stem, path))
+    name = stem.replace(".", "_")  # as `modal run` imports it: a dot would make it a part of a package
+    return Source("file", name, ScriptSource(name, path))
 
 
 def _of_package(name: str) -> Source:

@@ -93,6 +93,26 @@ def test_a_local_module_that_the_image_lacks(platform: Platform, tmp_path: Path)
     assert 'add_local_python_source("beside")' in ran.text
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "def d(f):\n    def inner(): return f()\n    return inner\n\n@app.function()\n@d\ndef f(): pass\n",
+            "functools.wraps",
+        ),
+        (
+            "if modal.is_local():\n    @app.function()\n    def f(): pass\n",
+            "Error: bad.f does not exist in the container: functions must be defined at the top level",
+        ),
+    ],
+)
+def test_a_function_that_containers_cannot_find(platform: Platform, tmp_path: Path, text: str, said: str) -> None:
+    ran = run(platform, tmp_path, text)
+    assert ran.code == 1
+    assert said in ran.text
+    assert "intermodal.runner" not in ran.text
+
+
 def test_parameters_that_are_positional_only(platform: Platform, tmp_path: Path) -> None:
     text = "@app.function()\ndef f(x: int, y: str = 'y', /): print(x, y)\n"
     assert run(platform, tmp_path, text, "--x", "3").lines() == ["3 y"]

@@ -67,3 +67,42 @@ def test_a_script(platform: Platform) -> None:
     ], err
     assert sum(line.startswith("✓ Initialized") for line in out.splitlines()) == 1
     assert platform.modal("app", "stop", "accept-script-deployed").code == 0
+
+
+NAMED = """
+import dataclasses
+import modal
+
+app = modal.App("accept-named")
+
+@dataclasses.dataclass
+class Pair:
+    a: int
+
+@app.function()
+def f(pair):
+    return Pair(pair.a + 1), __name__
+
+@app.local_entrypoint()
+def main():
+    print(*f.remote(Pair(1)))
+
+if __name__ == "__main__":
+    with app.run():
+        main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("my script.py", "my script"), ("été.py", "été"), ("v1.2.py", "v1_2"), ("queue.py", "queue")]
+)
+def test_names_of_programs(platform: Platform, tmp_path: Path, name: str, module: str) -> None:
+    """Any that a file may have, also that of a module of Python's, as far as nothing needs that."""
+    program = tmp_path / name
+    program.write_text(NAMED)
+    ran = platform.modal("run", program)
+    assert ran.lines() == [f"Pair(a=2) {module}"], ran.text
+    if f"{module}.py" == name:  # else Python finds no module for the types that come back
+        process = platform.start_python(program)
+        out, err = process.communicate(timeout=200)
+        assert out == f"Pair(a=2) {module}\n", err

@@ -22,6 +22,7 @@ def test_odd_uses(platform: Platform) -> None:
     assert at_the_end <= set(lines)
     assert [line for line in lines if line not in at_the_end] == [
         "decorated [1, 1] [2, 2] 101 [3] 101",
+        "names 2 3",
         "passed 8 8",
         "passed 103 (3, ['base', 'child'], ('child', 'plain', 6, 'static'))",
         "class (4, ['base', 'child'], ('child', 'plain', 8, 'static')) True",

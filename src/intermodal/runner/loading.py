@@ -12,9 +12,14 @@ from typing import Any, Callable, Optional
 from modal._protocol.messages.function import FunctionSpec
 from modal._protocol.messages.worker import RunnerSpec
 
+_MISSING = object()
 
-class LoadError(Exception):
-    """The user's code does not hold what its spec says."""
+
+def load_error(text: str) -> Exception:
+    """An ExecutionError: the user's code does not hold what its spec says."""
+    from modal.exception import ExecutionError
+
+    return ExecutionError(text)
 
 
 class Service:
@@ -30,11 +35,11 @@ class Service:
         self._callables[name] = function
 
     def find(self, method: str) -> Callable[..., Any]:
-        """The callable for an input. Raises LoadError."""
+        """The callable for an input. Raises ExecutionError."""
         found = self._callables.get(method)
         if found is None:
             known = ", ".join(sorted(name for name in self._callables if name)) or "none"
-            raise LoadError(f"{self.spec.name} has no method {method!r}; it has: {known}")
+            raise load_error(f"{self.spec.name} has no method {method!r}; it has: {known}")
         return found
 
     def is_generator(self, method: str) -> bool:
@@ -64,6 +69,8 @@ def load(spec: RunnerSpec) -> Service:
     function = spec.function
     service = Service(function)
     target = _of_app(spec.app_name, function, _target(function))
+    if target is _MISSING:
+        raise _not_there(function)
     if function.is_class:
         _load_class(service, target, spec.parameters)
     else:
@@ -72,10 +79,14 @@ def load(spec: RunnerSpec) -> Service:
 
 
 def _of_app(app_name: str, function: FunctionSpec, target: Any) -> Any:
-    """Where several apps of a module have a function of that name, the module's variable is the last one of them."""
+    """What the app knows by the function's name, where the variable of that name in the module is something else.
+
+    Several apps of a module may have a function of one name, and a later statement may have given the name to another
+    object, or deleted it.
+    """
     definition = getattr(target, "_definition", None)
     apps = sys.modules.get("modal._app")
-    if definition is None or apps is None or definition.app.name == app_name:
+    if apps is None or (definition is not None and definition.app.name == app_name):
         return target
     for value in list(vars(sys.modules[function.module]).values() if function.module in sys.modules else ()):
         if isinstance(value, apps.App) and value.name == app_name:
@@ -85,11 +96,15 @@ def _of_app(app_name: str, function: FunctionSpec, target: Any) -> Any:
 
 
 def load_function(function: FunctionSpec) -> Callable[..., Any]:
-    """The user's callable. Raises LoadError, and whatever importing it raises."""
-    return _raw(_target(function))
+    """The user's callable. Raises ExecutionError, and whatever importing it raises."""
+    target = _target(function)
+    if target is _MISSING:
+        raise _not_there(function)
+    return _raw(target)
 
 
 def _target(function: FunctionSpec) -> Any:
+    """What its module calls so, `_MISSING` where it calls nothing so."""
     return _unpickle(function) if function.source == "serialized" else _resolve(function)
 
 
@@ -106,12 +121,15 @@ def _resolve(function: FunctionSpec) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise LoadError(
-                f"{function.module}.{function.qualname} does not exist in the container: functions must be defined at "
-                "the top level of their module, under the same conditions locally and in the container "
-                "(or use serialized=True)"
-            ) from None
+            return _MISSING
     return target
+
+
+def _not_there(function: FunctionSpec) -> Exception:
+    return load_error(
+        f"{function.module}.{function.qualname} does not exist in the container: functions must be defined at the top "
+        "level of their module, under the same conditions locally and in the container (or use serialized=True)"
+    )
 
 
 def _import(function: FunctionSpec) -> ModuleType:
@@ -127,7 +145,7 @@ def _import_file(name: str, path: str) -> ModuleType:
     """A script under its own name, also where an installed package has that name too."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise LoadError(f"{path} cannot be imported")
+        raise load_error(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -143,7 +161,7 @@ def _raw(target: Any) -> Callable[..., Any]:
     unwrap: Optional[Callable[[], Any]] = getattr(target, "get_raw_f", None)
     function = unwrap() if unwrap is not None else target
     if not callable(function):
-        raise LoadError(f"{target!r} is not a function")
+        raise load_error(f"{target!r} is not a function")
     return function  # type: ignore[no-any-return]
 
 

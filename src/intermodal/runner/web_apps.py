@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from typing import Any, Callable, Optional
 
-from intermodal.runner.loading import LoadError, Service
+from intermodal.runner.loading import Service, load_error
 from intermodal.runner.web_lifespan import Lifespan
 from modal._protocol.messages.function import FunctionSpec, WebSpec
 
@@ -34,14 +34,14 @@ class WebApps:
     def call(self) -> None:
         """Call the functions that give an app. No event loop may run: they use `asyncio.run`, as any function may.
 
-        Raises whatever the user's code raises, and LoadError.
+        Raises whatever the user's code raises, and ExecutionError.
         """
         for name, web in self._specs.items():
             if web.kind in ("asgi", "wsgi"):
                 self._returned[name] = self._service.find(name)()
 
     async def open(self) -> None:
-        """After `call`: make every app and start its lifespan. Raises what the user's code raises, and LoadError."""
+        """After `call`: make every app, start its lifespan. Raises what the user's code raises, and ExecutionError."""
         for name, web in self._specs.items():
             function = self._service.find(name)
             shown = f"{self._service.spec.name}.{name}" if name else self._service.spec.name
@@ -68,7 +68,7 @@ class WebApps:
         if inspect.isawaitable(made):
             made = await made
         if not callable(made):
-            raise LoadError(
+            raise load_error(
                 f"{shown} must return {'an ASGI' if web.kind == 'asgi' else 'a WSGI'} app, but it returned "
                 f"{type(made).__name__}"
             )

@@ -6,17 +6,17 @@ import functools
 import inspect
 from typing import Any, Callable
 
-from intermodal.runner.loading import LoadError
+from intermodal.runner.loading import load_error
 from modal._protocol.messages.function import WebSpec
 
 
 def endpoint_app(function: Callable[..., Any], web: WebSpec, shown: str) -> Any:
-    """The app. Raises LoadError where the image lacks FastAPI."""
+    """The app. Raises ExecutionError where the image lacks FastAPI."""
     try:
         from fastapi import FastAPI
         from fastapi.middleware.cors import CORSMiddleware
     except ImportError as error:
-        raise LoadError(
+        raise load_error(
             f"{shown} is a FastAPI endpoint, but its image has no FastAPI ({error}): add it with "
             'Image.debian_slim().pip_install("fastapi[standard]")'
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Optional
 
-from intermodal.runner.loading import LoadError
+from intermodal.runner.loading import load_error
 
 STOP_SECONDS = 20.0  # that an app may take to shut down
 
@@ -24,7 +24,7 @@ class Lifespan:
         self._supported = False
 
     async def start(self) -> None:
-        """Return when the app is up; at once where it knows no lifespan. Raises LoadError with what it said."""
+        """Return when the app is up; at once where it knows no lifespan. Raises ExecutionError with what it said."""
         loop = asyncio.get_running_loop()
         self._started, self._stopped = loop.create_future(), loop.create_future()
         self._events.put_nowait({"type": "lifespan.startup"})
@@ -60,7 +60,7 @@ class Lifespan:
         elif kind == "lifespan.startup.failed":
             if not self._started.done():
                 said = message.get("message") or "without a reason"
-                self._started.set_exception(LoadError(f"{self._shown}: the app's startup failed: {said}"))
+                self._started.set_exception(load_error(f"{self._shown}: the app's startup failed: {said}"))
         elif kind == "lifespan.shutdown.complete":
             if not self._stopped.done():
                 self._stopped.set_result(None)

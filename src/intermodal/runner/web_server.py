@@ -8,14 +8,14 @@ import threading
 import time
 from typing import Any, Callable
 
-from intermodal.runner.loading import LoadError
+from intermodal.runner.loading import load_error
 
 LOOK_SECONDS = 0.01  # between looks at the port; grows
 MAX_LOOK_SECONDS = 0.2
 
 
 async def start_server(function: Callable[[], Any], shown: str, port: int, timeout: float) -> None:
-    """Return when something accepts on the port. Raises what the function raises, or LoadError after `timeout`.
+    """Return when something accepts on the port. Raises what the function raises, or ExecutionError after `timeout`.
 
     The function runs in a thread of its own, so that one that serves in the foreground works too.
     """
@@ -43,7 +43,7 @@ async def start_server(function: Callable[[], Any], shown: str, port: int, timeo
         if await _accepts(port):
             return
         if time.monotonic() > deadline:
-            raise LoadError(
+            raise load_error(
                 f"{shown}: nothing listens on port {port} after startup_timeout={timeout:g} seconds. The function must "
                 f"start a server on 0.0.0.0:{port}; if that takes longer, raise startup_timeout in @modal.web_server"
             )

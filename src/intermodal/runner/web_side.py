@@ -24,11 +24,11 @@ class WebSide:
         return self._server is not None and self._server.busy
 
     def call(self) -> None:
-        """Before `open`, while no event loop runs. Raises whatever user code raises, and LoadError."""
+        """Before `open`, while no event loop runs. Raises whatever user code raises, and ExecutionError."""
         self._apps.call()
 
     async def open(self, set_input: Callable[[str], object], on_idle: Callable[[], None]) -> None:
-        """Make the apps, start them, and be there for the gateway. Raises whatever user code raises, and LoadError.
+        """Make the apps, start them, and be there for the gateway. Raises what user code raises, and ExecutionError.
 
         `set_input(input id)` is called in each request's own context; `on_idle` when the last request ended.
         """

@@ -121,7 +121,11 @@ class Dispatch:
             self._forget_function(function_id)
             function = None
         if function is None:
-            raise Fault(Code.NOT_FOUND, f"function {function_id} does not exist, or its app was stopped")
+            raise Fault(
+                Code.NOT_FOUND,
+                f"function {function_id} does not exist, or its app was stopped; if that was deployed again, look "
+                "the function up anew",
+            )
         return function
 
     def remove_function(self, function_id: str, reason: str) -> None:

@@ -89,7 +89,9 @@ def _show_own(error: BaseException) -> None:
     elif _is_our_sentence(error) or isinstance(error, OSError):
         _write(error_text(_sentence(error)))
     else:
-        hint = "Run it again with MODAL_TRACEBACK=1 to see where."
+        from modal.cli.program import hidden_module
+
+        hint = hidden_module() or "Run it again with MODAL_TRACEBACK=1 to see where."
         _write(error_text(f"{type(error).__name__}: {error}. {hint}", title="Unexpected error"))
 
 

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from modal import App
 
+_file = ""  # the program, once its import has begun
+
 
 class Reference(NamedTuple):
     """`file_or_module::object`, taken apart."""
@@ -65,6 +67,11 @@ def import_program(reference: Reference) -> ModuleType:
     return _import_module(reference) if reference.is_module else _import_file(reference)
 
 
+def module_name(path: str) -> str:
+    """Under which name a file is imported, here and in containers: a dot would make it a part of a package."""
+    return os.path.splitext(os.path.basename(path))[0].replace(".", "_")
+
+
 def _import_file(reference: Reference) -> ModuleType:
     import importlib.util
 
@@ -73,10 +80,10 @@ def _import_file(reference: Reference) -> ModuleType:
         raise click.UsageError(f"{reference.where!r} is a directory; run a package as a module: `-m package.module`.")
     if not os.path.isfile(path):
         raise click.UsageError(f"No such file: {reference.where!r}.{_similar_files(path)}")
-    name = os.path.splitext(os.path.basename(path))[0]
-    if name == "modal":
+    name = module_name(path)
+    if name in ("modal", "intermodal"):
         raise click.UsageError(
-            f"{reference.where!r} hides the package `modal` from the program that it holds: rename the file."
+            f"{reference.where!r} hides the package `{name}` from the program that it holds: rename the file."
         )
     directory = os.path.dirname(path)
     if sys.path[:1] != [directory]:
@@ -87,6 +94,8 @@ def _import_file(reference: Reference) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module
+    global _file
+    _file = path
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -96,6 +105,14 @@ def _import_file(reference: Reference) -> ModuleType:
             sys.modules[name] = before
         raise ProgramError(reference, _hint(error, reference)) from error
     return module
+
+
+def hidden_module() -> str:
+    """What to do where the program that was imported has taken the name of one of Python's modules; else ""."""
+    name = module_name(_file)
+    if name not in getattr(sys, "stdlib_module_names", ()):
+        return ""
+    return f"The program hides Python's own module `{name}` from all that need that: rename {os.path.basename(_file)}."
 
 
 def _import_module(reference: Reference) -> ModuleType:
@@ -116,6 +133,10 @@ def _import_module(reference: Reference) -> ModuleType:
 
 def _hint(error: Exception, reference: Reference) -> str:
     """What to do about the usual reasons for which an import fails."""
+    missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
+    hidden = hidden_module()
+    if hidden and (not missing or f"`{missing}`" in hidden):
+        return hidden
     if isinstance(error, ImportError) and "attempted relative import" in str(error):
         return "Relative imports need the program to run as part of its package: `modal run -m package.module`."
     if isinstance(error, ModuleNotFoundError) and error.name:

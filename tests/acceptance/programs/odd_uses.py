@@ -35,6 +35,20 @@ def stacked(x):
     return x
 
 
+@app.function()
+def renamed(x):
+    return x + 1
+
+
+@app.function()
+def removed(x):
+    return x + 2
+
+
+kept, gone = renamed, removed
+renamed = print  # what the module calls so later is not what the app knows by that name
+del removed
+
 add = app.function(serialized=True, name="add")(lambda x, y=100: x + y)
 
 
@@ -239,6 +253,7 @@ class Ends:
 @app.local_entrypoint()
 def main():
     print("decorated", stacked.remote(1), stacked.local(2), add.remote(1), list(add.map([1], [2])), add.local(1))
+    print("names", kept.remote(1), gone.remote(1))
     print("passed", apply.remote(lambda x: x * 2, 4), apply.remote(functools.partial(pow, 2), 3))
     print("passed", apply_remotely.remote(add, 3), apply_remotely.remote(Child(size=3).inherited))
     child = Child(size=4, name="m")

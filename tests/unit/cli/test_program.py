@@ -83,10 +83,31 @@ def test_missing_files_and_modules() -> None:
         import_program(parse_reference("folder.py", False))
 
 
-def test_a_program_called_modal_is_refused() -> None:
-    write("modal.py", "")
+@pytest.mark.parametrize("name", ["modal.py", "intermodal.py"])
+def test_a_program_called_modal_is_refused(name: str) -> None:
+    write(name, "")
     with pytest.raises(click.UsageError, match="rename"):
-        import_program(parse_reference("modal.py", False))
+        import_program(parse_reference(name, False))
+
+
+def test_a_program_that_hides_a_module_of_pythons_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may run as well as under `python`; where it does not, its name is the likely reason."""
+
+    def said(text: str) -> str:
+        write("colorsys.py", text)
+        with pytest.raises(ProgramError) as caught:
+            import_program(parse_reference("colorsys.py", False))
+        assert report(caught.value) == 1
+        return capsys.readouterr().err
+
+    assert "rename colorsys.py" in " ".join(said("import colorsys\ncolorsys.rgb_to_hls").split())
+    assert "rename" not in said("import no_such_module")  # that is another matter
+    report(AttributeError("of some library"))
+    assert "rename colorsys.py" in " ".join(capsys.readouterr().err.split())
+    write("fine.py", "")
+    import_program(parse_reference("fine.py", False))
+    report(AttributeError("of some library"))
+    assert "MODAL_TRACEBACK" in capsys.readouterr().err
 
 
 def shown(text: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -359,3 +359,21 @@ def test_references_by_name_travel() -> None:
         modal.Function.from_name("bad name", "f")
     with pytest.raises(ExecutionError, match="looked up"):
         f.get_raw_f()
+
+
+@pytest.mark.parametrize(
+    ("app_name", "name", "environment", "said"),
+    [
+        (5, "f", None, "The name of an App must be a string, not int"),
+        ("a b", "f", None, "Invalid App name: 'a b'"),
+        ("a", None, None, "must be a string, not NoneType"),
+        ("a", "", None, "must not be empty"),
+        ("a", "f", 5, "environment_name must be a string, not int"),
+    ],
+)
+@pytest.mark.parametrize("kind", [modal.Function, modal.Cls])
+def test_references_are_checked_where_they_are_made(
+    kind: Any, app_name: Any, name: Any, environment: Any, said: str
+) -> None:
+    with pytest.raises(InvalidError, match=said):
+        kind.from_name(app_name, name, environment_name=environment)

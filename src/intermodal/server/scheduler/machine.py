@@ -14,13 +14,13 @@ from typing import Any
 from intermodal.server.scheduler.agenda import NEVER, Agenda
 from intermodal.server.scheduler.capacity import Capacity
 from intermodal.server.scheduler.decisions import Assign, Decision, GiveUp, Refuse, Start, Stop
+from intermodal.server.scheduler.lack import lack_of
 from intermodal.server.scheduler.loans import Loans
 from intermodal.server.scheduler.overfull import Overfull
 from intermodal.server.scheduler.pool import READY, STALL_SECONDS, STARTING, STOPPING, Pool, Share, Slot
 from intermodal.server.scheduler.rules import Rules
 from intermodal.server.scheduler.starts import Starts
 
-WAITS_AFTER = 1.0  # seconds without room before people are told
 DRAINED = "replaced or asked to end"
 
 
@@ -506,17 +506,10 @@ class Scheduler:
         self.decisions.append(Start(slot.id, pool.function_id, worker_id, slot.taken.devices))
 
     def lack(self, pool: Pool, now: float) -> str:
-        """What the function has waited for, for a moment at least, in words; "" where it waits for nothing."""
-        if not (pool.queue or pool.backlog or pool.replaces):
-            return ""
-        limit = pool.rules.max_containers
-        if pool.queue and limit and len(pool.slots) >= limit and all(slot.waiting for slot in pool.slots.values()):
-            return f"a container of its own: all {limit} (max_containers) wait for calls that they have made themselves"
-        if now - pool.waits_since < WAITS_AFTER:
-            return ""
-        lack = self.capacity.lack(pool.rules.request)
-        holders = self.loans.holders(self.slots.values(), bool(pool.rules.request.gpus))
-        return f"{lack}, {holders}" if holders else lack
+        """See `lack_of`."""
+        return lack_of(
+            pool, now, self.capacity, lambda: self.loans.holders(self.slots.values(), bool(pool.rules.request.gpus))
+        )
 
     def longest_idle(self) -> dict[str, Slot]:
         """Idle containers of all functions (for `Starts`, which may reorder them)."""

@@ -86,5 +86,9 @@ class Functions:
         """A function that takes calls. Fault: not-found."""
         row = await self._store.get(function_id)
         if row is None or not row.active:
-            raise Fault(Code.NOT_FOUND, f"function {function_id} does not exist, or its app was stopped")
+            raise Fault(
+                Code.NOT_FOUND,
+                f"function {function_id} does not exist, or its app was stopped; if that was deployed again, look "
+                "the function up anew",
+            )
         return row
