@@ -28,7 +28,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "intermodal.server",
         {"intermodal.server", "intermodal.", "modal._protocol"},
-        {"uvloop", "cryptography", "cronsim", "hpack", "httptools", "websockets"},
+        {"uvloop", "cryptography", "cronsim", "h2", "hpack", "httptools", "websockets"},
     ),
     (
         "intermodal.worker",

@@ -1,6 +1,6 @@
 """A client's HTTP/2 connection: the streams on it, flow control both ways, and limits for clients that mean harm.
 
-The protocol itself is `http2_wire`'s. A stream's window opens as its container takes the body, so a slow app slows
+The protocol itself is the h2 library's. A stream's window opens as its container takes the body, so a slow app slows
 its own client alone; responses wait in their streams until the client's windows and its socket take them.
 """
 
@@ -10,11 +10,18 @@ import asyncio
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from intermodal.server.gateway.header_decoder import Fields
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError, StreamClosedError
+from h2.settings import SettingCodes, Settings
+
+from intermodal.server.gateway.field_cache import CachingDecoder
 from intermodal.server.gateway.http2_stream import Http2Stream
-from intermodal.server.gateway.http2_wire import Code, Wire, WireError
 from intermodal.server.gateway.limits import RateLimit
 from intermodal.server.gateway.request import Refusal
 from intermodal.server.gateway.settings import HEAD_LIMIT
@@ -34,6 +41,7 @@ TURN = 64 << 10  # bytes of one response before it is another one's turn
 RESETS = (50.0, 4.0)  # requests a second that a client may take back, and for how many seconds it may do so at once
 CONTROLS = (200.0, 10.0)  # the same of frames that ask for work and carry nothing
 LINGER_SECONDS = 2.0  # that the client has to read the last of a connection
+_CONTROLS = (events.PingReceived, events.RemoteSettingsChanged, events.PriorityUpdated, events.UnknownFrameReceived)
 
 
 class Http2Connection(asyncio.Protocol):
@@ -47,7 +55,9 @@ class Http2Connection(asyncio.Protocol):
         self.body_limit = gateway.settings.body_limit
         self.too_large = gateway.too_large()
         self._gateway = gateway
-        self._wire = Wire(self, streams=STREAMS, stream_window=STREAM_WINDOW, window=CONNECTION_WINDOW, head=HEADS)
+        config = H2Configuration(client_side=False, header_encoding=None)
+        config.validate_outbound_headers = config.normalize_outbound_headers = False  # StreamHead has checked them
+        self._wire = H2Connection(config)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Http2Stream] = deque()  # with a body that could not be sent yet
         self._new: list[Http2Stream] = []  # to be admitted when all that has come is looked at
@@ -70,6 +80,21 @@ class Http2Connection(asyncio.Protocol):
         self.peer = (transport.get_extra_info("peername") or ("", 0))[:2]
         self.secure = transport.get_extra_info("ssl_object") is not None
         self._gateway.connections.add(self)
+        wire = self._wire
+        wire.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_HEADER_LIST_SIZE: HEADS,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,  # WebSockets: RFC 8441
+            },
+        )
+        wire.decoder = CachingDecoder()
+        wire.decoder.max_header_list_size = HEADS
+        wire.encoder.encode = partial(wire.encoder.encode, huffman=False)  # type: ignore[method-assign]  # costs more than it saves
+        wire.initiate_connection()
+        wire.increment_flow_control_window(CONNECTION_WINDOW - wire.inbound_flow_control_window)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -77,16 +102,15 @@ class Http2Connection(asyncio.Protocol):
             return
         self._corked = True
         try:
-            self._wire.receive(data)
-            if self._fed:
-                self._feed()
+            for event in self._wire.receive_data(data):
+                self._take(event)
+            self._feed()
             new, self._new = self._new, []
             for stream in new:
                 self._admit(stream)
-        except WireError as error:
+        except ProtocolError as error:
             log.info("%s: a client of HTTP/2 broke the protocol: %s", self.peer[0], error)
-            self._wire.goodbye(error.code, str(error))
-            self._end()
+            self._end()  # the wire has said why in a GOAWAY
         except Exception:
             log.exception("an HTTP/2 connection failed")
             self._end()
@@ -110,42 +134,50 @@ class Http2Connection(asyncio.Protocol):
         self._writable = True
         self._pump_all()
 
-    # -- what the client sends: the wire's calls
-    def take_request(self, number: int, fields: Fields, ended: bool) -> None:
-        """See http2_wire.Taker."""
+    # -- what the client sends
+    def _take(self, event: events.Event) -> None:
+        if isinstance(event, events.DataReceived):
+            self._take_data(event)
+        elif isinstance(event, events.RequestReceived):
+            self._take_request(event)
+        elif isinstance(event, events.StreamEnded):
+            stream = self.streams.get(event.stream_id)
+            if stream is not None and not stream.received:
+                stream.ended = True
+                self._fed[stream] = None
+        elif isinstance(event, events.StreamReset):
+            self._take_reset(event)
+        elif isinstance(event, events.WindowUpdated):
+            self._pump_all()
+        elif isinstance(event, _CONTROLS):
+            self._count(self._controls, "it sends too many frames that carry nothing")
+            if isinstance(event, events.RemoteSettingsChanged):
+                self._pump_all()  # it may have opened the windows
+
+    def _take_request(self, event: events.RequestReceived) -> None:
         self._since = time.monotonic()
-        stream = self.streams[number] = Http2Stream(self, number)
+        stream = self.streams[event.stream_id] = Http2Stream(self, event.stream_id)
         try:
-            stream.take_head(fields, ended)
+            stream.take_head(event.headers, event.stream_ended is not None)
         except Refusal as refusal:
             stream.give_up(refusal)
         else:
             self._new.append(stream)
 
-    def take_data(self, number: int, data: bytes, size: int) -> None:
-        """See http2_wire.Taker."""
-        stream = self.streams.get(number)
+    def _take_data(self, event: events.DataReceived) -> None:
+        size = event.flow_controlled_length or 0
+        stream = self.streams.get(event.stream_id)
         if stream is None:  # it was under way when the stream ended
-            self._wire.acknowledge(number, size)
+            self.acknowledge(event.stream_id, size)
             return
-        stream.parts.append(data)
+        if not event.data:
+            if event.stream_ended is None:
+                self._count(self._controls, "it sends too many frames that carry nothing")
+            self.acknowledge(event.stream_id, size)
+            return
+        stream.parts.append(event.data)
         stream.parts_size += size
         self._fed[stream] = None
-
-    def take_end(self, number: int) -> None:
-        """See http2_wire.Taker."""
-        stream = self.streams.get(number)
-        if stream is not None:
-            stream.ended = True
-            self._fed[stream] = None
-
-    def take_window(self) -> None:
-        """See http2_wire.Taker."""
-        self._pump_all()
-
-    def take_control(self) -> None:
-        """See http2_wire.Taker."""
-        self._count(self._controls, "it sends too many frames that carry nothing")
 
     def _feed(self) -> None:
         """Give on what has come of bodies: many frames are one part."""
@@ -156,9 +188,8 @@ class Http2Connection(asyncio.Protocol):
             except Refusal as refusal:
                 stream.give_up(refusal)
 
-    def take_reset(self, number: int) -> None:
-        """See http2_wire.Taker."""
-        stream = self.streams.pop(number, None)
+    def _take_reset(self, event: events.StreamReset) -> None:
+        stream = self.streams.pop(event.stream_id, None)
         if stream is not None:
             self._since = time.monotonic()
             stream.leave()
@@ -167,7 +198,7 @@ class Http2Connection(asyncio.Protocol):
     def _count(self, limit: RateLimit, what: str) -> None:
         if limit.take() and not self._closing:
             log.warning("%s: an HTTP/2 connection is ended: %s", self.peer[0], what)
-            self._wire.goodbye(Code.ENHANCE_YOUR_CALM, what)
+            self._wire.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, what.encode())
             self._end()
 
     def _admit(self, stream: Http2Stream) -> None:
@@ -183,12 +214,19 @@ class Http2Connection(asyncio.Protocol):
     def acknowledge(self, number: int, size: int) -> None:
         """So many bytes of a request's body need no window any more."""
         if size and not self._closing:
-            self._wire.acknowledge(number, size)
+            try:
+                self._wire.acknowledge_received_data(size, number)
+            except StreamClosedError:
+                pass
             self._flush_later()
 
     def send_head(self, number: int, fields: list[tuple[bytes, bytes]], end: bool) -> bool:
         """Whether the stream was still open."""
-        if self._closing or not self._wire.send_head(number, fields, end):
+        if self._closing:
+            return False
+        try:
+            self._wire.send_headers(number, fields, end_stream=end)
+        except ProtocolError:
             return False
         self._flush_later()
         return True
@@ -216,30 +254,31 @@ class Http2Connection(asyncio.Protocol):
     def _send(self, stream: Http2Stream, most: int) -> bool:
         """Whether nothing of the stream has to wait."""
         wire, number, out = self._wire, stream.number, stream.out
-        while out and most > 0 and self._writable and not self._closing:
-            part = out[0]
-            size = min(len(part), wire.room(number))
-            if size <= 0 and len(part):
-                return stream.number not in self.streams
-            if size < len(part):
-                out[0] = part[size:]
-                part = part[:size]
-            else:
-                out.popleft()
-            last = stream.ending and not out
-            if not wire.send_data(number, part, last):
-                return True
-            most -= size
-            self._unsent += size
-            if self._unsent > TURN:
-                self._flush()  # which may say that the socket takes no more
-            stream.taken(size)
-            if last:
+        try:
+            while out and most > 0 and self._writable and not self._closing:
+                part = out[0]
+                size = min(len(part), wire.local_flow_control_window(number), wire.max_outbound_frame_size)
+                if size <= 0:
+                    return False
+                if size < len(part):
+                    out[0] = part[size:]
+                else:
+                    out.popleft()
+                last = stream.ending and not out
+                wire.send_data(number, part[:size], end_stream=last)
+                most -= size
+                self._unsent += size
+                if self._unsent > TURN:
+                    self._flush()  # which may say that the socket takes no more
+                stream.taken(size)
+                if last:
+                    stream.over()
+                    return True
+            if not out and stream.ending and stream.is_open and not self._closing:
+                wire.end_stream(number)
                 stream.over()
-                return True
-        if not out and stream.ending and stream.is_open and not self._closing:
-            wire.send_data(number, b"", True)
-            stream.over()
+        except ProtocolError:  # the stream was closed meanwhile: its reset is among the events
+            return True
         return not out
 
     def finished(self, stream: Http2Stream) -> None:
@@ -247,18 +286,21 @@ class Http2Connection(asyncio.Protocol):
         self.streams.pop(stream.number, None)
         self._since = time.monotonic()
         if not stream.received:
-            self._reset(stream.number, Code.NO_ERROR)  # what is left of the request is not wanted
+            self._reset(stream.number, ErrorCodes.NO_ERROR)  # what is left of the request is not wanted
 
-    def reset(self, stream: Http2Stream, code: Code) -> None:
+    def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:
         """It ends without a proper end."""
         stream.out.clear()
         self.streams.pop(stream.number, None)
         self._since = time.monotonic()
         self._reset(stream.number, code)
 
-    def _reset(self, number: int, code: Code) -> None:
+    def _reset(self, number: int, code: ErrorCodes) -> None:
         if not self._closing:
-            self._wire.reset(number, code)
+            try:
+                self._wire.reset_stream(number, code)
+            except ProtocolError:
+                pass
             self._flush_later()
 
     # -- the socket
@@ -274,7 +316,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._unsent = 0
-        data = self._wire.output()
+        data = self._wire.data_to_send()
         if data and self._transport is not None:
             self._transport.write(data)
 
@@ -294,7 +336,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _say_goodbye(self) -> None:
         if not self._closing:
-            self._wire.goodbye(Code.NO_ERROR)
+            self._wire.close_connection()
             self._end()
             self._flush()
 

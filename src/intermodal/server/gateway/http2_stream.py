@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from h2.errors import ErrorCodes
+
 from intermodal.server.gateway.client import Raw
 from intermodal.server.gateway.exchange import Exchange
-from intermodal.server.gateway.header_decoder import Fields
-from intermodal.server.gateway.http2_wire import Code
 from intermodal.server.gateway.pages import page
 from intermodal.server.gateway.request import Refusal, Request
 from intermodal.server.gateway.response import BadResponse, StreamHead
@@ -60,12 +60,8 @@ class Http2Stream:
         self._ending: asyncio.TimerHandle | None = None
 
     # -- the request
-    def take_head(self, headers: Fields, ended: bool) -> None:
+    def take_head(self, headers: list[tuple[bytes, bytes]], ended: bool) -> None:
         """Make a request of them. Raises Refusal."""
-        if ended and headers.request is not None:
-            self.received = True
-            self.request = headers.request.again()
-            return
         request = self.request
         request.complete = self.received = ended
         protocol = b""
@@ -100,8 +96,6 @@ class Http2Stream:
         request.check("2")
         if ended and request.content_length > 0:
             raise Refusal(400, "the request has no body, but its Content-Length says that it has")
-        if ended:
-            headers.request = request.again()
         request.chunked = not request.complete and request.content_length < 0
 
     def _take_protocol(self, protocol: bytes, ended: bool) -> None:
@@ -310,7 +304,7 @@ class Http2Stream:
             exchange.response_over = True
             exchange.client_gone("the response could not be sent")
         if connection is not None:
-            connection.reset(self, Code.INTERNAL_ERROR)
+            connection.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     # -- another protocol: Line
     def be_websocket(self, exchange: Exchange) -> None:
@@ -381,7 +375,7 @@ class Http2Stream:
     def _cancel(self) -> None:
         connection, self._connection, self.exchange = self._connection, None, None
         if connection is not None:
-            connection.reset(self, Code.CANCEL)
+            connection.reset(self, ErrorCodes.CANCEL)
             self._end_raw()
 
     def stop_reading(self) -> None:
@@ -415,7 +409,7 @@ class Http2Stream:
             self.close()
         elif self.received and connection is not None:
             self.leave()
-            connection.reset(self, Code.CANCEL)
+            connection.reset(self, ErrorCodes.CANCEL)
 
     def _end_raw(self) -> None:
         """Nothing comes any more."""

@@ -63,14 +63,6 @@ class Request:
         self.complete = False  # all of it is here
         self.dispatched = False
 
-    def again(self) -> Request:
-        """The same head, as it came: for a request without a body whose client has not been looked at."""
-        other = Request()
-        other.method, other.target, other.version, other.flat = self.method, self.target, self.version, self.flat
-        other.host, other.content_length, other.expect = self.host, self.content_length, self.expect
-        other.path, other.query, other.complete = self.path, self.query, self.complete
-        return other
-
     @property
     def is_websocket(self) -> bool:
         return self.upgrade == b"websocket" and b"upgrade" in _tokens(self.connection)
