@@ -88,7 +88,7 @@ async def test_much_output_waits_for_its_reader(containers: Containers, launch):
     [
         (["/no/such/program"], "no/such/program"),
         (["no-such-program"], "no-such-program"),
-        (["/etc/passwd"], "ermission denied"),
+        (["/etc/passwd"], "may not be executed"),
     ],
 )
 async def test_a_program_that_cannot_start_says_so(containers: Containers, launch, argv, word):
