@@ -11,7 +11,7 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring as NoKeyring
 
-from intermodal.server.services.vault_keys import SETTING, place_for
+from intermodal.server.services.vault_keys import SETTING, KeyFile, place_for
 from intermodal.server.store.migrations import Refused
 
 OLD, NEW = b"o" * 32, b"n" * 64
@@ -118,3 +118,11 @@ def test_what_is_refused(ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(Refused, match=r"pip install 'intermodal\[keyring\]'"):
         place_for(tmp_path, {})
+
+
+def test_writing_the_key_leaves_the_next_one(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "secrets.key")
+    file.write_next(NEW)
+    file.write(OLD)
+    assert (file.read(), file.read_next()) == (OLD, NEW)
+    assert len(list(tmp_path.iterdir())) == 2

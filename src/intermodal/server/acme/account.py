@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from intermodal.server.acme.settings import AcmeSettings
-from intermodal.server.tls.files import PRIVATE, private_directory, replace
+from intermodal.server.private_files import PRIVATE, private_directory, replace
 
 if TYPE_CHECKING:
     from acme.client import ClientV2
@@ -133,7 +133,7 @@ class Authority:
 
     def __init__(self, client: ClientV2, key: JWK) -> None:
         self._client = client
-        self._thumbprint = _base64url(key.thumbprint())
+        self._thumbprint = base64url(key.thumbprint())
 
     def ask(self, url: str, content: dict[str, Any] | None = None) -> Answer:
         """Send JSON, or without `content` read what is there. Blocks. Raises Away, Rejected."""
@@ -242,5 +242,6 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _base64url(data: bytes) -> str:
+def base64url(data: bytes) -> str:
+    """As the protocol writes bytes (RFC 7515, 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from intermodal.server.acme.order import Names, file_name
+from intermodal.server.private_files import PRIVATE, private_directory, replace
 from intermodal.server.store.migrations import Refused
 from intermodal.server.tls.certificate import Certificate
-from intermodal.server.tls.files import PRIVATE, private_directory, replace
 
 log = logging.getLogger("intermodal.acme")
 

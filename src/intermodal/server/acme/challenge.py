@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 import logging
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from intermodal.server.acme.account import Rejected
+from intermodal.server.acme.account import Rejected, base64url
 from intermodal.server.acme.settings import ALPN, HTTP
 
 log = logging.getLogger("intermodal.acme")
@@ -77,7 +76,7 @@ class Challenges:
 
 def record(name: str, proof: str) -> list[str]:
     """Name and value of the TXT record that answers DNS-01; `name` is without `*.`."""
-    value = base64.urlsafe_b64encode(hashlib.sha256(proof.encode()).digest()).rstrip(b"=").decode()
+    value = base64url(hashlib.sha256(proof.encode()).digest())
     return [f"_acme-challenge.{name}", value]
 
 

@@ -5,7 +5,6 @@ Each step is written down before the next: a server that starts again after a cr
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import logging
@@ -27,12 +26,13 @@ from intermodal.server.acme.account import (
     Authority,
     Away,
     Rejected,
+    base64url,
     describe_problem,
     new_key,
 )
 from intermodal.server.acme.challenge import Challenges, Undo, record
 from intermodal.server.acme.settings import DNS
-from intermodal.server.tls.files import PRIVATE, private_directory, replace
+from intermodal.server.private_files import PRIVATE, private_directory, replace
 
 log = logging.getLogger("intermodal.acme")
 
@@ -183,7 +183,7 @@ class Attempt:
             if status == "pending":
                 self._prove(authority, answer.data)
             elif status == "ready":
-                request = _base64url(_signing_request(order))
+                request = base64url(_signing_request(order))
                 try:
                     answer = authority.ask(answer.data["finalize"], {"csr": request})
                 except Rejected as error:
@@ -284,10 +284,6 @@ def _signing_request(order: Order) -> bytes:
     names = x509.SubjectAlternativeName([x509.DNSName(name) for name in order.names])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _nothing() -> None:

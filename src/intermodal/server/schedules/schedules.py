@@ -111,9 +111,8 @@ class Schedules:
             try:
                 call_id = call_id_of("schedule", row.function_id, row.base, row.due)
                 if not await self._start(row.function_id, NO_ARGUMENTS, call_id):
-                    after = row._replace(
-                        due=next_time(row.spec, row.base, row.due)
-                    )  # later ones are still to be made up
+                    # It ran in an earlier life: later times are still to be made up for.
+                    after = row._replace(due=next_time(row.spec, row.base, row.due))
             except Exception as error:
                 gone = isinstance(error, Fault) and error.code == Code.NOT_FOUND
                 again = "" if gone else "; it will be tried again"

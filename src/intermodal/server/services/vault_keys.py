@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from intermodal.files import sync
+from intermodal.server.private_files import PRIVATE, replace
 from intermodal.server.store.migrations import Refused
 from modal._protocol.errors import Code, Fault
 
@@ -58,13 +58,13 @@ class KeyFile:
         return _read(self._path)
 
     def write(self, content: bytes) -> None:
-        _write(self._path, content)
+        replace(self._path, content, PRIVATE)
 
     def read_next(self) -> bytes | None:
         return _read(self._next)
 
     def write_next(self, content: bytes) -> None:
-        _write(self._next, content)
+        replace(self._next, content, PRIVATE)
 
     def take_next(self) -> None:
         self._next.replace(self._path)
@@ -176,7 +176,7 @@ def _place_for(folder: Path, environ: Mapping[str, str]) -> KeyPlace:
     if note.exists() and ring.read() is None and file.read() is None:
         raise _lost(ring, note)
     if not note.exists():
-        _write(note, f"{account}\n".encode())
+        replace(note, f"{account}\n".encode(), PRIVATE)
     _move(file, ring)
     return ring
 
@@ -209,16 +209,3 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Appears whole or not at all, and is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.rename(path)
-    sync(path.parent)

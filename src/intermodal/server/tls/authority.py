@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from intermodal.server.tls.files import PRIVATE, PUBLIC, private_directory, replace
+from intermodal.server.private_files import PRIVATE, PUBLIC, private_directory, replace
 
 YEARS = 10  # of the authority
 LEAF_DAYS = 397  # browsers take no longer ones

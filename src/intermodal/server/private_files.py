@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from intermodal.files import sync
+
 PRIVATE = 0o600
 PUBLIC = 0o644
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """Write the file anew; after a crash it is the old or the new one."""
-    temporary = path.with_name(f"{path.name}.new")
+    """Write the file anew: on the disk when it returns; after a crash it is the old or the new one. Blocking."""
+    temporary = path.with_name(f".{path.name}.part")
     temporary.unlink(missing_ok=True)  # of a crash; it may have another mode
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as file:
@@ -19,6 +21,7 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         file.flush()
         os.fsync(descriptor)
     os.replace(temporary, path)
+    sync(path.parent)
 
 
 def private_directory(path: Path) -> Path:
