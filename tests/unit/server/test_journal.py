@@ -207,6 +207,36 @@ async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeyp
     assert len(contents(tmp_path)) == 6 + 21 + 8
 
 
+async def test_what_comes_while_the_thread_writes_needs_no_thread_once_the_disk_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "QUICK", 60.0)
+    journal = Journal(tmp_path, "sv-1", 0)
+    journal._unfilled = 0
+    threads: list[str] = []
+    write, go = journal._write, threading.Event()
+
+    def noting(group: list[Any], size: int) -> None:
+        threads.append(threading.current_thread().name)
+        if threads == ["journal"]:
+            go.wait(60)
+        write(group, size)
+
+    monkeypatch.setattr(journal, "_write", noting)
+    first = asyncio.ensure_future(append(journal, b"first"))
+    await asyncio.sleep(0)
+    journal.flush()
+    monkeypatch.setattr(journal, "_quick", journal_file.QUICK_WRITES)
+    second = asyncio.ensure_future(append(journal, b"second"))
+    await asyncio.sleep(0)
+    journal.flush()
+    go.set()
+    assert await asyncio.gather(first, second) == [1, 2]
+    await journal.close()
+    assert threads == ["journal", threading.current_thread().name]
+    assert contents(tmp_path) == [b"first", b"second"]
+
+
 async def test_files_get_their_size_also_when_there_is_never_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,18 +200,26 @@ class Journal:
     def flush(self) -> None:
         """Write what was appended."""
         self._due = False
-        if not self._pending:
-            return
+        if not self._pending or (self._under_way and self._is_quick()):
+            return  # in the latter case it is written here once the thread has done what it has
         pending, self._pending = self._pending, []
         if self._may_write_here() and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
             together(self._loop, self._deliver, pending, self._try(pending, size))
         else:
-            self._under_way += len(pending)
-            self._queue.put(pending)
+            self._give(pending)
+
+    def _give(self, pending: list[_Entry]) -> None:
+        """Let the thread write it."""
+        self._under_way += len(pending)
+        self._queue.put(pending)
+
+    def _is_quick(self) -> bool:
+        """Whether writing takes no longer than asking the thread for it."""
+        return self._quick >= QUICK_WRITES and not self._unfilled
 
     def _may_write_here(self) -> bool:
         """If it is little, and no wait for the store."""
-        return self._quick >= QUICK_WRITES and not (self._under_way or self._unfilled)
+        return self._is_quick() and not self._under_way
 
     def release(self, number: int) -> None:
         """The store has all up to this number: it need not be kept here any more."""
@@ -228,13 +236,16 @@ class Journal:
 
     async def close(self) -> None:
         """Write what was appended, then end. Idempotent."""
-        self.flush()
+        pending, self._pending = self._pending, []
+        self._give(pending)
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _written_by_thread(self, group: list[_Entry], error: Exception | None) -> None:
         self._under_way -= len(group)
         together(self._loop, self._deliver, group, error)
+        if not self._due:
+            self.flush()
 
     def _deliver(self, group: list[_Entry], error: Exception | None) -> None:
         for entry in group:
