@@ -31,7 +31,12 @@ def show_json(value: Any) -> None:
     """Print JSON that people can read too."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal with few characters, or half a surrogate pair
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def moment(seconds: float) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import modal
-from modal import Secret
+from modal import Secret, _serialization
 from modal._protocol.messages.secret import SecretCreate, SecretLookup
-from modal.exception import InvalidError
+from modal.exception import InvalidError, SerializationError
 
 
 def values(secret: Secret) -> dict[str, str]:
@@ -69,6 +70,37 @@ def test_hydration(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.of(SecretCreate)[0].values == {"K": "v"}
     with pytest.raises(InvalidError, match="name"):
         Secret.from_name("no good")
+
+
+def test_sent_by_name_or_by_id(server: Any, container: Any) -> None:
+    named = pickle.loads(_serialization.dumps({"s": Secret.from_name("my-secret", required_keys=["A"])}))["s"]
+    assert repr(named) == "modal.Secret.from_name('my-secret')"
+    named.hydrate()
+    (asked,) = server.of(SecretLookup)
+    assert (asked.name, asked.environment, asked.required_keys) == ("my-secret", container.environment, ["A"])
+    by_id = pickle.loads(_serialization.dumps(named))
+    assert by_id.object_id == named.object_id
+    assert repr(by_id) == f"modal.Secret({named.object_id})"
+    with pytest.raises(SerializationError, match="call .hydrate"):
+        _serialization.dumps(Secret.from_dict({"A": "hunter2"}))
+
+
+def test_what_goes_from_a_container_stays_in_its_environment(container: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(name: str) -> tuple[Any, Any]:
+        pair = modal.Dict.from_name("d", environment_name=name or None), Secret.from_name("s")
+        return tuple(one._environment for one in pickle.loads(_serialization.dumps(pair)))  # type: ignore[return-value]
+
+    container.environment = "dev"
+    assert sent("") == ("dev", "dev")
+    assert sent("main") == ("main", "dev")
+    monkeypatch.setattr(modal._context, "spec", None)  # a program: its app's environment is not known yet
+    assert sent("") == (None, None)
+
+
+def test_a_dotenv_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff\n")
+    with pytest.raises(InvalidError, match=r"\.env cannot be read: 'utf-8' codec"):
+        values(Secret.from_dotenv(tmp_path))
 
 
 async def test_hydration_in_asyncio(server: Any) -> None:

@@ -17,6 +17,7 @@ from modal._protocol.errors import Code, Fault
 USED_STEP = 3600.0  # seconds: how exact "last used" is
 INLINE_KEPT = 86400.0  # seconds that an inline secret is kept after its last use when no app names it
 _VARIABLE = re.compile(r"[^=\0]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are no UTF-8
 
 
 class Secrets:
@@ -124,4 +125,10 @@ def _check_values(values: dict[str, str]) -> None:
         if not _VARIABLE.fullmatch(key) or "\0" in value:
             raise Fault(
                 Code.INVALID, f"{key!r} cannot be an environment variable: no '=' in its name, no NUL in name or value"
+            )
+        if _SURROGATE.search(key) or _SURROGATE.search(value):
+            raise Fault(
+                Code.INVALID,
+                f"{key!a} cannot be an environment variable: name or value has bytes that are no UTF-8 text. Encode "
+                "them, say with base64",
             )
