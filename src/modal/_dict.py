@@ -371,9 +371,7 @@ class Dict(Stored):
                         yield [(key, found)]
 
     @synchronized
-    async def _readable_items(
-        self, otherwise: Callable[[DeserializationError], Any]
-    ) -> AsyncIterator[Tuple[Any, Any]]:
+    async def _readable_items(self, otherwise: Callable[[DeserializationError], Any]) -> AsyncIterator[Tuple[Any, Any]]:
         """As `items`, with what `otherwise` makes of the error where a key or value cannot be loaded here."""
         client = await self._ready()
         async for page in self._pages(values=True):
