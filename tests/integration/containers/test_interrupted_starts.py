@@ -11,7 +11,6 @@ from intermodal.worker.containers import Containers, Launch, StartFailed
 from intermodal.worker.containers.containers import START_PAUSES
 from intermodal.worker.containers.launch import Bind
 from tests.integration.containers.conftest import finish
-from tests.integration.containers.traces import traces_of
 
 pytestmark = pytest.mark.containers
 
