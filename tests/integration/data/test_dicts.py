@@ -179,7 +179,7 @@ def test_popping_what_cannot_be_read_loses_nothing(
     before = len(list(values.iterdir()))
     d["k"] = Unloadable(size)
     for _ in range(2):
-        with pytest.raises(exception.DeserializationError, match="the value of 'k' in .* of another version"):
+        with pytest.raises(exception.DeserializationError, match=r"the value of 'k' in .* of another version"):
             d.pop("k")
     assert "k" in d
     modal.Queue.from_name("other", create_if_missing=True).put(1)  # what was said on the connection has been heard

@@ -19,7 +19,7 @@ E={"k": "v", "n": 1}
 URL=http://host/path#fragment?a=b
 G=a   b
 H=a\b
-  I  =   spaced   
+  I  =   spaced
 J= # a comment
 K=v # comment
 L=
@@ -42,7 +42,7 @@ export=word
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 def test_as_python_dotenv(ends: str) -> None:
-    text = FILE.replace("\n", ends)
+    text = FILE.replace("spaced\n", "spaced  \t\n").replace("\n", ends)
     wanted = dict(dotenv.dotenv_values(stream=io.StringIO(text, newline="")))
     assert len(wanted) == 23
     assert parse(text) == wanted

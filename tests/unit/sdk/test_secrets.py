@@ -81,7 +81,7 @@ def test_sent_by_name_or_by_id(server: Any, container: Any) -> None:
     by_id = pickle.loads(_serialization.dumps(named))
     assert by_id.object_id == named.object_id
     assert repr(by_id) == f"modal.Secret({named.object_id})"
-    with pytest.raises(SerializationError, match="call .hydrate"):
+    with pytest.raises(SerializationError, match=r"call \.hydrate"):
         _serialization.dumps(Secret.from_dict({"A": "hunter2"}))
 
 
