@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from intermodal.begun import PREFIX, Begun
-from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync
+from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync, sync_file_system
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
@@ -21,8 +20,6 @@ from modal._protocol.objects import INCOMING, copy_file, object_path, place
 SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 SPARED = 24 * 3600.0  # seconds that an object is kept although nothing refers to it: an upload may be under way
 MODE = 0o644  # of an object whose file's own mode or owner it cannot have
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Contents:
@@ -89,9 +86,7 @@ class Contents:
     def _sync_file_system(self) -> None:
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+            sync_file_system(fd)
         finally:
             os.close(fd)
 

@@ -7,6 +7,8 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -14,7 +16,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +29,7 @@ MOST_SEEN = 500_000  # hashes that a process remembers to have found
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _numbers = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_digest(digest: str) -> str:
@@ -43,6 +46,47 @@ def sync(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file_system(fd: int) -> None:
+    """Wait until the disk has all that was written to the file system of an open file. Blocking. Raises OSError."""
+    if _libc.syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def remove_deep(name: str | Path, dir_fd: int | None = None) -> None:
+    """Remove a directory and all below it, as `shutil.rmtree`, which cannot where it is nested hundreds of times.
+
+    Blocking. Raises OSError.
+    """
+    way = [_open_names(name, dir_fd)]
+    try:
+        while True:
+            fd, names, own = way[-1]
+            for below in names:
+                try:
+                    os.unlink(below, dir_fd=fd)
+                except FileNotFoundError:
+                    continue
+                except (IsADirectoryError, PermissionError):
+                    way.append(_open_names(below, fd))
+                    break
+            else:
+                os.close(way.pop()[0])
+                os.rmdir(own, dir_fd=way[-1][0] if way else dir_fd)
+                if not way:
+                    return
+    finally:
+        for fd, _names, _own in way:
+            os.close(fd)
+
+
+def _open_names(name: str | Path, dir_fd: int | None) -> tuple[int, Iterator[str], str | Path]:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(fd, 0o700)
+    return fd, iter(os.listdir(fd)), name
 
 
 def process_lives(pid: int) -> bool:

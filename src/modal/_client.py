@@ -267,17 +267,25 @@ class Client:
             finally:
                 exchange.close(reuse=clean)
 
-    async def upload(self, message: Message, content: Content, expect: Type[M], *, patience: float = PATIENCE) -> M:
+    async def upload(
+        self,
+        message: Message,
+        content: Content,
+        expect: Type[M],
+        *,
+        patience: float = PATIENCE,
+        told: Optional[Callable[[int], None]] = None,
+    ) -> M:
         """Open a stream with `message`, send the content as BlobChunks, END; the answer. Sent again when lost.
 
-        `content`: the path of a file, or bytes in parts.
+        `content`: the path of a file, or bytes in parts. `told` is told how many bytes of a file have been sent.
         """
         waiting: Optional[Patience] = None
         while True:
             exchange = await self.open(message, patience=patience)
             clean = False
             try:
-                answer = await _send_content(exchange, content)
+                answer = await _send_content(exchange, content, told)
                 clean = True
                 if not isinstance(answer, expect):
                     raise error_of("internal", f"{type(message).__name__} was answered with {type(answer).__name__}")
@@ -505,7 +513,9 @@ def _is_usable(connection: wire.Connection) -> bool:
     return not connection.broken
 
 
-async def _send_content(exchange: Exchange, content: Content) -> Optional[Message]:
+async def _send_content(
+    exchange: Exchange, content: Content, told: Optional[Callable[[int], None]]
+) -> Optional[Message]:
     from modal._protocol.messages.call import BlobChunk
 
     if isinstance(content, str):
@@ -515,6 +525,8 @@ async def _send_content(exchange: Exchange, content: Content) -> Optional[Messag
                 if not data:
                     break
                 await exchange.send(BlobChunk(data))
+                if told is not None:
+                    told(file.tell())
     else:
         for part in content:
             view = memoryview(part).cast("B")

@@ -71,15 +71,15 @@ def add_commands(group: click.Group, noun: Noun, get_help: str, rm_help: str) ->
 def list_files(noun: Noun, name: str, path: str, as_json: bool) -> None:
     """A table of what is in a directory."""
     from modal._volume_download import list_entries
-    from modal.cli.transfer import show_entries
+    from modal.cli.transfer import show_entries, visible
 
     entries = list_entries(noun.found(name), path, False)
-    show_entries(f"Directory listing of '{path}' in '{name}'", entries, as_json)
+    show_entries(f"Directory listing of '{visible(path)}' in '{name}'", entries, as_json)
 
 
 def upload_places(local_path: str, remote_path: str) -> Tuple[str, str]:
     """Where a file or directory is, and where it goes: below a remote path that ends with "/", under its own name."""
     local = os.path.abspath(os.path.expanduser(local_path))
-    if not os.path.exists(local):
-        raise click.ClickException(f"There is no file or directory {local_path}.")
+    if not local_path or not os.path.exists(local):
+        raise click.ClickException(f"There is no file or directory {local_path or repr('')}.")
     return local, remote_path + os.path.basename(local) if remote_path.endswith("/") else remote_path

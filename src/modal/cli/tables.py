@@ -34,7 +34,7 @@ def show_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a terminal with few characters, or half a surrogate pair
+    except UnicodeEncodeError:  # a terminal of few characters, or names that are no UTF-8
         text = json.dumps(value, indent=2)
     sys.stdout.write(text + "\n")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int, int, int], None]
 
+SHOWN = 10  # paths of one kind
 TYPES = {1: "file", 2: "dir", 3: "link", 4: "fifo", 5: "socket"}
 
 
@@ -50,13 +51,21 @@ def show_entries(title: str, entries: List[Entry], as_json: bool, prefix: str = 
 
     if not as_json and not sys.stdout.isatty():
         for entry in entries:
-            click.echo(prefix + entry.path)
+            click.echo(os.fsencode(prefix + entry.path))  # which may be no UTF-8
         return
     rows = [
-        [prefix + entry.path, TYPES.get(entry.kind, "?"), moment(entry.mtime / 1e9), size_of(entry.size)]
+        [visible(prefix + entry.path), TYPES.get(entry.kind, "?"), moment(entry.mtime / 1e9), size_of(entry.size)]
         for entry in entries
     ]
+    if as_json:
+        for row, entry in zip(rows, entries):
+            row[0] = prefix + entry.path
     show_table(title, ["Filename", "Type", "Created/Modified", "Size"], rows, as_json)
+
+
+def visible(name: str) -> str:
+    """As a terminal may be given it: characters that would move its cursor, or more, as escapes."""
+    return "".join(sign if sign.isprintable() or sign == " " else repr(sign)[1:-1] for sign in name)
 
 
 def size_of(number: float) -> str:
@@ -66,6 +75,19 @@ def size_of(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def say_uploaded(local: str, remote: str, name: str, totals: Tuple[int, int], left_out: List[str]) -> None:
+    """How much has gone where, and what has not."""
+    files, size = totals
+    for path in left_out[:SHOWN]:
+        click.echo(f"{path} was left out: it is neither a file nor a directory.", err=True)
+    if len(left_out) > SHOWN:
+        click.echo(f"{len(left_out) - SHOWN} more of that kind were left out.", err=True)
+    click.echo(
+        f"✓ Uploaded {local} to '{remote}' in '{name}' ({files} {'file' if files == 1 else 'files'}, {size_of(size)})",
+        err=True,
+    )
 
 
 @contextlib.contextmanager
@@ -103,6 +125,8 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     if destination == "-":
         _to_stdout(source, remote)
         return
+    if not destination:
+        raise click.ClickException('LOCAL_DESTINATION is empty: name a file or directory, or "-" for standard output.')
     pattern = "*" in remote and source._wire_kind() != "volume"
     found = list_entries(source, remote, True)
     if pattern and not found:
@@ -188,7 +212,10 @@ def _to_stdout(source: _Stored, remote: str) -> None:
     out = sys.stdout.buffer
     pattern = "*" in remote and source._wire_kind() != "volume"
     if pattern:
-        for entry in list_entries(source, remote, True):
+        found = list_entries(source, remote, True)
+        if not found:
+            raise click.ClickException(f"Nothing matches {remote!r}.")
+        for entry in found:
             if entry.kind == 1:
                 Download(source, True).stream(entry.path, out.write)
     else:
