@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from modal._object import Object, check_environment_name, check_object_name, environment_of, environment_to_send
+from modal._variables import check_variables
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Secret(Object):
         """
         if not isinstance(env_dict, dict):
             raise InvalidError(f"Secret.from_dict: a dict is needed, not {type(env_dict).__name__}.")
-        return Secret._inline(_checked(env_dict, "from_dict").copy, "from_dict")
+        return Secret._inline(check_variables(env_dict, "Secret.from_dict").copy, "from_dict")
 
     @staticmethod
     def from_local_environ(
@@ -69,7 +70,7 @@ class Secret(Object):
                 f"Secret.from_local_environ: {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not set in this environment."
             )
-        values = _checked({key: os.environ[key] for key in keys}, "from_local_environ")
+        values = check_variables({key: os.environ[key] for key in keys}, "Secret.from_local_environ")
         return Secret._inline(values.copy, "from_local_environ")
 
     @staticmethod
@@ -82,6 +83,9 @@ class Secret(Object):
 
         if not is_local():
             return Secret.from_dict({})
+        for given in (filename if path is None else path, filename):
+            if not isinstance(given, (str, os.PathLike)):
+                raise InvalidError(f"Secret.from_dotenv: a path is needed, not {given!r:.80}.")
         start = os.path.abspath(os.fspath(path)) if path is not None else os.getcwd()
         return Secret._inline(lambda: _read_dotenv(start, filename), "from_dotenv")
 
@@ -175,33 +179,6 @@ def _names(names: Any, where: str) -> list[str]:
     return checked
 
 
-def _checked(values: Mapping[Any, Any], where: str) -> dict[str, str]:
-    """What can be variables, without those that are None. Raises InvalidError, which shows no value."""
-    for key, value in values.items():
-        if not isinstance(key, str) or not key or "=" in key or "\0" in key or not _is_text(key):
-            raise InvalidError(f"Secret.{where}: {key!r} cannot be the name of an environment variable.")
-        if value is not None and not isinstance(value, str):
-            raise InvalidError(
-                f"Secret.{where}: the value of {key!r} must be a string or None, not {type(value).__name__}."
-            )
-        if value is not None and "\0" in value:
-            raise InvalidError(f"Secret.{where}: the value of {key!r} has a NUL character, as no variable can.")
-        if value is not None and not _is_text(value):
-            raise InvalidError(
-                f"Secret.{where}: the value of {key!r} has bytes that are no UTF-8 text. Encode it, say with base64."
-            )
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _is_text(value: str) -> bool:
-    """Not what Python makes of bytes that are no UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _read_dotenv(start: str, filename: str) -> dict[str, str]:
     """The variables of the first file of that name from `start` upwards. Raises InvalidError."""
     try:
@@ -218,7 +195,7 @@ def _read_dotenv(start: str, filename: str) -> dict[str, str]:
                 found = dotenv_values(candidate)
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidError(f"Secret.from_dotenv: {candidate} cannot be read: {error}.") from None
-            return _checked(found, f"from_dotenv ({candidate})")
+            return check_variables(found, f"Secret.from_dotenv ({candidate})")
         above = os.path.dirname(directory)
         if above == directory:
             raise InvalidError(f"Secret.from_dotenv: there is no file {filename} in {start} or any directory above.")

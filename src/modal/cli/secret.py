@@ -55,6 +55,7 @@ def create(
 ) -> None:
     """Values on the command line are seen by whoever lists processes; files and stdin are not."""
     from modal._object import check_object_name
+    from modal._variables import check_variables
     from modal._protocol.messages.secret import ObjectId, SecretCreate
     from modal.cli.server import ask
 
@@ -72,6 +73,7 @@ def create(
             "Missing argument 'KEYVALUES...': give KEY=VALUE items, --from-dotenv or --from-json.",
             click.get_current_context(),
         )
+    check_variables(values, f"The secret {secret_name!r}")
     environment = choose_environment(env)
     ask(SecretCreate(values, secret_name, environment, overwrite=force), ObjectId)
     example = f'@app.function(secrets=[modal.Secret.from_name("{secret_name}")])'

@@ -10,8 +10,8 @@ import pytest
 
 import modal
 from modal import Secret, _serialization
-from modal._protocol.messages.secret import SecretCreate, SecretLookup
-from modal.exception import InvalidError, SerializationError
+from modal._protocol.messages.secret import MAX_VARIABLE, SecretCreate, SecretLookup
+from modal.exception import InvalidError, RequestSizeError, SerializationError
 
 
 def values(secret: Secret) -> dict[str, str]:
@@ -27,6 +27,17 @@ def test_from_dict() -> None:
     for wrong in ({"A": 1}, {1: "a"}, {"": "a"}, {"A=B": "c"}, ["A"]):
         with pytest.raises(InvalidError, match="from_dict"):
             Secret.from_dict(wrong)  # type: ignore[arg-type]
+
+
+def test_as_much_as_fits() -> None:
+    largest = "x" * (MAX_VARIABLE - len("A=") - 1)
+    assert values(Secret.from_dict({"A": largest})) == {"A": largest}
+    with pytest.raises(InvalidError, match="'A' is larger"):
+        Secret.from_dict({"A": largest + "x"})
+    thousand = {f"KEY_{number}": "v" * 100 for number in range(1000)}
+    assert values(Secret.from_dict(thousand)) == thousand
+    with pytest.raises(RequestSizeError, match="at most 512 KiB together, and these have 8"):
+        Secret.from_dict({f"KEY_{number}": "ü" * 600 for number in range(230)})
 
 
 def test_from_local_environ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,6 +307,18 @@ async def test_later_secrets_win_and_equal_inline_ones_are_one(parts: Parts) -> 
     assert await parts.secrets.merged([two, one]) == {"A": "1", "B": "1"}
 
 
+async def test_what_no_container_could_have_is_refused(parts: Parts) -> None:
+    main = parts.environments.default
+    await fault(Code.INVALID, parts.secrets.create(main, "s", {"A": "\udcff"}, False))
+    await fault(Code.INVALID, parts.secrets.create(main, "s", {"A": "ü" * 65_535}, False))
+    await fault(Code.TOO_LARGE, parts.secrets.create_inline(main, {str(n): "x" * 1000 for n in range(530)}))
+    parts_of_it = [
+        await parts.secrets.create_inline(main, {f"{number}-{n}": "x" * 1000 for n in range(450)}) for number in "ab"
+    ]
+    with pytest.raises(Fault, match="its secrets have 8.. KiB of variables together, and a container takes 768"):
+        await parts.secrets.merged(parts_of_it)
+
+
 async def test_inline_secrets_go_when_no_app_names_them(parts: Parts, tmp_path: Path) -> None:
     main = parts.environments.default
     kept = await parts.secrets.create_inline(main, {"A": "1"})
