@@ -55,8 +55,8 @@ def create(
 ) -> None:
     """Values on the command line are seen by whoever lists processes; files and stdin are not."""
     from modal._object import check_object_name
-    from modal._variables import check_variables
     from modal._protocol.messages.secret import ObjectId, SecretCreate
+    from modal._variables import check_variables
     from modal.cli.server import ask
 
     check_object_name(secret_name, "Secret")

@@ -315,7 +315,7 @@ async def test_what_no_container_could_have_is_refused(parts: Parts) -> None:
     parts_of_it = [
         await parts.secrets.create_inline(main, {f"{number}-{n}": "x" * 1000 for n in range(450)}) for number in "ab"
     ]
-    with pytest.raises(Fault, match="its secrets have 8.. KiB of variables together, and a container takes 768"):
+    with pytest.raises(Fault, match=r"its secrets have 8.. KiB of variables together, and a container takes 768"):
         await parts.secrets.merged(parts_of_it)
 
 
