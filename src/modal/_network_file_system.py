@@ -104,9 +104,10 @@ class NetworkFileSystem(_Stored):
     ) -> None:
         from modal._protocol.messages.volume import NetworkFilePut
         from modal._protocol.messages.wire import Done
+        from modal._upload import upload
 
         client = await self._ready()
-        await client.upload(NetworkFilePut(self.object_id, remote, mode & 0o777), content, Done)
+        await upload(client, NetworkFilePut(self.object_id, remote, mode & 0o777), content, Done)
         if progress_cb is not None:
             progress_cb(advance=size)
 

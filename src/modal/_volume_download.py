@@ -7,7 +7,6 @@ and of a large file only what is missing, so that a download which was interrupt
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any, Callable, List, Optional, Tuple
 
 from modal import _sync
@@ -21,8 +20,8 @@ from modal._protocol.messages.volume import (
     VolumeLs,
 )
 from modal._protocol.objects import CHUNK, copy_file, has_object, object_path
+from modal._transfer import Progress, Report, in_threads
 from modal._volume import Volume, _Stored
-from modal._volume_upload import Progress, _in_threads
 from modal.exception import InvalidError
 
 PARTIAL = ".modal-partial"  # ends the names of files that are still being written
@@ -43,20 +42,17 @@ def list_entries(source: _Stored, path: str, recursive: bool) -> List[Entry]:
 class Download:
     """Fetches entries of a volume or network file system. Blocking."""
 
-    def __init__(self, source: _Stored, force: bool, progress: Optional[Progress] = None) -> None:
+    def __init__(self, source: _Stored, force: bool, report: Optional[Report] = None) -> None:
         self._source = source
         self._force = force
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._files = 0
-        self._bytes = 0
-        self._totals = (0, 0)
+        self._report = report
+        self._progress = Progress(report, [])
         self._directory = ""
 
     def fetch(self, wanted: List[Tuple[Entry, str, str]]) -> None:
         """(entry, its remote path, local path) each. Raises InvalidError where a file is in the way, OSError."""
         files = [one for one in wanted if one[0].kind == FILE]
-        self._totals = (len(files), sum(entry.size for entry, _remote, _local in files))
+        self._progress = Progress(self._report, [entry.size for entry, _remote, _local in files])
         self._check([local for entry, _remote, local in wanted if entry.kind != DIRECTORY], wanted)
         if isinstance(self._source, Volume):
             client = _sync.run(self._source._ready())
@@ -67,7 +63,7 @@ class Download:
         for parent in {os.path.dirname(local) for _entry, _remote, local in wanted}:
             if parent:
                 make_directory(parent)
-        _in_threads(self._fetch_file, files)
+        in_threads(self._fetch_file, files)
         for entry, _remote, local in wanted:
             if entry.kind == SYMLINK:
                 if os.path.lexists(local):
@@ -101,11 +97,7 @@ class Download:
                 if not keep:
                     _unlink(temporary)
                 raise
-        with self._lock:
-            self._files += 1
-            self._bytes += entry.size
-            if self._progress is not None:
-                self._progress(self._files, self._totals[0], self._bytes, self._totals[1])
+        self._progress.add(entry.size)
 
     def _write(self, entry: Entry, remote: str, target: str) -> None:
         if self._directory and entry.content and has_object(self._directory, entry.content):

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from intermodal.files import disk_fault
+from intermodal.disk import disk_fault
 from intermodal.server.services.volume_paths import clean, join
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry
+from modal._protocol.writing import append_all
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class NetworkFiles:
             try:
                 size = 0
                 async for chunk in chunks:
-                    await asyncio.to_thread(_write_all, fd, chunk)
+                    await asyncio.to_thread(append_all, fd, chunk)
                     size += len(chunk)
                 os.fchmod(fd, mode & 0o777)
                 await asyncio.to_thread(os.fsync, fd)
@@ -239,12 +240,6 @@ def _pattern(pattern: str) -> str:
     if pattern.endswith("**"):
         return text[: -len("(?:[^/]+/)*")] + ".+"
     return text[:-1]
-
-
-def _write_all(fd: int, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def _unlink_quietly(name: str, directory: int) -> None:

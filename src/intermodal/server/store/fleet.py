@@ -58,8 +58,7 @@ class FleetStore:
                 "INSERT OR IGNORE INTO containers (container_id, app_id, function_id, worker_id, started_at) "
                 "VALUES (?, ?, ?, ?, ?)",
                 values,
-            ),
-            _ignored,
+            )
         )
 
     async def container(self, container_id: str) -> ContainerRow | None:
@@ -74,7 +73,3 @@ class FleetStore:
             "DELETE FROM containers WHERE started_at < ? AND container_id NOT IN (SELECT value FROM json_each(?))",
             (started_before, json.dumps(running)),
         )
-
-
-def _ignored(_result: Any, _error: Exception | None) -> None:
-    pass

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.trees import remove_tree
 
 LIB = "/.intermodal/lib"  # modal and intermodal.runner
 CARRIED = "/.intermodal/carried"  # cloudpickle, after the image's own
