@@ -34,9 +34,6 @@ class FleetStore:
         rows = await self._database.rows("SELECT worker_id, info FROM workers")
         return {worker_id: json.loads(info) for worker_id, info in rows}
 
-    async def forget_worker(self, worker_id: str) -> None:
-        await self._database.execute("DELETE FROM workers WHERE worker_id = ?", (worker_id,))
-
     async def drain(self, worker_id: str) -> None:
         """It shall get no containers."""
         await self._database.execute(

@@ -98,9 +98,6 @@ class VolumeStore:
         )
         return [VolumeRow(*row) for row in rows]
 
-    async def all_ids(self) -> set[str]:
-        return {row[0] for row in await self._database.rows("SELECT volume_id FROM volumes")}
-
     # -- the newest tree
     async def entry(self, volume_id: str, path: str) -> Entry | None:
         """What is at a path; a volume's root is not among them."""

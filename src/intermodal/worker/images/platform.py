@@ -9,8 +9,6 @@ from __future__ import annotations
 import compileall
 import hashlib
 import importlib.util
-import itertools
-import os
 import py_compile
 import shutil
 import sys
@@ -18,12 +16,11 @@ from pathlib import Path
 
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
+from intermodal.worker.images.stages import clean_stages, new_stage
 from intermodal.worker.images.trees import remove_tree
 
 LIB = "/.intermodal/lib"  # modal and intermodal.runner
 CARRIED = "/.intermodal/carried"  # cloudpickle, after the image's own
-
-_numbers = itertools.count()
 
 
 class Platform:
@@ -58,7 +55,8 @@ class Platform:
         return self.path() / f"compiled-{minor}"
 
     def _make(self, path: Path, sources: dict[str, Path]) -> None:
-        temporary = self._root / f".new-{os.getpid()}-{next(_numbers)}"
+        clean_stages(self._root)
+        temporary = new_stage(self._root)
         try:
             for name, source in sources.items():
                 target = temporary / name
