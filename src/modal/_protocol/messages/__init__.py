@@ -10,28 +10,11 @@ next free number: 300–399 of the nouns of the first five lines, 450 volumes, 4
 
 from __future__ import annotations
 
-from typing import Any
-
-NOUNS = (
-    "app", "call", "container", "dict", "file", "fleet", "function", "image", "log", "object", "proxy", "queue",
-    "secret", "tunnel", "volume", "web", "wire", "worker",
-)  # fmt: skip
-
 
 def load_all() -> None:
-    """Register every message. A peer that asks for an unknown one may just not have been imported."""
+    """Register every message; elsewhere each module imports those that it speaks."""
     from importlib import import_module
+    from pkgutil import iter_modules
 
-    for noun in NOUNS:
-        import_module(f"{__name__}.{noun}")
-
-
-def __getattr__(name: str) -> Any:
-    if name in NOUNS:
-        from importlib import import_module
-
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-__all__ = ["NOUNS", "load_all"]
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
