@@ -16,7 +16,7 @@ from pathlib import Path
 
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
-from intermodal.worker.images.stages import clean_stages, new_stage
+from intermodal.worker.images.stages import new_stage
 from intermodal.worker.images.trees import remove_tree
 
 LIB = "/.intermodal/lib"  # modal and intermodal.runner
@@ -29,6 +29,7 @@ class Platform:
     def __init__(self, home: Home) -> None:
         self._root = home.platform
         self._path: Path | None = None
+        self.alone = False  # nothing runs on what earlier versions have made here
 
     def path(self) -> Path:
         """The directory with `lib` and `carried`."""
@@ -37,6 +38,10 @@ class Platform:
             path = self._root / _digest(sources)
             if not path.is_dir():
                 self._make(path, sources)
+            if self.alone:
+                for other in self._root.iterdir():
+                    if other != path:
+                        remove_tree(other)
             self._path = path
         return self._path
 
@@ -55,7 +60,6 @@ class Platform:
         return self.path() / f"compiled-{minor}"
 
     def _make(self, path: Path, sources: dict[str, Path]) -> None:
-        clean_stages(self._root)
         temporary = new_stage(self._root)
         try:
             for name, source in sources.items():
