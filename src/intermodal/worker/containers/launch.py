@@ -16,6 +16,10 @@ class StartFailed(ContainersError):
     """One container did not start; the text says why."""
 
 
+class StartInterrupted(StartFailed):
+    """What was to bring the container up was itself ended from outside: nobody's mistake, so it is tried again."""
+
+
 @dataclass(frozen=True)
 class Bind:
     """A file or directory of this machine that the container sees at `target`."""
@@ -84,5 +88,6 @@ class Exit:
 
     code: int  # as a shell gives it: 128 + the signal when a signal ended it
     signal: int = 0
-    reason: str = "exited"  # "exited", "out-of-memory", "killed", "start-failed", "out-of-disk"
+    # "exited", "out-of-memory", "killed", "start-failed", "out-of-disk"; "interrupted": as StartInterrupted
+    reason: str = "exited"
     detail: str = ""
