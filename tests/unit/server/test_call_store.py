@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,6 @@ from intermodal.server.store.calls import (
     CANCELLED,
     EXPIRED,
     OUTPUTS_KEPT,
-    Added,
     Attempts,
     CallStore,
     Finished,
@@ -22,6 +20,7 @@ from intermodal.server.store.calls import (
 )
 from intermodal.server.store.database import Database
 from modal._protocol.messages.call import Status
+from tests.unit.server.stored_calls import add, finish
 
 
 class Clock:
@@ -43,28 +42,6 @@ async def calls(database: Database, clock: Clock) -> AsyncIterator[CallStore]:
 
 def rows(*indexes: int) -> list[NewInput]:
     return [NewInput(index, b"args %d" % index, "", "") for index in indexes]
-
-
-async def add(calls: CallStore, call: NewCall, inputs: list[NewInput], last: bool = True) -> Added:
-    """Durable when this returns."""
-    added = asyncio.get_running_loop().create_future()
-    calls.add_spawned_soon(call, inputs, last, lambda result, error: settle(added, result, error))
-    result: Added = await added
-    return result
-
-
-async def finish(calls: CallStore, outputs: list[Finished]) -> None:
-    """Durable when this returns."""
-    done = asyncio.get_running_loop().create_future()
-    calls.finish(outputs, lambda error: settle(done, None, error))
-    await done
-
-
-def settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
 
 
 A, B = NewCall("fc-A", "fu-1"), NewCall("fc-B", "fu-1")
@@ -247,7 +224,7 @@ async def test_blobs_belong_to_the_rows_that_name_them(calls: CallStore) -> None
 
 async def test_order_goes_on_after_a_restart(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "restarted.sqlite")
-    await CallStore(database).add_spawned(A, rows(*range(10)), last=False)
+    await add(CallStore(database), A, rows(*range(10)), last=False)
     await database.close()
     database = await Database.open(tmp_path / "restarted.sqlite")
     calls = CallStore(database)
