@@ -20,18 +20,28 @@ else:
 
 CHUNK = 1 << 20  # bytes that travel in one frame
 
+Told = Callable[[int], None]  # bytes
 Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
 
 
 async def upload(
-    client: Client, message: Message, content: Content, expect: Type[M], *, patience: float = PATIENCE
+    client: Client,
+    message: Message,
+    content: Content,
+    expect: Type[M],
+    *,
+    patience: float = PATIENCE,
+    told: Optional[Told] = None,
 ) -> M:
-    """Open an exchange with `message`, send the content in chunks; the answer. See `deliver`."""
+    """Open an exchange with `message`, send the content in chunks; the answer. See `deliver`.
+
+    `told` is told how many bytes of a file have been sent.
+    """
 
     async def send(exchange: Exchange) -> None:
         if isinstance(content, str):
             with open(content, "rb") as file:
-                await send_file(exchange, file)
+                await send_file(exchange, file, told)
             return
         for part in content:
             view = memoryview(part).cast("B")
@@ -41,13 +51,15 @@ async def upload(
     return await deliver(client, message, send, expect, patience=patience)
 
 
-async def send_file(exchange: Exchange, file: BinaryIO) -> None:
+async def send_file(exchange: Exchange, file: BinaryIO, told: Optional[Told] = None) -> None:
     """From where the file stands to its end, in chunks."""
     while True:
         data = await call_blocking(file.read, CHUNK)
         if not data:
             return
         await exchange.send(BlobChunk(data))
+        if told is not None:
+            told(file.tell())
 
 
 async def deliver(

@@ -20,7 +20,7 @@ from modal._protocol.messages.volume import (
     VolumeLs,
 )
 from modal._protocol.objects import CHUNK, copy_file, has_object, object_path
-from modal._transfer import Progress, Report, in_threads
+from modal._transfer import Advance, Progress, in_threads
 from modal._volume import Volume, _Stored
 from modal.exception import InvalidError
 
@@ -42,17 +42,17 @@ def list_entries(source: _Stored, path: str, recursive: bool) -> List[Entry]:
 class Download:
     """Fetches entries of a volume or network file system. Blocking."""
 
-    def __init__(self, source: _Stored, force: bool, report: Optional[Report] = None) -> None:
+    def __init__(self, source: _Stored, force: bool, progress: Optional[Progress] = None) -> None:
         self._source = source
         self._force = force
-        self._report = report
-        self._progress = Progress(report, [])
+        self._progress = progress
+        self._advance = Advance(None, 0, 0)
         self._directory = ""
 
     def fetch(self, wanted: List[Tuple[Entry, str, str]]) -> None:
         """(entry, its remote path, local path) each. Raises InvalidError where a file is in the way, OSError."""
         files = [one for one in wanted if one[0].kind == FILE]
-        self._progress = Progress(self._report, [entry.size for entry, _remote, _local in files])
+        self._advance = Advance(self._progress, len(files), sum(entry.size for entry, _remote, _local in files))
         self._check([local for entry, _remote, local in wanted if entry.kind != DIRECTORY], wanted)
         if isinstance(self._source, Volume):
             client = _sync.run(self._source._ready())
@@ -63,7 +63,7 @@ class Download:
         for parent in {os.path.dirname(local) for _entry, _remote, local in wanted}:
             if parent:
                 make_directory(parent)
-        in_threads(self._fetch_file, files)
+        in_threads(self._fetch_file, files, self._advance)
         for entry, _remote, local in wanted:
             if entry.kind == SYMLINK:
                 if os.path.lexists(local):
@@ -89,7 +89,7 @@ class Download:
             keep = entry.size >= LARGE and bool(entry.content)
             temporary = _temporary(local, f".{entry.content[:16]}" if keep else "")
             try:
-                self._write(entry, remote, temporary)
+                self._write(entry, remote, temporary, lambda position: self._advance.at(local, position))
                 os.chmod(temporary, entry.mode & 0o777)
                 os.utime(temporary, ns=(entry.mtime, entry.mtime))
                 os.replace(temporary, local)
@@ -97,25 +97,26 @@ class Download:
                 if not keep:
                     _unlink(temporary)
                 raise
-        self._progress.add(entry.size)
+        self._advance.done(local, entry.size)
 
-    def _write(self, entry: Entry, remote: str, target: str) -> None:
+    def _write(self, entry: Entry, remote: str, target: str, told: Callable[[int], None]) -> None:
         if self._directory and entry.content and has_object(self._directory, entry.content):
             try:
-                copy_file(object_path(self._directory, entry.content), target)
+                copy_file(object_path(self._directory, entry.content), target, told)
                 return
             except FileNotFoundError:
                 pass  # collected at this very moment: the server says what is the matter
         begun = _size_of(target) if entry.size >= LARGE and entry.content else 0
-        self._append(remote, target, begun if begun < entry.size else 0)
+        self._append(remote, target, begun if begun < entry.size else 0, told)
         if begun and _digest_of(target) != entry.content:  # it was damaged, or the server knows no offsets
-            self._append(remote, target, 0)
+            self._append(remote, target, 0, told)
 
-    def _append(self, remote: str, target: str, offset: int) -> None:
+    def _append(self, remote: str, target: str, offset: int, told: Callable[[int], None]) -> None:
         with open(target, "r+b" if offset else "wb") as file:
             file.seek(offset)
             for chunk in self._source._chunks_blocking(remote, offset):
                 file.write(chunk)
+                told(file.tell())
 
     def stream(self, remote: str, write: Callable[[bytes], Any]) -> None:
         """A file's content to standard output or the like."""

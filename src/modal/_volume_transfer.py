@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from modal import _sync
 from modal._endpoint import CALL_PATIENCE
 from modal._hashing import hashes
 from modal._mounts import Stamp, stamp_of
 from modal._protocol.messages.volume import (
-    FILE,
     Entry,
     ObjectBegun,
     ObjectPut,
@@ -28,48 +28,39 @@ from modal._protocol.messages.volume import (
 )
 from modal._protocol.messages.wire import Done
 from modal._protocol.objects import CHUNK, has_object, place, place_bytes
-from modal._transfer import Progress, Report, in_threads
+from modal._transfer import BATCH_BYTES, BATCH_FILES, SMALL, Advance, Progress, in_threads
 from modal._upload import deliver, send_file
+from modal._upload_sources import Source, content_of, open_file
 from modal.exception import AlreadyExistsError, InvalidError
 
 if TYPE_CHECKING:
     from modal._client import Client
     from modal._exchange import Exchange
 
-BATCH_BYTES = 4 << 20  # of small files in one message
-BATCH_FILES = 1000
-SMALL = 1 << 20  # bytes; larger files travel alone
 RESTARTS = 3  # of one upload from its beginning, where what the server had turned out to be something else
+ROUNDS = 4  # of one transfer, where files are written to meanwhile
 ASK_FILES = 5000  # hashes in one question
 
-
-class Source(NamedTuple):
-    """A file to upload."""
-
-    remote: str
-    local: str  # path of a file, "" for what is in memory
-    content: bytes
-    mode: int
-    mtime: int  # nanoseconds
-    size: int
+Wanted = Tuple[str, Source, Optional[Stamp]]  # a hash, a file that has it, and how that looked
 
 
 class Transfer:
     """Gets the contents of files into the server's object store. Blocking, with threads of its own."""
 
-    def __init__(self, client: Client, sources: List[Source], report: Optional[Report]) -> None:
+    def __init__(self, client: Client, sources: List[Source], progress: Optional[Progress]) -> None:
         self._client = client
         self._sources = sources
-        self._progress = Progress(report, [source.size for source in sources])
+        self._progress = progress
+        self._advance = Advance(None, 0, 0)
         self._token = os.urandom(12).hex()
 
     def run(self) -> List[Entry]:
         """All files as entries, their contents with the server. Raises modal.exception's errors, OSError."""
-        self._progress.reset()
+        self._advance = Advance(self._progress, len(self._sources), sum(source.size for source in self._sources))
         directory = _sync.run(self._client.request(ObjectsMissing([]), ObjectsMissing)).directory
         try:
             if directory and os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK):
-                return in_threads(lambda source: self._place(source, directory), self._sources)
+                return in_threads(lambda source: self._place(source, directory), self._sources, self._advance)
             return self._upload()
         finally:
             hashes.save()
@@ -80,19 +71,20 @@ class Transfer:
             digest, size = place_bytes(source.content, directory, source.mode, source.mtime), source.size
         else:
             digest, size = self._place_file(source, directory)
-        self._progress.add(size)
-        return Entry(source.remote, FILE, source.mode, 0, 0, source.mtime, size, digest)
+        self._advance.done(source.remote, source.size)
+        return source.entry(size, digest)
 
     def _place_file(self, source: Source, directory: str) -> Tuple[str, int]:
         stamp: Optional[Stamp] = None
         if source.size >= CHUNK:
             stamp = stamp_of(source.local)
             known = hashes.known(source.local, stamp) if stamp is not None else ""
-            if known and has_object(directory, known):
-                return known, source.size
-        fd = _open(source.local)
+            if stamp is not None and known and has_object(directory, known):
+                return known, stamp.size
+        fd = open_file(source.local)
         try:
-            digest, size = place(fd, directory, source.mode, source.mtime)
+            told = (lambda position: self._advance.at(source.remote, position)) if source.size >= CHUNK else None
+            digest, size = place(fd, directory, source.mode, source.mtime, told)
         finally:
             os.close(fd)
         if stamp is not None:
@@ -101,65 +93,91 @@ class Transfer:
 
     # -- from elsewhere
     def _upload(self) -> List[Entry]:
-        entries: List[Entry] = in_threads(self._hash, self._sources)
-        by_digest: Dict[str, Source] = {}
-        for source, entry in zip(self._sources, entries):
-            by_digest.setdefault(entry.content, source)
-        missing = self._missing(list(by_digest))
-        for source, entry in zip(self._sources, entries):
-            if entry.content not in missing:
-                self._progress.add(source.size)
-        wanted = [(digest, by_digest[digest]) for digest in missing]
-        in_threads(self._put, list(_batches(wanted)))
-        return entries
+        """A file that is written to meanwhile is read again, a few times."""
+        entries: Dict[int, Entry] = {}  # by their source's identity
+        rest = self._sources
+        for _round in range(ROUNDS):
+            found: List[Tuple[Entry, Optional[Stamp]]] = in_threads(self._hash, rest)
+            entries.update((id(source), entry) for source, (entry, _stamp) in zip(rest, found))
+            wanted: Dict[str, Tuple[Source, Optional[Stamp]]] = {}
+            for source, (entry, stamp) in zip(rest, found):
+                wanted.setdefault(entry.content, (source, stamp))
+            missing = self._missing(list(wanted))
+            batches = list(_batches([(digest, *wanted[digest]) for digest in missing]))
+            changed = set(_flat(in_threads(self._put, batches, self._advance)))
+            again = []
+            for source in rest:
+                if entries[id(source)].content in changed:
+                    again.append(source)
+                else:
+                    self._advance.done(source.remote, source.size)
+            if not again:
+                return [entries[id(source)] for source in self._sources]
+            rest = again
+        raise InvalidError(
+            f"{rest[0].local} was written to again and again while it was uploaded: try it again when it is whole."
+        )
 
-    def _hash(self, source: Source) -> Entry:
+    def _hash(self, source: Source) -> Tuple[Entry, Optional[Stamp]]:
         import hashlib
 
-        if source.local:
+        if not source.local:
+            return source.entry(source.size, hashlib.sha256(source.content).hexdigest()), None
+        try:
             digest, stamp = hashes.get(source.local)
-            size = stamp.size
-        else:
-            digest, size = hashlib.sha256(source.content).hexdigest(), source.size
-        return Entry(source.remote, FILE, source.mode, 0, 0, source.mtime, size, digest)
+        except OSError as error:
+            raise InvalidError(f"{source.local} cannot be read: {error.strerror or 'it is gone'}.") from None
+        return source.entry(stamp.size, digest), stamp
 
     def _missing(self, digests: List[str]) -> Dict[str, None]:
         questions = [ObjectsMissing(digests[at : at + ASK_FILES]) for at in range(0, len(digests), ASK_FILES)]
         answers = [_sync.run(self._client.request(question, ObjectsMissing)) for question in questions]
         return dict.fromkeys(digest for answer in answers for digest in answer.hashes)
 
-    def _put(self, batch: List[Tuple[str, Source]]) -> None:
+    def _put(self, batch: List[Wanted]) -> List[str]:
+        """Send these contents; their hashes, where a file is another one by now."""
         try:
             if len(batch) == 1 and batch[0][1].size > SMALL:
-                digest, source = batch[0]
-                _sync.run(_send_object(self._client, digest, source, self._token))
+                digest, source, stamp = batch[0]
+                size = stamp.size if stamp is not None else source.size
+                told = partial(self._advance.at, source.remote)
+                _sync.run(_send_object(self._client, digest, size, source, self._token, told))
             else:
-                contents = [_content(source) for _digest, source in batch]
-                _sync.run(self._client.request(ObjectsPut([digest for digest, _ in batch], contents), Done))
+                contents = [content_of(source) for _digest, source, _stamp in batch]
+                _sync.run(self._client.request(ObjectsPut([one[0] for one in batch], contents), Done))
         except InvalidError as error:
-            raise InvalidError(f"{batch[0][1].local or batch[0][1].remote}: {error}") from None
-        for _digest, source in batch:
-            self._progress.add(source.size)
+            if not any(source.local and stamp_of(source.local) != stamp for _digest, source, stamp in batch):
+                raise InvalidError(f"{batch[0][1].local or batch[0][1].remote}: {error}") from None
+            return [digest for digest, _source, _stamp in batch]
+        if len(batch) > 1:
+            for _digest, source, _stamp in batch:
+                self._advance.at(source.remote, source.size)
+        return []
 
 
-def _batches(wanted: List[Tuple[str, Source]]) -> Iterator[List[Tuple[str, Source]]]:
-    batch: List[Tuple[str, Source]] = []
+def _flat(lists: Iterable[List[str]]) -> Iterator[str]:
+    return (one for part in lists for one in part)
+
+
+def _batches(wanted: List[Wanted]) -> Iterator[List[Wanted]]:
+    batch: List[Wanted] = []
     size = 0
-    for digest, source in wanted:
+    for one in wanted:
+        source = one[1]
         if source.size > SMALL:
-            yield [(digest, source)]
+            yield [one]
             continue
         if batch and (size + source.size > BATCH_BYTES or len(batch) >= BATCH_FILES):
             yield batch
             batch, size = [], 0
-        batch.append((digest, source))
+        batch.append(one)
         size += source.size
     if batch:
         yield batch
 
 
 async def send_entries(client: Client, request: VolumeUpload, entries: List[Entry]) -> VolumeVersions:
-    """The trees' part of an upload, once all contents are with the server. Raises modal.exception's errors."""
+    """The tree's part of an upload, once all contents are with the server. Raises modal.exception's errors."""
 
     async def send(exchange: Exchange) -> None:
         for part in portions(entries):
@@ -168,9 +186,11 @@ async def send_entries(client: Client, request: VolumeUpload, entries: List[Entr
     return await deliver(client, request, send, VolumeVersions, patience=CALL_PATIENCE)
 
 
-async def _send_object(client: Client, digest: str, source: Source, token: str) -> None:
-    """One large content. After an interruption it goes on where that came."""
-    request = ObjectPut(digest, source.size, 0, token)
+async def _send_object(
+    client: Client, digest: str, size: int, source: Source, token: str, told: Callable[[int], None]
+) -> None:
+    """One large content. After an interruption it goes on where that came. `told` is told how much has been sent."""
+    request = ObjectPut(digest, size, 0, token)
 
     async def begin() -> ObjectPut:
         request.begin = await _begun(client, digest, token)
@@ -179,7 +199,7 @@ async def _send_object(client: Client, digest: str, source: Source, token: str) 
     async def send(exchange: Exchange) -> None:
         with open(source.local, "rb") if source.local else io.BytesIO(source.content) as file:
             file.seek(request.begin)
-            await send_file(exchange, file)
+            await send_file(exchange, file, told)
 
     restarts = 0
     while True:
@@ -198,18 +218,3 @@ async def _begun(client: Client, digest: str, token: str) -> int:
         return (await client.request(ObjectBegun(digest, token), ObjectBegun)).size
     except InvalidError:  # a server of an earlier version
         return 0
-
-
-def _open(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def _content(source: Source) -> bytes:
-    if not source.local:
-        return source.content
-    fd = _open(source.local)
-    with os.fdopen(fd, "rb") as file:
-        return file.read()

@@ -27,6 +27,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.Abort):
         _write("Aborted.\n")
         return FAILED
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # not in older clicks
+        click.echo(error.format_message())
+        return error.exit_code
     if isinstance(error, click.ClickException):
         _show_usage(error)
         return error.exit_code

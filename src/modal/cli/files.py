@@ -109,21 +109,22 @@ def list_files(noun: Noun, name: str, path: str, as_json: bool) -> None:
     """A table of what is in a directory; names alone where no terminal reads them."""
     from modal._volume_download import list_entries
     from modal.cli.tables import moment, show_table
-    from modal.cli.transfer import size_of
+    from modal.cli.transfer import size_of, visible
 
     entries = list_entries(noun.found(name), path, False)
     if not as_json and not sys.stdout.isatty():
         for entry in entries:
-            click.echo(entry.path)
+            click.echo(os.fsencode(entry.path))  # which may be no UTF-8
         return
-    rows = [[one.path, TYPES.get(one.kind, "?"), moment(one.mtime / 1e9), size_of(one.size)] for one in entries]
-    title = f"Directory listing of '{path}' in '{name}'"
+    shown = str if as_json else visible
+    rows = [[shown(e.path), TYPES.get(e.kind, "?"), moment(e.mtime / 1e9), size_of(e.size)] for e in entries]
+    title = f"Directory listing of '{visible(path)}' in '{name}'"
     show_table(title, ["Filename", "Type", "Created/Modified", "Size"], rows, as_json)
 
 
 def upload_places(local_path: str, remote_path: str) -> Tuple[str, str]:
     """Where a file or directory is, and where it goes: below a remote path that ends with "/", under its own name."""
     local = os.path.abspath(os.path.expanduser(local_path))
-    if not os.path.exists(local):
-        raise click.ClickException(f"There is no file or directory {local_path}.")
+    if not local_path or not os.path.exists(local):
+        raise click.ClickException(f"There is no file or directory {local_path or repr('')}.")
     return local, remote_path + os.path.basename(local) if remote_path.endswith("/") else remote_path

@@ -67,14 +67,21 @@ will be uploaded with its current name under that directory.""",
 @env_option
 def put(volume_name: str, local_path: str, remote_path: str, env: Optional[str]) -> None:
     """See `help`."""
+    from modal import _sync
+    from modal._upload_sources import Sources, remote_place
+    from modal.cli.transfer import progress_bar, say_uploaded, visible
+
     choose_environment(env)
     found: Any = NOUN.found(volume_name)
     local, remote_path = upload_places(local_path, remote_path)
+    sources = Sources()
     if os.path.isdir(local):
-        found.add_local_dir(local, remote_path)
+        sources.add_directory(local, remote_place(remote_path))
     else:
-        found.add_local_file(local, remote_path)
-    click.echo(f"✓ Uploaded {local_path} to '{remote_path}' in '{volume_name}'", err=True)
+        sources.add_file(local, remote_place(remote_path))
+    with progress_bar(f"Uploading {visible(local_path)}") as progress:
+        _sync.run(found._upload(sources, progress))
+    say_uploaded(local_path, remote_path, volume_name, sources.totals(), sources.left_out)
 
 
 add_commands(

@@ -31,7 +31,10 @@ def show_json(value: Any) -> None:
     """Print JSON that people can read too."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if any("\ud800" <= sign <= "\udfff" for sign in text):  # of names that are no UTF-8: they would be no JSON either
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def moment(seconds: float) -> str:

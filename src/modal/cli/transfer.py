@@ -1,4 +1,4 @@
-"""Downloads of `modal volume` and `modal nfs`, and the bar that shows how far they and uploads are."""
+"""Downloads of `modal volume` and `modal nfs`; how far they and uploads are, and what has come of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import click
 
 if TYPE_CHECKING:
     from modal._protocol.messages.volume import Entry
-    from modal._transfer import Report
+    from modal._transfer import Progress
     from modal._volume import _Stored
+
+SHOWN = 10  # paths of one kind
+
+
+def visible(name: str) -> str:
+    """As a terminal may be given it: characters that would move its cursor, or more, as escapes."""
+    return "".join(sign if sign.isprintable() or sign == " " else repr(sign)[1:-1] for sign in name)
 
 
 def size_of(number: float) -> str:
@@ -24,8 +31,21 @@ def size_of(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
+def say_uploaded(local: str, remote: str, name: str, totals: Tuple[int, int], left_out: List[str]) -> None:
+    """How much has gone where, and what has not."""
+    files, size = totals
+    for path in left_out[:SHOWN]:
+        click.echo(f"{path} was left out: it is neither a file nor a directory.", err=True)
+    if len(left_out) > SHOWN:
+        click.echo(f"{len(left_out) - SHOWN} more of that kind were left out.", err=True)
+    click.echo(
+        f"✓ Uploaded {local} to '{remote}' in '{name}' ({files} {'file' if files == 1 else 'files'}, {size_of(size)})",
+        err=True,
+    )
+
+
 @contextlib.contextmanager
-def progress_bar(text: str) -> Iterator[Optional[Report]]:
+def progress_bar(text: str) -> Iterator[Optional[Progress]]:
     """A bar on the terminal; None where there is none."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
@@ -59,6 +79,8 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     if destination == "-":
         _to_stdout(source, remote)
         return
+    if not destination:
+        raise click.ClickException('LOCAL_DESTINATION is empty: name a file or directory, or "-" for standard output.')
     pattern = "*" in remote and source._wire_kind() != "volume"
     found = list_entries(source, remote, True)
     if pattern and not found:
@@ -144,7 +166,10 @@ def _to_stdout(source: _Stored, remote: str) -> None:
     out = sys.stdout.buffer
     pattern = "*" in remote and source._wire_kind() != "volume"
     if pattern:
-        for entry in list_entries(source, remote, True):
+        found = list_entries(source, remote, True)
+        if not found:
+            raise click.ClickException(f"Nothing matches {remote!r}.")
+        for entry in found:
             if entry.kind == 1:
                 Download(source, True).stream(entry.path, out.write)
     else:

@@ -78,23 +78,18 @@ and the file will be uploaded with its current name under that directory.""",
 @env_option
 def put(volume_name: str, local_path: str, remote_path: str, force: bool, env: Optional[str]) -> None:
     """See `help`."""
-    from modal.cli.transfer import progress_bar, size_of
+    from modal.cli.transfer import progress_bar, say_uploaded, visible
 
     choose_environment(env)
     found: Any = NOUN.found(volume_name)
     local, remote_path = upload_places(local_path, remote_path)
-    with progress_bar(f"Uploading {local_path}") as report, found.batch_upload(force) as batch:
-        batch._report = report
+    with progress_bar(f"Uploading {visible(local_path)}") as progress, found.batch_upload(force) as batch:
+        batch._progress = progress
         if os.path.isdir(local):
             batch.put_directory(local, remote_path)
         else:
             batch.put_file(local, remote_path)
-    count, size = batch.totals()
-    click.echo(
-        f"✓ Uploaded {local_path} to '{remote_path}' in '{volume_name}' "
-        f"({count} {'file' if count == 1 else 'files'}, {size_of(size)})",
-        err=True,
-    )
+    say_uploaded(local_path, remote_path, volume_name, batch.totals(), batch.left_out())
 
 
 @volume.command(

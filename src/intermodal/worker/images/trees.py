@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from intermodal.disk import remove_deep
+
 
 class Survey(NamedTuple):
     """What a look at a whole layer finds."""
@@ -62,4 +64,7 @@ def remove_tree(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    shutil.rmtree(path, onerror=again)
+    try:
+        shutil.rmtree(path, onerror=again)
+    except RecursionError:
+        remove_deep(path)
