@@ -49,6 +49,7 @@ class Function(Object, Generic[R]):
     """
 
     _kind = "function"
+    _made_by = "from_name, or decorate a function with @app.function()"
     _handle: Optional[FunctionHandle] = None
     _target: Optional[Target] = None  # made of the handle
     _definition: Optional[Definition] = None  # where this process declared it

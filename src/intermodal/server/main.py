@@ -365,7 +365,9 @@ class Server:
             software(),
             self.store.server_id,
             self.workspace,
-            principal.environment or self.environments.default.name,
+            self.environments.name_of(principal.environment_id)
+            or principal.environment
+            or self.environments.default.name,
             "",
             values,
         )
@@ -378,8 +380,7 @@ class Server:
         app = self.apps.live.get(function.app_id)
         if app is None:
             return None
-        environment = self.environments.name_of(app.environment_id)
-        return function.app_id, function.function_id, environment, function.spec.restrict_modal_access
+        return function.app_id, function.function_id, app.environment_id, function.spec.restrict_modal_access
 
     def _worker_seen(self, pid: int) -> None:
         if self.local_worker is not None:

@@ -60,6 +60,9 @@ def _exit_status(error: SystemExit) -> int:
 def _show_usage(error: click.ClickException) -> None:
     from modal._output.errors import error_text
 
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+        _write(error.format_message() + "\n")
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         _write(error.ctx.get_usage() + "\n")
         if error.ctx.command.get_help_option(error.ctx) is not None:
