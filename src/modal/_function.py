@@ -70,12 +70,6 @@ class Function(Object, Generic[R]):
         function.__wrapped__ = raw  # type: ignore[attr-defined]
         return function
 
-    @classmethod
-    def _of_handle(cls, handle: FunctionHandle, client: Optional[Client] = None) -> Function[Any]:
-        function = cls.__new__(cls)
-        function._set_handle(handle, client)
-        return function
-
     def _set_handle(self, handle: Optional[FunctionHandle], client: Optional[Client]) -> None:
         self._handle = handle
         self._client = client

@@ -7,7 +7,6 @@ import sys
 import click
 
 FAILED = 1
-MISUSED = 2
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
