@@ -106,7 +106,8 @@ chroot "$root" python3 -c 'import platform; print(platform.python_version())' > 
 """
 
 
-# Apt's own user cannot get into the state directory: without this mmdebstrap finds that out, and warns. Not for the image.
+# Apt's own user cannot get into the state directory: left to itself mmdebstrap finds that out, and warns. This is not
+# for the image.
 _AS_ROOT = 'APT::Sandbox::User "root"'
 
 
@@ -220,7 +221,7 @@ def _script(suite: str, stage: Path, in_memory: bool) -> str:
         lines += ['mkdir "$INTERMODAL_BUILD/memory"']
         lines += [f'mount -t tmpfs -o size={TMPFS_SIZE},mode=755 intermodal "$INTERMODAL_BUILD/memory"']
     lines += [f'{command} "{target}" {places}']
-    lines += [f"sed -i {shlex.quote(f'/^{_AS_ROOT}/d')} \"{target}/etc/apt/apt.conf.d/99mmdebstrap\""]
+    lines += [f'sed -i {shlex.quote(f"/^{_AS_ROOT}/d")} "{target}/etc/apt/apt.conf.d/99mmdebstrap"']
     if in_memory:
         lines += [
             'echo "I: moving the image to disk..."',
