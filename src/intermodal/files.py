@@ -7,7 +7,6 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import os
@@ -18,8 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from intermodal.disk import disk_fault
 from intermodal.home import Home
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
+from modal._protocol.writing import append_all
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
@@ -34,30 +36,6 @@ def check_digest(digest: str) -> str:
     if not _DIGEST.match(digest):
         raise Fault(Code.INVALID, f"{digest[:80]!r} is not a SHA-256 hash in hexadecimal")
     return digest
-
-
-def sync(path: str | Path) -> None:
-    """Wait until the disk has a file's content, or a directory's names. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
-    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 class Files:
@@ -138,7 +116,7 @@ class Files:
             return
         for path in self._incoming.iterdir():
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
@@ -175,10 +153,8 @@ class FileWriter:
     def write(self, part: bytes | memoryview) -> None:
         """Append a part. Blocks on the disk: call it in a thread where parts are large."""
         self._hash.update(part)
-        rest = memoryview(part)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            append_all(self._fd, part)
         except OSError as error:
             raise disk_fault(error, self._temporary) from error
         self.size += len(part)
@@ -197,10 +173,3 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
             raise disk_fault(error, self._target) from error
         return self._target
-
-
-def disk_fault(error: OSError, path: Path) -> Fault:
-    """The fault that a failure to write below the state directory becomes."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(Code.EXHAUSTED, f"no space is left on the disk that holds {path.parent}: free some and try again")
-    return Fault(Code.INTERNAL, f"cannot write {path}: {error.strerror or error}")

@@ -470,6 +470,8 @@ class Agent:
                 cell.forsake()
                 if cell.running is not None:
                     await cell.running.kill()
+        if not self.cells:
+            self.images.nothing_runs()
         log.info("adopted %d containers", len(self.cells))
 
     def recalled(self, container_id: str) -> Cell | None:

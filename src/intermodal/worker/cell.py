@@ -93,6 +93,7 @@ class Cell:
         self.devices: list[str] = []  # ids of GPUs that are its own
         self.form = ""  # which version of its function it runs
         self.restricted = False  # its code may not use the API
+        self.environment = ""  # as its code knows it: it may be called something else by now
         self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
         self._store = store
@@ -136,7 +137,7 @@ class Cell:
         loop = asyncio.get_running_loop()
         for name, factory in (
             ("runner.sock", lambda: RunnerConnection(self)),
-            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, knows=knows)),
+            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, self.environment, knows)),
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)
@@ -150,6 +151,7 @@ class Cell:
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
             self._memory = self.spec.resources.memory_limit << 20
+            self.environment = self.spec.runner.environment
             self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
@@ -159,6 +161,7 @@ class Cell:
             "devices": self.devices,
             "form": self.form,
             "memory": self._memory,
+            "environment": self.environment,
             "start_limit": self.liveness.limit,
             "ends_at": self.ends_at,
             "stop_reason": self.stop_reason,
@@ -176,6 +179,7 @@ class Cell:
         self.form = str(note.get("form", ""))
         memory = note.get("memory")
         self._memory = memory if isinstance(memory, int) else 0
+        self.environment = str(note.get("environment", ""))
         ends_at = note.get("ends_at")
         self.ends_at = float(ends_at) if isinstance(ends_at, (int, float)) else 0.0
         self.stop_reason = str(note.get("stop_reason", ""))

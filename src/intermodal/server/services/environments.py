@@ -33,7 +33,15 @@ class Environments:
         return next(environment for environment in self._by_name.values() if environment.default)
 
     def resolve(self, name: str, principal: Principal | None = None) -> Environment:
-        """The named one; without a name the container's own, else the default. Fault: not-found."""
+        """The named one; without a name the container's own, else the default. Fault: not-found.
+
+        A container goes on naming its own as it was called when it was started.
+        """
+        if principal is not None and principal.environment_id and name in ("", principal.started_in):
+            own = self._by_id.get(principal.environment_id)
+            if own is None:
+                raise Fault(Code.NOT_FOUND, f"the environment {principal.started_in!r} of this container was deleted")
+            return own
         name = name or (principal.environment if principal is not None else "")
         if not name:
             return self.default
