@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -13,16 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from intermodal.begun import PREFIX, Begun
-from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync
+from intermodal.files import (
+    SYNC_ALL_FROM,
+    FileWriter,
+    check_digest,
+    disk_fault,
+    process_lives,
+    sync,
+    sync_file_system,
+)
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
 
-SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 SPARED = 24 * 3600.0  # seconds that an object is kept although nothing refers to it: an upload may be under way
 MODE = 0o644  # of an object whose file's own mode or owner it cannot have
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Contents:
@@ -77,7 +81,7 @@ class Contents:
         wanted = list(dict.fromkeys(digests))
         try:
             if len(wanted) > SYNC_ALL_FROM:
-                self._sync_file_system()
+                sync_file_system(self.directory)
             elif wanted:
                 paths = [self.path(digest) for digest in wanted]
                 with ThreadPoolExecutor(min(8, len(paths))) as pool:
@@ -86,14 +90,25 @@ class Contents:
         except OSError as error:
             raise disk_fault(error, self.directory) from error
 
-    def _sync_file_system(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _libc.syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-        finally:
-            os.close(fd)
+    def mend(self, since: float, used: set[str] | None) -> int:
+        """After a loss of power: delete what has changed since then, but for what versions name; how many. Blocking.
+
+        What a version names was synced before that. All else may be half under its own name. Without `used` nothing is
+        deleted, but counted.
+        """
+        gone = 0
+        incoming = self.directory / INCOMING
+        for folder in [*self._folders(), *([str(incoming)] if incoming.is_dir() else [])]:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.stat(follow_symlinks=False).st_ctime < since:
+                        continue
+                    if used is None:
+                        gone += 1
+                    elif entry.name not in used:
+                        os.unlink(entry.path)
+                        gone += 1
+        return gone
 
     # -- trees
     def link(self, entry: Entry, target: str) -> None:

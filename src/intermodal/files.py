@@ -7,6 +7,7 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -15,6 +16,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -24,9 +26,11 @@ from modal._protocol.errors import Code, Fault
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
 MOST_SEEN = 500_000  # hashes that a process remembers to have found
+SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _numbers = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_digest(digest: str) -> str:
@@ -43,6 +47,25 @@ def sync(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file_system(path: str | Path) -> None:
+    """Wait until the disk has all that was written to the file system on which this directory lies. Blocking."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fspath(path))
+    finally:
+        os.close(descriptor)
+
+
+def _is_what_it_says(path: Path) -> bool:
+    """A copy with another mode has no hash of its own: it is made again when it is needed."""
+    if not _DIGEST.match(path.name):
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == path.name
 
 
 def process_lives(pid: int) -> bool:
@@ -67,6 +90,7 @@ class Files:
         self._home = home
         self._incoming = home.files / ".incoming"
         self._seen: set[str] = set()  # what this process has found there
+        self._durable: set[str] = set()  # what it has synced
 
     def path(self, digest: str) -> Path:
         """Where the file lies, or will lie. Raises Fault(invalid) for what is no hash."""
@@ -78,7 +102,6 @@ class Files:
             found = os.stat(self.path(digest))
         except FileNotFoundError:
             return False
-        # A crash of the machine can leave an empty file where a full one was renamed to.
         whole = stat.S_ISREG(found.st_mode) and (found.st_size > 0 or digest == EMPTY)
         if whole:
             if len(self._seen) >= MOST_SEEN:
@@ -131,6 +154,37 @@ class Files:
             temporary.unlink(missing_ok=True)
             raise disk_fault(error, wanted) from error
         return wanted
+
+    def make_durable(self, digests: Iterable[str]) -> None:
+        """Return once these files and their names are on the disk. Blocking. Fault: not-found, exhausted, internal."""
+        wanted = [digest for digest in dict.fromkeys(digests) if digest not in self._durable]
+        paths = [self.path(digest) for digest in wanted]
+        try:
+            if len(paths) > SYNC_ALL_FROM:
+                sync_file_system(self._home.files)
+            elif paths:
+                with ThreadPoolExecutor(min(8, len(paths))) as pool:
+                    list(pool.map(sync, paths))
+                    list(pool.map(sync, {path.parent for path in paths}))
+        except FileNotFoundError as error:
+            raise Fault(Code.NOT_FOUND, f"the file {error.filename} is not here any more: upload it again") from None
+        except OSError as error:
+            raise disk_fault(error, self._home.files / "file") from error
+        if len(self._durable) >= MOST_SEEN:
+            self._durable.clear()
+        self._durable.update(wanted)
+
+    def mend(self, since: float) -> int:
+        """After a loss of power: delete what is newer than this and not what its name says; how many. Blocking."""
+        gone = 0
+        for folder in self._home.files.iterdir() if self._home.files.is_dir() else ():
+            if len(folder.name) != 2:
+                continue
+            for path in folder.iterdir():
+                if path.lstat().st_ctime >= since and not _is_what_it_says(path):
+                    path.unlink()
+                    gone += 1
+        return gone
 
     def clean(self) -> None:
         """Remove what interrupted uploads of ended processes left."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from intermodal.boots import Boots, keep_touched
 from intermodal.home import Home
 from intermodal.spares import Spares
 from intermodal.worker import entrypoint
@@ -89,6 +90,7 @@ class Agent:
 
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
+        self.boots = Boots(self.home.worker_boot)
         self.images = Images(self.home, self.containers)
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
@@ -110,8 +112,10 @@ class Agent:
     async def _open_parts(self) -> None:
         await self.containers.open()  # first: threads that begin before it stay outside its mount namespace
         await asyncio.to_thread(self.devices.open)
-        await self.images.open()
-        await asyncio.to_thread(self.volumes.open)
+        await asyncio.to_thread(self.boots.begin)
+        await self.images.open(self.boots.suspect)
+        await asyncio.to_thread(self.volumes.open, self.boots.suspect)
+        await asyncio.to_thread(self.boots.mended)
         self._spawn(asyncio.to_thread(leftovers.sweep))  # of others: nothing here waits for it
 
     # -- life
@@ -121,6 +125,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(keep_touched(self.boots))
         self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
         self._spawn(self.volumes.keep_committed(self._activity, self._tell))
         alone_since = time.monotonic()

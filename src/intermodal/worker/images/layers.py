@@ -10,7 +10,6 @@ the old directory.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -28,7 +27,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from intermodal.files import process_lives
+from intermodal.boots import boot_id
+from intermodal.files import process_lives, sync, sync_file_system
 from intermodal.home import Home
 from intermodal.worker.images.layer_mounts import SUFFIXES, LayerMounts
 
@@ -38,15 +38,6 @@ STAGE = ".new-"  # names of layers in the making: .new-<pid>-<number>
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def boot_id() -> str:
-    """Changes whenever the machine starts."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)
@@ -168,18 +159,33 @@ class LayerStore:
         self._write(layer)
         return layer
 
-    def sync(self, layer: Layer) -> None:
-        """Wait until the disk has the layer; until then only this boot of the machine trusts it."""
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _libc.syncfs(fd) != 0:
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
-        finally:
-            os.close(fd)
+    def sync(self, layer: Layer) -> Layer:
+        """Wait until the disk has the layer; until then only this boot of the machine trusts it. Blocking."""
+        sync_file_system(self._root)
+        settled = replace(layer, boot="")
+        if self._known.get(layer.key) == layer:
+            self._write(settled, durably=True)
+        return settled
+
+    def fingerprint(self, layer: Layer) -> None:
+        """Note a hash of all that is in a layer which the disk has. Blocking."""
         digest = survey(self.path(layer.id), content=True).digest
         if self._known.get(layer.key) == layer:
-            self._write(replace(layer, boot="", digest=digest))
+            self._write(replace(layer, digest=digest), durably=True)
+
+    def mend(self) -> None:
+        """After a loss of power: remove the layers that the disk did not have for certain. Blocking."""
+        for path in self._root.glob("*.json"):
+            if path.name.startswith("."):
+                continue
+            try:
+                layer = Layer(**json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                path.unlink()
+                continue
+            if layer.boot and layer.boot != self._boot:
+                log.info("the machine went down before layer %s was on disk: it is removed", layer.id)
+                self.discard(layer)
 
     def all(self) -> list[Layer]:
         """Every layer that is there."""
@@ -221,11 +227,15 @@ class LayerStore:
         if not gone.is_symlink():
             remove_tree(gone)
 
-    def _write(self, layer: Layer) -> None:
+    def _write(self, layer: Layer, durably: bool = False) -> None:
         path = self._root / f"{layer.key}.json"
         temporary = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}.json"
         temporary.write_text(json.dumps(asdict(layer), indent=1))
+        if durably:
+            sync(temporary)
         temporary.rename(path)
+        if durably:
+            sync(self._root)
         self._known[layer.key] = layer
 
     def clean(self) -> None:
