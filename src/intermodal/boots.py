@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from intermodal.files import sync
+from intermodal.disk import sync
 
 FRESH = 600.0  # seconds after which the disk has what was written, whether anybody waited for that or not
 TOUCHED = 60.0  # seconds between notes that the machine runs

@@ -8,19 +8,12 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from intermodal.begun import PREFIX, Begun
-from intermodal.files import (
-    SYNC_ALL_FROM,
-    FileWriter,
-    check_digest,
-    disk_fault,
-    process_lives,
-    sync,
-    sync_file_system,
-)
+from intermodal.disk import disk_fault, sync_files
+from intermodal.files import FileWriter, check_digest
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
@@ -46,7 +39,7 @@ class Contents:
             if path.name.startswith(PREFIX):
                 continue
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def path(self, digest: str) -> str:
@@ -59,6 +52,13 @@ class Contents:
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that the store lacks, in their order, each once. Blocking."""
         return [digest for digest in dict.fromkeys(digests) if not self.has(digest)]
+
+    def put(self, digest: str, content: bytes) -> None:
+        """Keep a content. Blocking. Fault: invalid where it has another hash, exhausted on a full disk."""
+        if not self.has(digest):
+            with self.writer(digest) as writer:
+                writer.write(content)
+                writer.commit()
 
     def resumed_writer(self, digest: str, token: str, begin: int) -> FileWriter:
         """As `writer`, of an upload that may be interrupted and gone on with; see `begun`. Fault: conflict."""
@@ -80,13 +80,7 @@ class Contents:
         """Return once these contents, and their names, are on the disk. Blocking. Fault: internal, exhausted."""
         wanted = list(dict.fromkeys(digests))
         try:
-            if len(wanted) > SYNC_ALL_FROM:
-                sync_file_system(self.directory)
-            elif wanted:
-                paths = [self.path(digest) for digest in wanted]
-                with ThreadPoolExecutor(min(8, len(paths))) as pool:
-                    list(pool.map(sync, paths))
-                    list(pool.map(sync, {os.path.dirname(path) for path in paths}))
+            sync_files([self.path(digest) for digest in wanted], self.directory)
         except OSError as error:
             raise disk_fault(error, self.directory) from error
 

@@ -7,8 +7,6 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import hashlib
 import itertools
 import os
@@ -16,21 +14,21 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+from intermodal.disk import disk_fault, sync_files
 from intermodal.home import Home
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
+from modal._protocol.writing import append_all
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
 MOST_SEEN = 500_000  # hashes that a process remembers to have found
-SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_digest(digest: str) -> str:
@@ -40,47 +38,12 @@ def check_digest(digest: str) -> str:
     return digest
 
 
-def sync(path: str | Path) -> None:
-    """Wait until the disk has a file's content, or a directory's names. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file_system(path: str | Path) -> None:
-    """Wait until the disk has all that was written to the file system on which this directory lies. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), os.fspath(path))
-    finally:
-        os.close(descriptor)
-
-
 def _is_what_it_says(path: Path) -> bool:
     """A copy with another mode has no hash of its own: it is made again when it is needed."""
     if not _DIGEST.match(path.name):
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == path.name
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
-    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 class Files:
@@ -160,12 +123,7 @@ class Files:
         wanted = [digest for digest in dict.fromkeys(digests) if digest not in self._durable]
         paths = [self.path(digest) for digest in wanted]
         try:
-            if len(paths) > SYNC_ALL_FROM:
-                sync_file_system(self._home.files)
-            elif paths:
-                with ThreadPoolExecutor(min(8, len(paths))) as pool:
-                    list(pool.map(sync, paths))
-                    list(pool.map(sync, {path.parent for path in paths}))
+            sync_files(paths, self._home.files)
         except FileNotFoundError as error:
             raise Fault(Code.NOT_FOUND, f"the file {error.filename} is not here any more: upload it again") from None
         except OSError as error:
@@ -192,7 +150,7 @@ class Files:
             return
         for path in self._incoming.iterdir():
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
@@ -229,10 +187,8 @@ class FileWriter:
     def write(self, part: bytes | memoryview) -> None:
         """Append a part. Blocks on the disk: call it in a thread where parts are large."""
         self._hash.update(part)
-        rest = memoryview(part)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            append_all(self._fd, part)
         except OSError as error:
             raise disk_fault(error, self._temporary) from error
         self.size += len(part)
@@ -251,10 +207,3 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
             raise disk_fault(error, self._target) from error
         return self._target
-
-
-def disk_fault(error: OSError, path: Path) -> Fault:
-    """The fault that a failure to write below the state directory becomes."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(Code.EXHAUSTED, f"no space is left on the disk that holds {path.parent}: free some and try again")
-    return Fault(Code.INTERNAL, f"cannot write {path}: {error.strerror or error}")

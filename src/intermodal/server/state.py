@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from intermodal import processes
-from intermodal.files import sync
+from intermodal.disk import sync
 from intermodal.home import Home
 from intermodal.server.store.migrations import Refused
 

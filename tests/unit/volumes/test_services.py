@@ -220,3 +220,57 @@ async def test_network_files_follow_no_link_out(network_files: NetworkFiles, tmp
     await network_files.remove("nf-1", "/", True)
     assert sorted(os.listdir(secret)) == ["key"]
     assert hashlib.sha256((secret / "key").read_bytes()).hexdigest()
+
+
+async def test_several_network_files_at_once(network_files: NetworkFiles) -> None:
+    entries = [
+        Entry("empty", DIRECTORY),
+        Entry("d", DIRECTORY),
+        Entry("d/link", SYMLINK, content="../new\nline"),
+        Entry("new\nline", FILE, 0o755, mtime=7),
+        *(Entry(f"many/{number}", FILE, 0o644) for number in range(100)),
+    ]
+    contents = [b"x", *(b"%d" % number for number in range(100))]
+    for _again in range(2):  # what is there is replaced
+        await network_files.write_all("nf-1", entries, contents)
+    root = network_files.root("nf-1")
+    assert sorted(os.listdir(root)) == ["d", "empty", "many", "new\nline"]
+    assert (root / "d/link").read_bytes() == b"x"
+    status = (root / "new\nline").stat()
+    assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o755, 7)
+    assert sorted(os.listdir(root / "many")) == sorted(str(number) for number in range(100))
+    assert (root / "many/42").read_text() == "42"
+    assert "/new\nline" in [entry.path for entry in await network_files.entries("nf-1", "**", True)]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_network_files_that_cannot_be_placed_leave_nothing(network_files: NetworkFiles, count: int) -> None:
+    root = network_files.root("nf-1")
+    (root / "dir/x").mkdir(parents=True)
+    (root / "file").write_text("old")
+    for path, words in [("dir", "is a directory"), ("file/x", "leads over")]:
+        entries = [*(Entry(f"a{number}", FILE) for number in range(count - 1)), Entry(path, FILE)]
+        with pytest.raises(Fault, match=words) as caught:
+            await network_files.write_all("nf-1", entries, [b""] * count)
+        assert repr(path) in caught.value.text
+    assert not [name for name in os.listdir(root) if name.startswith(".")]
+    assert (root / "file").read_text() == "old"
+
+
+async def test_paths_nested_as_deep_as_can_be(volumes: Volumes, objects: Contents, network_files: NetworkFiles) -> None:
+    path = "d/" * 1100 + "f"
+    await volumes.upload(VOLUME_ID, [stored(objects, path, b"x")], False)
+    assert b"".join([chunk async for chunk in volumes.read(VOLUME_ID, path)]) == b"x"
+    assert len(await volumes.entries(VOLUME_ID, "/", True)) == 1101
+    await volumes.upload(VOLUME_ID, [stored(objects, f"{path}{number}", b"x") for number in range(600)], False)
+    await volumes.remove(VOLUME_ID, "d", True)
+    with pytest.raises(Fault, match="4,101 bytes, of 4,095"):
+        await volumes.entries(VOLUME_ID, "d/" * 2050 + "f", False)
+    await network_files.write("nf-1", path, 0o644, chunks(b"x"))
+    assert len(await network_files.entries("nf-1", "/", True)) == 1101
+    assert [entry.path for entry in await network_files.entries("nf-1", "**/f", True)] == [f"/{path}"]
+    await network_files.remove("nf-1", "d", True)
+    assert await network_files.entries("nf-1", "/", True) == []
+    await network_files.write("nf-1", path, 0o644, chunks(b"x"))
+    await network_files.remove_all("nf-1")
+    assert await network_files.entries("nf-1", "/", True) == []

@@ -16,13 +16,13 @@ from intermodal.home import Home
 from intermodal.worker.containers import leftovers, names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
 from intermodal.worker.containers.disks import Disks
-from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
+from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed, StartInterrupted
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.preparation import Prepared, prepare, undo
 from intermodal.worker.containers.private_mounts import delegated, enter_private_mounts, in_user_namespace
-from intermodal.worker.containers.running import Running
+from intermodal.worker.containers.running import Running, remove_directory
 from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
 from intermodal.worker.containers.state import State
 from intermodal.worker.network.bridge import Bridge, NetworkError
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POOL = 3  # slots made ahead; each is a waiting shell (0.7 MB) with its namespace
 START_WITHIN = 60.0  # seconds that a runtime has to bring a container up
+START_PAUSES = (0.1, 0.5, 2.0)  # seconds before it is tried again, where what brought it up was ended from outside
 HOST_WARNING = (
     "CONTAINERS ARE NOT ISOLATED: functions run as plain processes of this machine, with the worker's rights and "
     "without their images. `intermodal doctor` says what is missing for real containers."
@@ -216,12 +217,29 @@ class Containers:
 
     async def _start_in_turn(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
         try:
-            async with self._gate:
-                return await self._start(launch, runtime, began)
+            return await self._start_patiently(launch, runtime, began)
         finally:
             self._starting.discard(launch.container_id)
             if not self._starting:
                 self._pools[self._bridge is not None].fill()
+
+    async def _start_patiently(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
+        """Again and again, where what was to bring it up was ended from outside."""
+        for pause in (*START_PAUSES, None):
+            try:
+                async with self._gate:
+                    return await self._start(launch, runtime, began)
+            except StartInterrupted as error:
+                if pause is None or self._closed:
+                    left = Places(launch.directory, launch.upper)
+                    await self._do(remove_directory, left, launch.upper is not None)
+                    raise StartFailed(
+                        f"{error}, {len(START_PAUSES) + 1} times in a row: find out what ends processes on this "
+                        "machine (where memory ran out, `dmesg` says so)"
+                    ) from error
+                log.warning("%s: %s; it is tried again in %g s", launch.container_id, error, pause)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _close_unwanted(self, starting: asyncio.Task[Running]) -> None:
         try:
@@ -280,7 +298,11 @@ class Containers:
             await self._await_pid(running, written)
         except BaseException as error:
             slot.release()
-            await running.close()
+            if isinstance(error, BrokenPipeError):
+                error = StartInterrupted("the container's monitor ended before it was to bring it up")
+            await running.close(keep_directory=isinstance(error, StartInterrupted))
+            if isinstance(error, StartInterrupted):
+                raise error from None
             if isinstance(error, OSError):
                 raise StartFailed(f"container {launch.container_id} could not be started: {error}") from error
             raise
@@ -341,14 +363,17 @@ class Containers:
             await asyncio.wait([written, ending], timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ending.cancel()
-        try:
-            running.attach(int(running.places.pid.read_text()))
-        except (OSError, ValueError):
-            if running.exit is None:
-                raise StartFailed(f"{running.state.runtime} did not start within {START_WITHIN:.0f} s") from None
-            raise StartFailed(running.exit.detail or f"{running.state.runtime} failed") from None
-        if running.exit is not None and running.exit.reason == "start-failed":
-            raise StartFailed(running.exit.detail)
+        exit, runtime = running.exit, running.state.runtime
+        if not running.places.began():
+            if exit is None and written.done():
+                raise StartInterrupted(f"{runtime} was ended while it wrote the container's pid file")
+            if exit is None:
+                raise StartFailed(f"{runtime} did not start within {START_WITHIN:.0f} s")
+            kind = StartInterrupted if exit.reason == "interrupted" else StartFailed
+            raise kind(exit.detail or f"{runtime} failed")
+        running.attach(int(running.places.pid.read_text()))
+        if exit is not None and exit.reason == "start-failed":
+            raise StartFailed(exit.detail)
 
     # Adopting and closing
 

@@ -28,12 +28,13 @@ from intermodal.worker.images.failures import BuildFailed, DiskFull, StepError, 
 from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
 from intermodal.worker.images.kinds import KINDS, Context, Instruction, Made, Making
-from intermodal.worker.images.layers import Layer, LayerStore, remove_tree
+from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
 from intermodal.worker.images.registry import Registry
 from intermodal.worker.images.scrub import Scrub
+from intermodal.worker.images.trees import remove_tree
 from intermodal.worker.images.workshop import TOOLS, Workshop, new_container_id
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
@@ -139,6 +140,10 @@ class Images:
         if self._mounts.has(mount_id):
             return self._mounts.path(mount_id)
         return await asyncio.to_thread(self._mounts.materialise, mount_id, entries)
+
+    def nothing_runs(self) -> None:
+        """No container of an earlier worker goes on: what only these had is not needed any more."""
+        self._platform.alone = True
 
     def platform(self) -> list[Bind]:
         """The read-only binds that every container gets."""

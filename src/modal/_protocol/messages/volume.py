@@ -238,6 +238,18 @@ class NetworkFilePut(Message, type=189):
     volume_id: str
     path: str
     mode: int = 0o644
+    mtime: int = 0  # nanoseconds since the epoch; 0: now
+
+
+class NetworkFilesPut(Message, type=451):
+    """Several small files, directories and links of a network file system, each whole or not at all.
+
+    A directory that is there stays; what else is there is replaced. Answered with Done. Faults: invalid (something is
+    in the way), exhausted."""
+
+    volume_id: str
+    entries: List[Any]  # Entry as array; those above come before those below
+    contents: List[bytes]  # of the files among them, in that order
 
 
 def portions(entries: List[Entry]) -> List[List[Any]]:
