@@ -132,7 +132,6 @@ class NetworkFiles:
             for part in path.split("/") if path else ():
                 try:
                     os.mkdir(part, 0o755, dir_fd=fd)
-                    os.fsync(fd)
                 except FileExistsError:
                     pass
                 below = os.open(part, _DIRECTORY, dir_fd=fd)
