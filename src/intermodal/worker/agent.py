@@ -67,6 +67,10 @@ RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
+NO_CONTAINERS = (
+    "this machine can run no containers, so it builds no images and runs no functions: `intermodal doctor` says what "
+    "is missing"
+)
 
 
 class Agent:
@@ -291,6 +295,8 @@ class Agent:
         await cell.released.wait()
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
+        if not self.containers.isolates(spec.runtime):
+            raise ContainersError(NO_CONTAINERS)
         cell.directory.mkdir(parents=True, exist_ok=True)
         await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
         cell.remember()
@@ -404,6 +410,8 @@ class Agent:
         await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
+        if not self.containers.isolates():  # a step would change the machine itself
+            raise Fault(Code.REMOTE, NO_CONTAINERS)
         began = time.monotonic()
         await self._fetch_mounts(message.recipe)
         cached = self.images.config(message.image_id) is not None
