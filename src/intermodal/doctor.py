@@ -146,7 +146,7 @@ def _trial(home: Home) -> dict[str, Any]:
 
 def _trial_check(trial: dict[str, Any]) -> Check:
     if "failed" in trial:
-        return Check("containers", False, trial["failed"])
+        return Check("containers", False, trial["failed"], "see the checks below")
     if not trial["milliseconds"]:
         return Check("containers", False, trial["start"], "see the checks below")
     took = f"one started in {trial['milliseconds']:.0f} ms"
