@@ -354,12 +354,17 @@ class Dict(Stored):
     async def _entries(self) -> AsyncIterator[List[Tuple[bytes, Any]]]:
         """Page by page. Small values are read together, large ones each when it is asked for."""
         client = await self._ready()
-        what = f"a value in {self._called()}"
         async for page in self._pages(values=True):
             if not any(page.blobs):
-                yield [*zip(page.keys, _serialization.load_all(page.values, what))]
-                continue
-            for key, value, blob in zip(page.keys, page.values, page.blobs):
+                try:
+                    values = _serialization.load_all(page.values)
+                except DeserializationError:  # of one of them, which is said below
+                    pass
+                else:
+                    yield [*zip(page.keys, values)]
+                    continue
+            for key, value, blob in zip(page.keys, page.values, page.blobs or [""] * len(page.keys)):
+                what = f"the value of {_shown_pickled(key)} in {self._called()}"
                 if not blob:
                     yield [(key, _serialization.load(value, what))]
                     continue
@@ -453,6 +458,13 @@ def _pickled_plainly(key: Any) -> bytes:
 
 def _loaded_key(pickled: bytes) -> Any:
     return _serialization.load(pickled, "a key of a Dict")
+
+
+def _shown_pickled(key: bytes) -> str:
+    try:
+        return _shown(_loaded_key(key))
+    except DeserializationError:
+        return "a key that cannot be read either"
 
 
 def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:

@@ -199,6 +199,13 @@ def test_one_unreadable_entry_hides_no_others(d: modal.Dict) -> None:
     found = list(d._readable_items(lambda error: type(error).__name__))
     wanted = {"a": 1, "bad": "DeserializationError", "large": "DeserializationError", "z": b"z" * MIB}
     assert dict(found) == {**wanted, "DeserializationError": 2}
+    with pytest.raises(exception.DeserializationError, match=r"the value of '(bad|large)' in"):
+        list(d.values())
+    with pytest.raises(exception.DeserializationError, match="a key of a Dict cannot be deserialized here"):
+        list(d.keys())
+    del d["large"]
+    with pytest.raises(exception.DeserializationError, match="the value of 'bad' in"):
+        list(d.values())
 
 
 class Shy:

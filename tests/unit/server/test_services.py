@@ -367,8 +367,12 @@ async def test_environments(parts: Parts) -> None:
     in_build = Principal(Role.CONTAINER, environment="staging")
     assert environments.resolve("", in_build).name == "staging"
     assert environments.resolve("", OWNER).name == "main"
-    with pytest.raises(Fault, match="there are main, staging"):
+    with pytest.raises(
+        Fault, match=r"there are main, staging\. Create it with `modal environment create none`, or choose"
+    ):
         environments.resolve("none")
+    with pytest.raises(Fault, match=r"there are main, staging\. Choose another one"):  # no command could create it
+        environments.resolve("no good")
     await parts.secrets.create(environments.resolve("staging"), "s", {}, False)
     app = await parts.apps.publish(deploy(spec(), environment="staging"), OWNER)
     await parts.apps.stop_environment(environments.resolve("staging"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from intermodal.server.principal import Principal
-from intermodal.server.services.names import check_name, check_web_suffix
+from intermodal.server.services.names import check_name, check_web_suffix, is_name
 from intermodal.server.store.environments import Environment, EnvironmentStore
 from modal._protocol.errors import Code, Fault
 
@@ -48,9 +48,11 @@ class Environments:
         found = self._by_name.get(name)
         if found is None:
             known = ", ".join(self._by_name)
+            how = f" Create it with `modal environment create {name}`, or choose" if is_name(name) else " Choose"
             raise Fault(
                 Code.NOT_FOUND,
-                f"Environment {name!r} not found: there are {known}. Create it with `modal environment create {name}`.",
+                f"Environment {name[:80]!r} not found: there are {known}.{how} another one with --env, "
+                "MODAL_ENVIRONMENT or `modal config set-environment`.",
             )
         return found
 
