@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from intermodal.boots import Boots, keep_touched
 from intermodal.home import Home
 from intermodal.spares import Spares
 from intermodal.worker import entrypoint
@@ -67,6 +68,10 @@ RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
+NO_CONTAINERS = (
+    "this machine can run no containers, so it builds no images and runs no functions: `intermodal doctor` says what "
+    "is missing"
+)
 
 
 class Agent:
@@ -89,6 +94,7 @@ class Agent:
 
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
+        self.boots = Boots(self.home.worker_boot)
         self.images = Images(self.home, self.containers)
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
@@ -110,8 +116,10 @@ class Agent:
     async def _open_parts(self) -> None:
         await self.containers.open()  # first: threads that begin before it stay outside its mount namespace
         await asyncio.to_thread(self.devices.open)
-        await self.images.open()
-        await asyncio.to_thread(self.volumes.open)
+        await asyncio.to_thread(self.boots.begin)
+        await self.images.open(self.boots.suspect)
+        await asyncio.to_thread(self.volumes.open, self.boots.suspect)
+        await asyncio.to_thread(self.boots.mended)
         self._spawn(asyncio.to_thread(leftovers.sweep))  # of others: nothing here waits for it
 
     # -- life
@@ -121,6 +129,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(keep_touched(self.boots))
         self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
         self._spawn(self.volumes.keep_committed(self._activity, self._tell))
         alone_since = time.monotonic()
@@ -291,6 +300,8 @@ class Agent:
         await cell.released.wait()
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
+        if not self.containers.isolates(spec.runtime):
+            raise ContainersError(NO_CONTAINERS)
         cell.directory.mkdir(parents=True, exist_ok=True)
         await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
         cell.remember()
@@ -402,6 +413,8 @@ class Agent:
         await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
+        if not self.containers.isolates():  # a step would change the machine itself
+            raise Fault(Code.REMOTE, NO_CONTAINERS)
         began = time.monotonic()
         await self._fetch_mounts(message.recipe)
         cached = self.images.config(message.image_id) is not None
