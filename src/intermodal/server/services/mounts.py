@@ -27,7 +27,7 @@ class Mounts:
         for one, other in itertools.pairwise(entries):
             if one.path == other.path:
                 raise Fault(Code.INVALID, f"two files want the path {one.path}")
-        missing = await asyncio.to_thread(self._files.missing_now, [entry.hash for entry in entries if not entry.link])
+        missing = await asyncio.to_thread(self._files.missing_now, [entry.hash for entry in entries if entry.hash])
         if missing:
             path = next(entry.path for entry in entries if entry.hash == missing[0])
             raise Fault(
@@ -43,7 +43,7 @@ class Mounts:
         known = self._whole.intersection(mount_ids)
         for mount_id in await self._store.known_mounts(set(mount_ids) - known):
             entries = await self.entries(mount_id)
-            digests = [entry["hash"] for entry in entries if not entry.get("link")]
+            digests = [entry["hash"] for entry in entries if entry["hash"]]
             if not await asyncio.to_thread(self._files.missing_now, digests):
                 known.add(mount_id)
         self._whole |= known
@@ -66,6 +66,9 @@ def check_entry(entry: FileEntry) -> None:
         if "\0" in entry.link or entry.hash:
             raise Fault(Code.INVALID, f"{path}: a symbolic link has a target and no content")
         return
-    check_digest(entry.hash)
+    if entry.hash:
+        check_digest(entry.hash)
+    elif entry.size:
+        raise Fault(Code.INVALID, f"{path}: a directory has no size")
     if entry.size < 0:
         raise Fault(Code.INVALID, f"{path}: a file's size is not negative")
