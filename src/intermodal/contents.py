@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from intermodal.begun import PREFIX, Begun
-from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync, sync_file_system
+from intermodal.disk import disk_fault, sync, sync_file_system
+from intermodal.files import FileWriter, check_digest
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
@@ -39,7 +41,7 @@ class Contents:
             if path.name.startswith(PREFIX):
                 continue
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def path(self, digest: str) -> str:
@@ -52,6 +54,13 @@ class Contents:
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that the store lacks, in their order, each once. Blocking."""
         return [digest for digest in dict.fromkeys(digests) if not self.has(digest)]
+
+    def put(self, digest: str, content: bytes) -> None:
+        """Keep a content. Blocking. Fault: invalid where it has another hash, exhausted on a full disk."""
+        if not self.has(digest):
+            with self.writer(digest) as writer:
+                writer.write(content)
+                writer.commit()
 
     def resumed_writer(self, digest: str, token: str, begin: int) -> FileWriter:
         """As `writer`, of an upload that may be interrupted and gone on with; see `begun`. Fault: conflict."""
@@ -74,7 +83,7 @@ class Contents:
         wanted = list(dict.fromkeys(digests))
         try:
             if len(wanted) > SYNC_ALL_FROM:
-                self._sync_file_system()
+                sync_file_system(self.directory)
             elif wanted:
                 paths = [self.path(digest) for digest in wanted]
                 with ThreadPoolExecutor(min(8, len(paths))) as pool:
@@ -82,13 +91,6 @@ class Contents:
                     list(pool.map(sync, {os.path.dirname(path) for path in paths}))
         except OSError as error:
             raise disk_fault(error, self.directory) from error
-
-    def _sync_file_system(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_file_system(fd)
-        finally:
-            os.close(fd)
 
     # -- trees
     def link(self, entry: Entry, target: str) -> None:

@@ -7,21 +7,21 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
 import hashlib
 import itertools
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from intermodal.disk import disk_fault
 from intermodal.home import Home
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
+from modal._protocol.writing import append_all
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
@@ -29,7 +29,6 @@ MOST_SEEN = 500_000  # hashes that a process remembers to have found
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_digest(digest: str) -> str:
@@ -37,71 +36,6 @@ def check_digest(digest: str) -> str:
     if not _DIGEST.match(digest):
         raise Fault(Code.INVALID, f"{digest[:80]!r} is not a SHA-256 hash in hexadecimal")
     return digest
-
-
-def sync(path: str | Path) -> None:
-    """Wait until the disk has a file's content, or a directory's names. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file_system(fd: int) -> None:
-    """Wait until the disk has all that was written to the file system of an open file. Blocking. Raises OSError."""
-    if _libc.syncfs(fd) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def remove_deep(name: str | Path, dir_fd: int | None = None) -> None:
-    """Remove a directory and all below it, as `shutil.rmtree`, which cannot where it is nested hundreds of times.
-
-    Blocking. Raises OSError.
-    """
-    way = [_open_names(name, dir_fd)]
-    try:
-        while True:
-            fd, names, own = way[-1]
-            for below in names:
-                try:
-                    os.unlink(below, dir_fd=fd)
-                except FileNotFoundError:
-                    continue
-                except (IsADirectoryError, PermissionError):
-                    way.append(_open_names(below, fd))
-                    break
-            else:
-                os.close(way.pop()[0])
-                os.rmdir(own, dir_fd=way[-1][0] if way else dir_fd)
-                if not way:
-                    return
-    finally:
-        for fd, _names, _own in way:
-            os.close(fd)
-
-
-def _open_names(name: str | Path, dir_fd: int | None) -> tuple[int, Iterator[str], str | Path]:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    with contextlib.suppress(PermissionError):
-        os.fchmod(fd, 0o700)
-    return fd, iter(os.listdir(fd)), name
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
-    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 class Files:
@@ -182,7 +116,7 @@ class Files:
             return
         for path in self._incoming.iterdir():
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
@@ -219,10 +153,8 @@ class FileWriter:
     def write(self, part: bytes | memoryview) -> None:
         """Append a part. Blocks on the disk: call it in a thread where parts are large."""
         self._hash.update(part)
-        rest = memoryview(part)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            append_all(self._fd, part)
         except OSError as error:
             raise disk_fault(error, self._temporary) from error
         self.size += len(part)
@@ -241,10 +173,3 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
             raise disk_fault(error, self._target) from error
         return self._target
-
-
-def disk_fault(error: OSError, path: Path) -> Fault:
-    """The fault that a failure to write below the state directory becomes."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(Code.EXHAUSTED, f"no space is left on the disk that holds {path.parent}: free some and try again")
-    return Fault(Code.INTERNAL, f"cannot write {path}: {error.strerror or error}")

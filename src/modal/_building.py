@@ -27,6 +27,7 @@ from modal._protocol.messages.file import (
 from modal._protocol.messages.image import BuildLog, ImageBuild, ImageBuilt
 from modal._protocol.messages.wire import Done
 from modal._sync import blocking, call_blocking, gather, run
+from modal._upload import upload
 from modal.config import config
 from modal.exception import ExecutionError, InvalidError
 
@@ -207,7 +208,7 @@ async def _send_small(client: Client, files: Sequence[tuple[str, bytes]]) -> Non
 async def _send_large(client: Client, digest: str, path: str, size: int) -> None:
     sink, key = _events.sink(), f"file:{digest}"
     sink.object_creating(key, f"Uploading {path} ({size / (1 << 20):.1f} MiB)")
-    await client.upload(FilePut(digest, size), path, Done)
+    await upload(client, FilePut(digest, size), path, Done)
     sink.object_created(key, f"Uploaded {path}")
 
 

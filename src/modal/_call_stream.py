@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional
 
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
-from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallOpen, Inputs, Outputs, OutputsTaken, Status
+from modal._protocol.messages.call import (
+    BATCH_BYTES,
+    BATCH_INPUTS,
+    CallOpen,
+    Inputs,
+    Outputs,
+    OutputsTaken,
+    Status,
+    new_call_id,
+)
 
 if TYPE_CHECKING:
     from modal._client import Client
@@ -17,8 +25,6 @@ if TYPE_CHECKING:
 TELL_COUNT = 256  # outputs after which the server is told that they have arrived
 TELL_BYTES = 1 << 18  # the same in bytes
 LARGE_COST = 1 << 18  # bytes that an output in the value store counts for, as on the server
-
-_BASE32 = bytes(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[i % 32] for i in range(256))
 
 
 class Target(NamedTuple):
@@ -36,11 +42,6 @@ class Packed(NamedTuple):
     inline: bytes
     blob: str
     size: int  # bytes, wherever they are
-
-
-def new_call_id() -> str:
-    """`fc-` and 26 random characters of base 32."""
-    return "fc-" + os.urandom(26).translate(_BASE32).decode()
 
 
 def parent_input_id() -> str:
@@ -238,4 +239,4 @@ def _batches(inputs: Dict[int, Packed]) -> Iterable[Dict[int, Packed]]:
         yield batch
 
 
-__all__: List[str] = ["CallStream", "Packed", "Target", "new_call_id", "parent_input_id"]
+__all__: List[str] = ["CallStream", "Packed", "Target", "parent_input_id"]

@@ -199,6 +199,7 @@ class Cls(Object):
     """
 
     _kind = "class"
+    _made_by = "from_name, or decorate a class with @app.cls()"
     _definition: Optional[Definition] = None
     _user_cls: Optional[type] = None
     _reference: Optional[tuple[str, str, Optional[str]]] = None  # app, name, environment

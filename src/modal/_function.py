@@ -49,6 +49,7 @@ class Function(Object, Generic[R]):
     """
 
     _kind = "function"
+    _made_by = "from_name, or decorate a function with @app.function()"
     _handle: Optional[FunctionHandle] = None
     _target: Optional[Target] = None  # made of the handle
     _definition: Optional[Definition] = None  # where this process declared it
@@ -67,12 +68,6 @@ class Function(Object, Generic[R]):
         function.__doc__ = getattr(raw, "__doc__", None)
         function.__module__ = getattr(raw, "__module__", __name__)
         function.__wrapped__ = raw  # type: ignore[attr-defined]
-        return function
-
-    @classmethod
-    def _of_handle(cls, handle: FunctionHandle, client: Optional[Client] = None) -> Function[Any]:
-        function = cls.__new__(cls)
-        function._set_handle(handle, client)
         return function
 
     def _set_handle(self, handle: Optional[FunctionHandle], client: Optional[Client]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, AsyncIterator, Deque, Dict, List, Optional, Sequence, Tuple
 
-from modal._call_stream import CallStream, Packed, Target, new_call_id, parent_input_id
+from modal._call_stream import CallStream, Packed, Target, parent_input_id
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._map import Source, for_each, map_, sources, star_source
 from modal._protocol.errors import Fault, WireError
@@ -24,6 +24,7 @@ from modal._protocol.messages.call import (
     Outputs,
     Spawn,
     Status,
+    new_call_id,
 )
 from modal._protocol.messages.wire import Done
 from modal._results import outcome, pack, shown
@@ -199,7 +200,6 @@ __all__ = [
     "invoke",
     "invoke_gen",
     "map_",
-    "new_call_id",
     "sources",
     "spawn",
     "spawn_map",

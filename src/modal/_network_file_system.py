@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePosixPath
 
     from modal._client import Client
-    from modal._upload_sources import Progress, Sources
+    from modal._transfer import Progress
+    from modal._upload_sources import Sources
     from modal.volume import FileEntry
 
 SPOOLED_FROM = 16 << 20  # bytes
@@ -97,11 +98,12 @@ class NetworkFileSystem(_Stored):
             remote_path += os.path.basename(name)
         from modal._protocol.messages.volume import NetworkFilePut
         from modal._protocol.messages.wire import Done
+        from modal._upload import upload
 
         client = await self._ready()
         with _Spooled() as spooled:
             await call_blocking(spooled.fill, fp)
-            await client.upload(NetworkFilePut(self.object_id, remote_path), spooled.content, Done)
+            await upload(client, NetworkFilePut(self.object_id, remote_path), spooled.content, Done)
         if progress_cb is not None:
             progress_cb(advance=spooled.size)
         return spooled.size

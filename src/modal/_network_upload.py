@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Iterator, List, Optional
 
 from modal import _sync
 from modal._protocol.messages.volume import PORTION, Entry, NetworkFilePut, NetworkFilesPut
 from modal._protocol.messages.wire import Done
-from modal._upload_sources import Advance, Progress, Source, Sources, content_of
-from modal._volume_upload import BATCH_BYTES, BATCH_FILES, SMALL, in_threads
+from modal._transfer import BATCH_BYTES, BATCH_FILES, SMALL, Advance, Progress, in_threads
+from modal._upload import upload
+from modal._upload_sources import Source, Sources, content_of
 
 if TYPE_CHECKING:
     from modal._client import Client
@@ -43,9 +45,7 @@ class NetworkUpload:
 
     async def _put_large(self, source: Source) -> None:
         message = NetworkFilePut(self._volume_id, source.remote, source.mode & 0o777, source.mtime)
-        await self._client.upload(
-            message, source.local, Done, told=lambda position: self._advance.at(source.remote, position)
-        )
+        await upload(self._client, message, source.local, Done, told=partial(self._advance.at, source.remote))
 
     def _ask(self, message: NetworkFilesPut) -> None:
         _sync.run(self._client.request(message, Done))

@@ -251,7 +251,7 @@ class _Call(_Synchronized):
     def _bind(self, instance: Any) -> Any:
         return _BoundCall(self, instance, self._function.__get__(instance))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _call(self._function, args, kwargs)
 
     @property
@@ -263,7 +263,7 @@ class _BoundCall(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _call(self.aio, args, kwargs)
 
 
@@ -289,7 +289,7 @@ class _Generator(_Synchronized):
         method = self._function.__get__(instance)
         return _BoundGenerator(self, instance, Noticing(method, self._unused) if self._unused else method)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
 
     @property
@@ -301,7 +301,7 @@ class _BoundGenerator(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
 
 
@@ -332,7 +332,7 @@ class _Flat:
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         pages = self.function(*args, **kwargs)
         try:
             async for page in pages:
@@ -361,7 +361,7 @@ class _Context(_Synchronized):
         method = self._function.__get__(instance)
         return _BoundContext(self, instance, lambda *args, **kwargs: Context(method(*args, **kwargs)))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return Context(self._function(*args, **kwargs))
 
     @property
@@ -373,7 +373,7 @@ class _BoundContext(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from modal._protocol.messages.volume import DIRECTORY, FILE, SYMLINK, Entry
 from modal.exception import InvalidError
-
-Progress = Callable[[int, int, int, int], None]  # files done, files in all, bytes done, bytes in all
 
 
 class Source(NamedTuple):
@@ -166,54 +163,4 @@ def content_of(source: Source) -> bytes:
         return file.read()
 
 
-class Advance:
-    """How far an upload or download has come, told to whoever draws it. Any number of threads may tell."""
-
-    def __init__(self, progress: Optional[Progress], files: int, size: int) -> None:
-        self._progress = progress
-        self._totals = (files, size)
-        self._lock = threading.Lock()
-        self._partly: Dict[str, int] = {}  # of files that are under way: bytes that have come
-        self._files = 0
-        self._bytes = 0
-        self._stopped = False
-
-    def at(self, name: str, position: int) -> None:
-        """So much of the file is done; it may be less than before, where a part is sent again.
-
-        Raises Stopped after `stop`.
-        """
-        self.go_on()
-        if self._progress is None:
-            return
-        with self._lock:
-            self._bytes += position - self._partly.get(name, 0)
-            self._partly[name] = position
-            self._tell()
-
-    def done(self, name: str, size: int) -> None:
-        """All of the file is."""
-        with self._lock:
-            self._files += 1
-            self._bytes += size - self._partly.pop(name, 0)
-            self._tell()
-
-    def go_on(self) -> None:
-        """Raises Stopped after `stop`."""
-        if self._stopped:
-            raise Stopped
-
-    def stop(self) -> None:
-        """Another thread has failed, or the user has had enough: what is under way is to end."""
-        self._stopped = True
-
-    def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress(self._files, self._totals[0], self._bytes, self._totals[1])
-
-
-class Stopped(Exception):
-    """The transfer has been given up."""
-
-
-__all__ = ["Advance", "Progress", "Source", "Sources", "Stopped", "content_of", "open_file", "remote_place"]
+__all__ = ["Source", "Sources", "content_of", "open_file", "remote_place"]

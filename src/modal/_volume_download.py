@@ -20,9 +20,8 @@ from modal._protocol.messages.volume import (
     VolumeLs,
 )
 from modal._protocol.objects import CHUNK, copy_file, has_object, object_path
-from modal._upload_sources import Advance, Progress
+from modal._transfer import Advance, Progress, in_threads
 from modal._volume import Volume, _Stored
-from modal._volume_upload import in_threads
 from modal.exception import InvalidError
 
 PARTIAL = ".modal-partial"  # ends the names of files that are still being written

@@ -141,6 +141,50 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
     assert platform.modal("secret", "delete", "leak-secret", "-y").code == 0
 
 
+RENAMED = """
+import os, subprocess, sys, modal
+app = modal.App("renamed")
+READ = "import modal; print(modal.Dict.from_name('renamed-dict')['k'])"
+
+@app.function(min_containers=1)
+def f():
+    d = modal.Dict.from_name("renamed-dict", create_if_missing=True)
+    d.put("k", os.environ["MODAL_TASK_ID"], skip_if_exists=True)
+    modal.Secret.from_name("renamed-secret").hydrate()
+    child = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True)
+    return modal.Function.from_name("renamed", "g").remote(), child.stdout.strip()
+
+@app.function()
+def g():
+    return modal.Dict.from_name("renamed-dict")["k"]
+"""
+CALL = "import modal; print(*modal.Function.from_name('renamed', 'f', environment_name={0!r}).remote())"
+
+
+def test_containers_find_their_environment_after_it_was_renamed(platform: Platform, tmp_path: Path) -> None:
+    modal = platform.modal
+    (tmp_path / "renamed.py").write_text(RENAMED)
+    assert modal("environment", "create", "before").code == 0
+    assert modal("secret", "create", "renamed-secret", "A=1", "-e", "before").code == 0
+    deployed = modal("deploy", "-e", "before", tmp_path / "renamed.py")
+    assert deployed.code == 0, deployed.text
+
+    def call(environment: str) -> str:
+        ran = platform.python(CALL.format(environment))
+        assert ran.code == 0, ran.text
+        by_g, by_child = ran.out.split()
+        assert by_g == by_child, ran.out
+        return by_g
+
+    first = call("before")
+    assert modal("environment", "update", "before", "--set-name", "after").code == 0
+    assert modal("environment", "create", "before").code == 0  # the name is free, and another one's
+    assert call("after") == first
+    assert "not found in environment 'before'" in modal("dict", "get", "renamed-dict", "k", "-e", "before").text
+    for name in ("before", "after"):
+        assert modal("environment", "delete", name, "--confirm").code == 0
+
+
 WHERE = """
 import modal
 app = modal.App("where")

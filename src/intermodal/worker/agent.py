@@ -477,6 +477,8 @@ class Agent:
                 cell.forsake()
                 if cell.running is not None:
                     await cell.running.kill()
+        if not self.cells:
+            self.images.nothing_runs()
         log.info("adopted %d containers", len(self.cells))
 
     async def _run_adopted(self, cell: Cell, running: Running) -> None:

@@ -14,7 +14,7 @@ from intermodal.worker.containers.launch import Bind, StartFailed
 from intermodal.worker.devices.edits import Edits
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.images.failures import StepError
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.trees import remove_tree
 from intermodal.worker.volumes import Volumes
 from modal._protocol.aio import Connection, Stream
 from modal._protocol.errors import Code, Fault, WireError

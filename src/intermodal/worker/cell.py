@@ -91,6 +91,7 @@ class Cell:
         self.devices: list[str] = []  # ids of GPUs that are its own
         self.form = ""  # which version of its function it runs
         self.restricted = False  # its code may not use the API
+        self.environment = ""  # as its code knows it: it may be called something else by now
         self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
         self._store = store
@@ -133,7 +134,7 @@ class Cell:
         loop = asyncio.get_running_loop()
         for name, factory in (
             ("runner.sock", lambda: RunnerConnection(self)),
-            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, knows=knows)),
+            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, self.environment, knows)),
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)
@@ -147,6 +148,7 @@ class Cell:
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
             self._memory = self.spec.resources.memory_limit << 20
+            self.environment = self.spec.runner.environment
             self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
@@ -156,6 +158,7 @@ class Cell:
             "devices": self.devices,
             "form": self.form,
             "memory": self._memory,
+            "environment": self.environment,
             "start_limit": self.liveness.limit,
         }
         (self.directory / "cell.json").write_text(json.dumps(note))
@@ -169,6 +172,7 @@ class Cell:
         self.form = str(note.get("form", ""))
         memory = note.get("memory")
         self._memory = memory if isinstance(memory, int) else 0
+        self.environment = str(note.get("environment", ""))
         remove_all(self.run_dir / "values")
         limit = note.get("start_limit")
         self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+SPARE_SUFFIX = ".spare"  # ends the second name of a large value's file, beside it; see `modal._spare_files`
+
 
 def home_dir() -> str:
     """`INTERMODAL_HOME`; else /var/lib/intermodal for root and the XDG state directory for anybody else."""

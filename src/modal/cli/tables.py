@@ -32,7 +32,9 @@ def show_json(value: Any) -> None:
     import json
 
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    if any("\ud800" <= sign <= "\udfff" for sign in text):  # of names that are no UTF-8: they would be no JSON either
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal of few characters, or names that are no UTF-8
         text = json.dumps(value, indent=2)
     sys.stdout.write(text + "\n")
 

@@ -1,66 +1,20 @@
-"""What `modal volume` and `modal nfs` share: names, listings, downloads, and the bar that shows how far they are."""
+"""Downloads of `modal volume` and `modal nfs`; how far they and uploads are, and what has come of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple
 
 import click
 
 if TYPE_CHECKING:
-    from modal._protocol.messages.volume import Entry, VolumeInfo
+    from modal._protocol.messages.volume import Entry
+    from modal._transfer import Progress
     from modal._volume import _Stored
 
-    Progress = Callable[[int, int, int, int], None]
-
 SHOWN = 10  # paths of one kind
-TYPES = {1: "file", 2: "dir", 3: "link", 4: "fifo", 5: "socket"}
-
-
-def create_named(kind: str, name: str, environment: str, format: int = 0) -> VolumeInfo:
-    """Make it. Raises click.UsageError where it is there already."""
-    from modal._object import check_object_name
-    from modal._protocol.messages.volume import VolumeGet, Volumes
-    from modal.cli.server import ask
-
-    check_object_name(name, "Volume" if kind == "volume" else "NetworkFileSystem")
-    info = ask(VolumeGet(name, environment, kind, True, format=format), Volumes).volumes[0]
-    if not info.created:
-        raise click.ClickException(f"There is a {kind.replace('-', ' ')} {name!r} in {info.environment!r} already.")
-    return info
-
-
-def show_named(kind: str, title: str, environment: str, as_json: bool) -> None:
-    """A table of all of them."""
-    from modal._protocol.messages.volume import VolumeList, Volumes
-    from modal.cli.server import ask
-    from modal.cli.tables import moment, show_table
-
-    found = ask(VolumeList(environment, kind), Volumes).volumes
-    where = f" in environment '{environment}'" if environment else ""
-    show_table(
-        f"{title}{where}", ["Name", "Created at"], [[one.name, moment(one.created_at)] for one in found], as_json
-    )
-
-
-def show_entries(title: str, entries: List[Entry], as_json: bool, prefix: str = "") -> None:
-    """A table of files; names alone where no terminal reads them."""
-    from modal.cli.tables import moment, show_table
-
-    if not as_json and not sys.stdout.isatty():
-        for entry in entries:
-            click.echo(os.fsencode(prefix + entry.path))  # which may be no UTF-8
-        return
-    rows = [
-        [visible(prefix + entry.path), TYPES.get(entry.kind, "?"), moment(entry.mtime / 1e9), size_of(entry.size)]
-        for entry in entries
-    ]
-    if as_json:
-        for row, entry in zip(rows, entries):
-            row[0] = prefix + entry.path
-    show_table(title, ["Filename", "Type", "Created/Modified", "Size"], rows, as_json)
 
 
 def visible(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import modal
-from modal import _volume_upload
+from modal import _volume_transfer
 from modal._exchange import Exchange
 from modal._protocol.messages.call import BlobChunk
 from tests.integration.data.conftest import ServerProcess
@@ -24,7 +24,7 @@ SIZE = 24 * MIB
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The object store cannot be reached by its path."""
-    monkeypatch.setattr(_volume_upload.os, "access", lambda *_args: False)
+    monkeypatch.setattr(_volume_transfer.os, "access", lambda *_args: False)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_file_that_is_written_to_meanwhile_is_read_again(
 ) -> None:
     source = tmp_path / "growing"
     source.write_bytes(b"a" * size)
-    missing = _volume_upload._Transfer._missing
+    missing = _volume_transfer.Transfer._missing
     grown = []
 
     def grow(transfer: Any, digests: list[str]) -> Any:
@@ -128,7 +128,7 @@ def test_a_file_that_is_written_to_meanwhile_is_read_again(
                 file.write(b"more")
         return missing(transfer, digests)
 
-    monkeypatch.setattr(_volume_upload._Transfer, "_missing", grow)
+    monkeypatch.setattr(_volume_transfer.Transfer, "_missing", grow)
     volume = upload(source)
     check(volume, source)
     assert volume.listdir("/large")[0].size == size + 4
@@ -139,14 +139,14 @@ def test_a_file_that_never_rests_is_refused(
 ) -> None:
     source = tmp_path / "growing"
     source.write_bytes(b"a")
-    missing = _volume_upload._Transfer._missing
+    missing = _volume_transfer.Transfer._missing
 
     def grow(transfer: Any, digests: list[str]) -> Any:
         with source.open("ab") as file:
             file.write(b"more")
         return missing(transfer, digests)
 
-    monkeypatch.setattr(_volume_upload._Transfer, "_missing", grow)
+    monkeypatch.setattr(_volume_transfer.Transfer, "_missing", grow)
     with pytest.raises(modal.exception.InvalidError, match="again and again"):
         upload(source)
 

@@ -61,7 +61,6 @@ def test_devices_of_a_stand_in_library(fake_nvml: None) -> None:
         nvml.Device(0, "GPU-fake-0", "NVIDIA A100-SXM4-80GB", 81920, 0),
         nvml.Device(1, "GPU-fake-1", "Tesla T4", 15360, 3),
     ]
-    assert nvml.driver_version() == "570.86.15"
     found, problem = gpus.find()
     assert [gpu.kind for gpu in found] == ["A100-80GB", "T4"]
     assert problem == ""
@@ -76,7 +75,6 @@ def test_without_a_library_there_are_no_devices(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("INTERMODAL_NVML", "/nowhere/libnvidia-ml.so.1")
     monkeypatch.delenv(gpus.VARIABLE, raising=False)
     assert gpus.find() == ([], "")
-    assert nvml.driver_version() == ""
 
 
 def test_simulated_devices(monkeypatch: pytest.MonkeyPatch) -> None:

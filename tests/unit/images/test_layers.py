@@ -12,8 +12,9 @@ import pytest
 
 from intermodal.home import Home
 from intermodal.worker.images import layers as module
-from intermodal.worker.images.layers import Layer, LayerStore, remove_tree
+from intermodal.worker.images.layers import Layer, LayerStore
 from intermodal.worker.images.scrub import Scrub
+from intermodal.worker.images.trees import remove_tree
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modal._protocol.messages.volume import DIRECTORY, SYMLINK
-from modal._upload_sources import Advance, Sources, Stopped
+from modal._transfer import Advance, Stopped
+from modal._upload_sources import Sources
 from modal.exception import InvalidError
 
 

@@ -114,7 +114,7 @@ async def test_entries_expire_when_nobody_uses_them(parts: Parts) -> None:
     await parts.put(dict_id, b"large", b"", blob)
     parts.now += IDLE_SECONDS - 10
     assert await parts.has(dict_id, b"read")
-    await parts.dicts._flush()  # what happens a few seconds later
+    await parts.dicts._notes.write()  # what happens a few seconds later
     parts.now += TOUCH_STEP + 20
     assert not await parts.has(dict_id, b"forgotten")
     assert await parts.has(dict_id, b"read")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from intermodal.files import FileWriter
 from intermodal.server.principal import Role, principal_of
+from intermodal.server.rpc.uploads import chunks, put_all, take
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.volume_names import VolumeNames
@@ -161,15 +162,13 @@ class VolumeHandlers:
         return Done()
 
     async def put_file(self, connection: Connection, message: NetworkFilePut, stream: Stream) -> Done:
-        if not await self._is_network(message.volume_id):
-            raise Fault(Code.INVALID, f"{message.volume_id} is no network file system")
+        await self._check_network(message.volume_id)
         mtime = message.mtime or None
-        await self._files.write(message.volume_id, message.path, message.mode, _chunks(stream), mtime)
+        await self._files.write(message.volume_id, message.path, message.mode, chunks(stream), mtime)
         return Done()
 
     async def put_files(self, connection: Connection, message: NetworkFilesPut) -> Done:
-        if not await self._is_network(message.volume_id):
-            raise Fault(Code.INVALID, f"{message.volume_id} is no network file system")
+        await self._check_network(message.volume_id)
         entries = await asyncio.to_thread(_checked, message.entries, False)
         if sum(entry.kind == FILE for entry in entries) != len(message.contents):
             raise Fault(Code.INVALID, "files and contents differ in number")
@@ -183,17 +182,7 @@ class VolumeHandlers:
         return ObjectsMissing(missing, str(self._volumes.objects.directory) if own else "")
 
     async def put_objects(self, connection: Connection, message: ObjectsPut) -> Done:
-        if len(message.hashes) != len(message.contents):
-            raise Fault(Code.INVALID, "hashes and contents differ in number")
-
-        def put() -> None:
-            for digest, content in zip(message.hashes, message.contents, strict=True):
-                if not self._volumes.objects.has(digest):
-                    with self._volumes.objects.writer(digest) as writer:
-                        writer.write(content)
-                        writer.commit()
-
-        await asyncio.to_thread(put)
+        await put_all(self._volumes.objects, message.hashes, message.contents)
         return Done()
 
     async def put_object(self, connection: Connection, message: ObjectPut, stream: Stream) -> Done:
@@ -204,11 +193,7 @@ class VolumeHandlers:
             resumed = objects.writer(message.hash)
         with contextlib.ExitStack() as stack:
             writer = await _entered(resumed, stack)
-            async for chunk in _chunks(stream):
-                if writer.size + len(chunk) > message.size:
-                    raise Fault(Code.INVALID, f"the file is longer than the {message.size} bytes that were announced")
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit)
+            await take(writer, stream, message.size)
         return Done()
 
     async def begun(self, connection: Connection, message: ObjectBegun) -> ObjectBegun:
@@ -246,6 +231,11 @@ class VolumeHandlers:
     async def _is_network(self, volume_id: str) -> bool:
         """Fault: not-found."""
         return (await self._names.get(volume_id)).kind == NETWORK_FILE_SYSTEM
+
+    async def _check_network(self, volume_id: str) -> None:
+        """Fault: not-found, invalid."""
+        if not await self._is_network(volume_id):
+            raise Fault(Code.INVALID, f"{volume_id} is no network file system")
 
     def _environment(self, connection: Connection, name: str) -> Environment:
         return self._environments.resolve(name, principal_of(connection))
@@ -293,10 +283,3 @@ def _checked(sent: list[Any], hashed: bool = True) -> list[Entry]:
     except (TypeError, AttributeError) as error:
         raise Fault(Code.INVALID, f"what was sent is no entry of a volume: {error}") from None
     return entries
-
-
-async def _chunks(stream: Stream) -> AsyncIterator[bytes]:
-    async for item in stream:
-        if not isinstance(item, BlobChunk):
-            raise Fault(Code.INVALID, f"{type(item).__name__} has no place in an upload")
-        yield item.data

@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from intermodal.files import disk_fault, remove_deep, sync_file_system
+from intermodal.disk import disk_fault, remove_deep, sync_file_system
 from intermodal.server.services.volume_paths import clean, join
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry
+from modal._protocol.writing import append_all
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class NetworkFiles:
             try:
                 size = 0
                 async for chunk in chunks:
-                    await asyncio.to_thread(_write_all, fd, chunk)
+                    await asyncio.to_thread(append_all, fd, chunk)
                     size += len(chunk)
                 os.fchmod(fd, mode & 0o777)
                 if mtime is not None:
@@ -336,7 +337,7 @@ class _Below:
 def _write_file(entry: Entry, name: str, directory: int, content: bytes, durably: bool) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        _write_all(fd, content)
+        append_all(fd, content)
         os.fchmod(fd, entry.mode & 0o777)
         if entry.mtime:
             os.utime(fd, ns=(entry.mtime, entry.mtime))
@@ -354,12 +355,6 @@ def _put_in_place(temporary: str, name: str, directory: int, path: str) -> None:
         raise Fault(
             Code.INVALID, f"{path!r} is a directory in the network file system: a file cannot take its place"
         ) from None
-
-
-def _write_all(fd: int, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def _unlink_quietly(name: str, directory: int) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
-from intermodal.files import disk_fault, sync
+from intermodal.disk import disk_fault, sync
 from intermodal.server.ids import is_blob_id
 from intermodal.spares import Spares, remove_all, spare_of
 from modal._protocol.errors import Code, Fault

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NETWORKS = ("bridge", "none", "host")
-RUNTIMES = ("crun", "runc", "host")
 
 
 class ContainersError(Exception):

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from intermodal.files import remove_deep
+from intermodal.disk import remove_deep
 from intermodal.worker.containers import kernel
 from intermodal.worker.containers.launch import StartFailed
 

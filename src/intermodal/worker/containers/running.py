@@ -19,7 +19,7 @@ from intermodal.worker.containers.disks import unmount
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.places import Places
-from intermodal.worker.containers.processes import Process, children_of, resources_of
+from intermodal.worker.containers.processes import kill_below, resources_of
 from intermodal.worker.containers.slots import reap
 from intermodal.worker.containers.start_faults import other_half_ended
 from intermodal.worker.containers.state import State
@@ -205,21 +205,11 @@ class Running:
             if not self.pid or not self._runtime.isolates:
                 # No process namespace ends with its first process.
                 self.cgroup.kill(spare=(self.state.monitor.pid,))
-                self._kill_children()
+                kill_below(self.state.monitor)
         await self.wait()
 
     def _kill_pid(self) -> None:
         self.signal(signal.SIGKILL)
-
-    def _kill_children(self) -> None:
-        """Everything below the monitor."""
-        left = children_of(self.state.monitor.pid) if self.state.monitor.alive else []
-        while left:
-            pid = left.pop()
-            left.extend(children_of(pid))
-            process = Process.of(pid)
-            if process is not None:
-                process.kill()
 
     def usage(self) -> tuple[float, float]:
         """CPU seconds used so far and MiB in memory now."""

@@ -121,6 +121,10 @@ class Images:
             return self._mounts.path(mount_id)
         return await asyncio.to_thread(self._mounts.materialise, mount_id, entries)
 
+    def nothing_runs(self) -> None:
+        """No container of an earlier worker goes on: what only these had is not needed any more."""
+        self._platform.alone = True
+
     def platform(self) -> list[Bind]:
         """The read-only binds that every container gets."""
         return self._platform.binds()

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from intermodal.worker.images import layer_mounts, registry_index, registry_unpack
 from intermodal.worker.images.failures import DiskFull, StepError
-from intermodal.worker.images.layers import Layer, remove_tree
+from intermodal.worker.images.layers import Layer
 from intermodal.worker.images.registry_manifest import Blob, Description, architecture, choose, describe, parse_json
 from intermodal.worker.images.registry_reference import Reference
 from intermodal.worker.images.registry_settle import needs_settling, settle
 from intermodal.worker.images.registry_transport import Login, Transport
+from intermodal.worker.images.trees import remove_tree
 from modal._protocol.errors import ProtocolError
 from modal._protocol.message import from_json, to_json
 from modal._protocol.messages.image import ImageConfig

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from intermodal.contents import Contents, apply_attributes
-from intermodal.files import disk_fault
+from intermodal.disk import disk_fault
 from intermodal.worker.containers.overlay import remove_tree
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FILE, REMOVED, SYMLINK, Entry

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.contents import Contents
-from intermodal.files import disk_fault
+from intermodal.disk import disk_fault
 from intermodal.worker.containers import kernel
 from intermodal.worker.containers.launch import StartFailed
 from intermodal.worker.containers.overlay import Overlay, remove_tree

@@ -294,12 +294,6 @@ class RunCancel(Message, type=156):
     tokens: List[int]
 
 
-class RunStarted(Message, type=157):
-    """NOTE from the runner on the control connection, for what has run longer than 50 ms: which inputs run now."""
-
-    tokens: List[int]
-
-
 class Heartbeat(Message, type=158):
     """NOTE from the runner on the control connection."""
 
