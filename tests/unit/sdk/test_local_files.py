@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.files import remove_deep
+from intermodal.disk import remove_deep
 from modal import _hashing, _mounts
 from modal._building import MOUNT_HEADER, _mount_id, _portions
 from modal._mounts import LocalDir, LocalFile, PythonSource
