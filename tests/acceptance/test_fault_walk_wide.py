@@ -334,8 +334,12 @@ def of_the_gateway(url, body=None):
     return urllib.request.Request(there.geturl(), body, {"Host": parts.netloc})
 
 class Redirects(urllib.request.HTTPRedirectHandler):
+    "To the result of a request that takes long: a path, or an address of the gateway's."
     def redirect_request(self, request, answer, code, message, headers, url):
-        return of_the_gateway(url)
+        again = of_the_gateway(url)
+        if again.get_header("Host") == again.host:
+            again.add_header("Host", request.get_header("Host"))
+        return again
 
 urllib.request.install_opener(urllib.request.build_opener(Redirects))
 """

@@ -142,8 +142,8 @@ def logs(follow: bool, lines: int, only: str | None) -> None:
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, or tls://HOST:PORT (https://HOST: the same on port 443), for clients, web functions and "
-    "workers, besides the socket in the state directory. Repeatable.",
+    help="tcp://HOST:PORT, or tls://HOST:PORT (https://HOST: the same on port 443), for clients and web functions, "
+    "besides the socket in the state directory. Repeatable.",
 )
 @click.option(
     "--tls-cert",
@@ -180,31 +180,19 @@ def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, domain: str, wor
     os.execv(sys.executable, command)  # noqa: S606 - our own program
 
 
-@cli.command()
-@click.option("--server", required=True, metavar="URL", help="Address of the server: tls://HOST:PORT.")
-def worker(server: str) -> None:
-    """Run a worker in the foreground, for a server elsewhere.
-
-    It shows the token in MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, made there with
-    `intermodal token new --worker`.
-    """
-    os.execv(sys.executable, [sys.executable, "-m", "intermodal.worker", "--server", server])  # noqa: S606
-
-
 @cli.group()
 def token() -> None:
-    """Tokens for clients and workers elsewhere. (On this machine none is needed.)"""
+    """Tokens for clients elsewhere. (On this machine none is needed.)"""
 
 
 @token.command("new")
 @click.option("--note", default="", help="What it is for; shown by `list` and in histories of deployments.")
-@click.option("--worker", "for_worker", is_flag=True, help="For a worker instead of a client.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def token_new(note: str, for_worker: bool, as_json: bool) -> None:
+def token_new(note: str, as_json: bool) -> None:
     """Make a token. Its secret is shown this once."""
     from modal._protocol.messages.secret import Token, TokenCreate
 
-    made = ask(TokenCreate(note, "worker" if for_worker else "client"), Token)
+    made = ask(TokenCreate(note), Token)
     if as_json:
         click.echo(json.dumps({"token_id": made.token_id, "token_secret": made.token_secret}))
         return

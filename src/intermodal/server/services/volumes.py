@@ -271,6 +271,12 @@ class Volumes:
             except Exception:
                 log.exception("volumes could not be cleaned; it will be tried again")
 
+    async def mend(self, since: float) -> int:
+        """After a loss of power, before anything is served: delete contents since then that no version names."""
+        if not await asyncio.to_thread(self.objects.mend, since, None):
+            return 0
+        return await asyncio.to_thread(self.objects.mend, since, await self._store.contents())
+
     async def collect(self, older_than: float | None = None) -> int:
         """Forget versions beyond what is kept, and delete contents that no version needs; bytes freed."""
         await self._store.forget_history(time.time())

@@ -7,6 +7,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from intermodal.boots import changed_since
 from intermodal.disk import disk_fault
 from intermodal.files import USUAL_MODE, Files
 from intermodal.home import Home
@@ -43,6 +44,12 @@ class MountStore:
 
     def has(self, mount_id: str) -> bool:
         return self.path(mount_id).is_dir()
+
+    def mend(self, since: float) -> None:
+        """After a loss of power: remove the sets that have changed since then. Blocking."""
+        for path in self._root.iterdir():
+            if changed_since(path, since):
+                remove_tree(path)
 
     def materialise(self, mount_id: str, entries: list[FileEntry]) -> Path:
         """The directory of the set. Blocking. Raises Fault: invalid (an entry), not-found (a file's content)."""

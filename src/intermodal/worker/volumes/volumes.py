@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from intermodal.boots import tree_changed_since
 from intermodal.contents import Contents
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind, StartFailed
@@ -55,16 +56,26 @@ class Volumes:
         self._rootless = in_user_namespace()
         self._inputs: dict[str, int] = {}  # container id -> inputs it had been given when it was last committed
 
-    def open(self) -> None:
-        """Blocking: find what earlier workers have left."""
+    def open(self, suspect: float | None = None) -> None:
+        """Blocking: find what earlier workers have left.
+
+        `suspect`: the machine was down; what has changed since this time may be half (see `boots`).
+        """
         self._objects.prepare()
-        self._checkouts.open()
+        self._checkouts.open(suspect)
         self._mounts.mkdir(parents=True, exist_ok=True)
         for container in self._mounts.iterdir():
             found = []
             for place in sorted(container.iterdir()):
                 one = self._new(place, container.name, VolumeMount("", VOLUME))
-                if one.recall():
+                if suspect is not None and tree_changed_since(place, suspect):
+                    # Its files may be empty where their names are there: they must not take the place of good ones.
+                    log.warning(
+                        "the machine went down while container %s had a volume: what it had not committed is lost",
+                        container.name,
+                    )
+                    remove_tree(place)
+                elif one.recall():
                     found.append(one)
                 else:
                     remove_tree(place)
