@@ -248,6 +248,11 @@ class Volume(_Stored):
         except ExecutionError as error:
             if str(error).startswith("volume busy"):
                 raise VolumeBusyError(str(error)) from None
+            if "is not mounted in this container" in str(error):
+                raise ExecutionError(
+                    f"{self!r} is not mounted in this container, so there is nothing to {action}: name it in the "
+                    "function's `volumes=`."
+                ) from None
             raise
         except InternalFailure:
             # Its worker, or the server, was restarted in the middle: nothing was committed, or all of it.

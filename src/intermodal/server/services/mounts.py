@@ -30,7 +30,7 @@ class Mounts:
         for one, other in itertools.pairwise(entries):
             if one.path == other.path:
                 raise Fault(Code.INVALID, f"two files want the path {one.path}")
-        missing = await asyncio.to_thread(self._files.missing_now, [entry.hash for entry in entries if not entry.link])
+        missing = await asyncio.to_thread(self._files.missing_now, [entry.hash for entry in entries if entry.hash])
         if missing:
             path = next(entry.path for entry in entries if entry.hash == missing[0])
             raise Fault(
@@ -59,7 +59,7 @@ class Mounts:
 
     async def _digests(self, mount_id: str) -> list[str]:
         entries = [from_json(FileEntry, entry) for entry in await self.entries(mount_id)]
-        return [entry.hash for entry in entries if not entry.link]
+        return [entry.hash for entry in entries if entry.hash]
 
     async def entries(self, mount_id: str) -> list[Any]:
         """As JSON. Fault: not-found."""
@@ -78,6 +78,9 @@ def check_entry(entry: FileEntry) -> None:
         if "\0" in entry.link or entry.hash:
             raise Fault(Code.INVALID, f"{path}: a symbolic link has a target and no content")
         return
-    check_digest(entry.hash)
+    if entry.hash:
+        check_digest(entry.hash)
+    elif entry.size:
+        raise Fault(Code.INVALID, f"{path}: a directory has no size")
     if entry.size < 0:
         raise Fault(Code.INVALID, f"{path}: a file's size is not negative")

@@ -81,8 +81,10 @@ class MountStore:
         # Symbolic links last: then no name below the root leads out of it while files are written.
         for entry in sorted(entries, key=lambda one: bool(one.link)):
             relative = _checked(entry)
-            parent = posixpath.dirname(relative)
-            _make_parents(root, parent, made, entry)
+            if not entry.link and not entry.hash:
+                _make_parents(root, LINKS.get(relative, relative), made, entry)
+                continue
+            _make_parents(root, posixpath.dirname(relative), made, entry)
             target = root / relative
             try:
                 if entry.link:

@@ -204,7 +204,11 @@ class Volumes:
 
     async def reload(self, container_id: str, volume_id: str, pid: int) -> None:
         """Faults: execution (not mounted, busy), and those of a commit."""
-        for one in self._find(container_id, volume_id):
+        found = self._find(container_id, volume_id)
+        if len(found) > 1:  # each mount is to see what was written to the others
+            for one in found:
+                await one.commit()
+        for one in found:
             below = one.target.rstrip("/") + "/"
             nested = [other for other in self._by_container[container_id] if other.target.startswith(below)]
             await one.reload(pid, sorted(nested, key=lambda other: other.target))
