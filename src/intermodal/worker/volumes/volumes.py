@@ -68,7 +68,7 @@ class Volumes:
             found = []
             for place in sorted(container.iterdir()):
                 one = self._new(place, container.name, VolumeMount("", VOLUME))
-                if suspect is not None and tree_changed_since(place, suspect):
+                if suspect is not None and not one.durable and tree_changed_since(place, suspect):
                     # Its files may be empty where their names are there: they must not take the place of good ones.
                     log.warning(
                         "the machine went down while container %s had a volume: what it had not committed is lost",
@@ -150,12 +150,19 @@ class Volumes:
             except TimeoutError:
                 problem = "the server does not answer"
             if problem:
+                await self._make_durable(one)
                 problems.append(
                     f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
                     "they are kept, and it is tried again"
                 )
         self._inputs.pop(container_id, None)
         return problems
+
+    async def _make_durable(self, one: Mounted) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, one.make_durable)
+        except OSError as error:  # it has just been committed, say
+            log.warning("%s: its volume at %s may not survive a loss of power: %s", one.container_id, one.target, error)
 
     async def settled(self) -> None:
         """Return when the last commits of containers that have ended are done, or have failed."""
