@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from modal._protocol.errors import Code, Fault
+
+SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,6 +39,16 @@ def sync_file_system(where: Path | int) -> None:
     finally:
         if descriptor is not where:
             os.close(descriptor)
+
+
+def sync_files(paths: Sequence[str | Path], below: Path) -> None:
+    """Wait until the disk has these files and their names. All lie below one directory. Blocking. Raises OSError."""
+    if len(paths) > SYNC_ALL_FROM:
+        sync_file_system(below)
+    elif paths:
+        with ThreadPoolExecutor(min(8, len(paths))) as pool:
+            list(pool.map(sync, paths))
+            list(pool.map(sync, {os.path.dirname(path) for path in paths}))
 
 
 def remove_deep(name: str | Path, dir_fd: int | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from intermodal.disk import disk_fault
+from intermodal.disk import disk_fault, sync_files
 from intermodal.home import Home
 from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
@@ -38,6 +38,14 @@ def check_digest(digest: str) -> str:
     return digest
 
 
+def _is_what_it_says(path: Path) -> bool:
+    """A copy with another mode has no hash of its own: it is made again when it is needed."""
+    if not _DIGEST.match(path.name):
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == path.name
+
+
 class Files:
     """The store of local files of one home. Any number of processes may use it at once."""
 
@@ -45,6 +53,7 @@ class Files:
         self._home = home
         self._incoming = home.files / ".incoming"
         self._seen: set[str] = set()  # what this process has found there
+        self._durable: set[str] = set()  # what it has synced
 
     def path(self, digest: str) -> Path:
         """Where the file lies, or will lie. Raises Fault(invalid) for what is no hash."""
@@ -56,7 +65,6 @@ class Files:
             found = os.stat(self.path(digest))
         except FileNotFoundError:
             return False
-        # A crash of the machine can leave an empty file where a full one was renamed to.
         whole = stat.S_ISREG(found.st_mode) and (found.st_size > 0 or digest == EMPTY)
         if whole:
             if len(self._seen) >= MOST_SEEN:
@@ -109,6 +117,32 @@ class Files:
             temporary.unlink(missing_ok=True)
             raise disk_fault(error, wanted) from error
         return wanted
+
+    def make_durable(self, digests: Iterable[str]) -> None:
+        """Return once these files and their names are on the disk. Blocking. Fault: not-found, exhausted, internal."""
+        wanted = [digest for digest in dict.fromkeys(digests) if digest not in self._durable]
+        paths = [self.path(digest) for digest in wanted]
+        try:
+            sync_files(paths, self._home.files)
+        except FileNotFoundError as error:
+            raise Fault(Code.NOT_FOUND, f"the file {error.filename} is not here any more: upload it again") from None
+        except OSError as error:
+            raise disk_fault(error, self._home.files / "file") from error
+        if len(self._durable) >= MOST_SEEN:
+            self._durable.clear()
+        self._durable.update(wanted)
+
+    def mend(self, since: float) -> int:
+        """After a loss of power: delete what is newer than this and not what its name says; how many. Blocking."""
+        gone = 0
+        for folder in self._home.files.iterdir() if self._home.files.is_dir() else ():
+            if len(folder.name) != 2:
+                continue
+            for path in folder.iterdir():
+                if path.lstat().st_ctime >= since and not _is_what_it_says(path):
+                    path.unlink()
+                    gone += 1
+        return gone
 
     def clean(self) -> None:
         """Remove what interrupted uploads of ended processes left."""

@@ -68,7 +68,7 @@ class LocalFiles:
         parts = {key: [_Part(some) for some in _portions(entries[key])] for key in wanted}
         await self._find_known(client, [part for many in parts.values() for part in many])
         unknown = [part for many in parts.values() for part in many if not part.mount_id]
-        needed = {entry.hash for part in unknown for entry in part.entries if not entry.link}
+        needed = {entry.hash for part in unknown for entry in part.entries if entry.hash}
         await self._send_missing(client, {digest: path for digest, path in paths.items() if digest in needed})
         for part in unknown:
             part.mount_id = (await client.request(MountPut(part.entries), MountKnown)).mount_id
@@ -84,6 +84,9 @@ class LocalFiles:
             one = found[remote]
             if one.link:
                 entries.append(FileEntry(remote, "", 0, 0o777, one.link))
+                continue
+            if one.directory:
+                entries.append(FileEntry(remote, "", 0, 0o755))
                 continue
             try:
                 digest, stamp = hashes.get(one.local, len(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Awaitable, Callable, Dict, Iterable, List, NamedTuple, Optional
 
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
@@ -34,6 +34,21 @@ class Target(NamedTuple):
     app_id: str = ""  # whose logs are shown before a result is returned
     method: str = ""
     name: str = "the function"  # as error messages call it
+    # Of what was found by its name: looks that up again, for what the server has refused. None where it is the same.
+    renew: Optional[Callable[[Client, Target], Awaitable[Optional[Target]]]] = None
+
+    async def renewed(self, client: Client, error: Exception) -> Target:
+        """What to call instead after this error: another deployment has the name now. Raises `error` where there is
+        none, or what the look-up says."""
+        found = None
+        if self.renew is not None and type(error).__name__ == "NotFoundError":
+            try:
+                found = await self.renew(client, self)
+            except Exception as unknown:
+                raise unknown from None
+        if found is None:
+            raise error
+        return found
 
 
 class Packed(NamedTuple):
@@ -69,6 +84,7 @@ class CallStream:
         self._patience: Optional[Patience] = None  # of the outage that we are in
         self._ended = False  # all inputs are sent
         self._yields_seen = 0
+        self._begun = False  # outputs have come
         self._taken = 0  # outputs that have come on this exchange
         self._told = 0  # of which the server knows that
         self._untold_bytes = 0
@@ -103,7 +119,8 @@ class CallStream:
                 self._clean = True
             except Fault as fault:
                 self._clean = True
-                raise error_of(fault.code, fault.text) from None
+                await self._begin_anew(error_of(fault.code, fault.text))
+                continue
             except WireError as error:
                 await self._resume(error)
                 continue
@@ -113,6 +130,7 @@ class CallStream:
                     return None
                 raise error_of("internal", f"{self._call_id} ended, but {len(self.unanswered)} inputs have no result")
             if isinstance(message, Outputs):
+                self._begun = True
                 self._count(message)
                 self._settle(message)
                 return message
@@ -183,6 +201,26 @@ class CallStream:
         except Fault as fault:
             raise error_of(fault.code, fault.text) from None
 
+    async def _begin_anew(self, error: Exception) -> None:
+        """The server has refused the call. Where nothing has come of it, another deployment may have its name now."""
+        if self._begun:
+            raise error
+        self._target = await self._target.renewed(self._client, error)
+        self._call_id = new_call_id()
+        self.close()
+        await self._open(resume=False)
+        try:
+            await self._send_unanswered()
+        except WireError as lost:
+            await self._resume(lost)
+
+    async def _send_unanswered(self) -> None:
+        for batch in _batches(self.unanswered):
+            await self._send(batch)
+        if self._ended:
+            assert self._exchange is not None
+            self._exchange.end()
+
     def _message(self, resume: bool) -> CallOpen:
         return CallOpen(self._call_id, self._target.function_id, self._kind, self._parent, resume, self._yields_seen)
 
@@ -202,10 +240,7 @@ class CallStream:
             exchange, self._patience = await self._client.reopen(self._message(True), error, self._patience)
             self._use(exchange)
             try:
-                for batch in _batches(self.unanswered):
-                    await self._send(batch)
-                if self._ended:
-                    exchange.end()
+                await self._send_unanswered()
                 return
             except (ConnectionLost, Unreachable) as again:
                 error = again

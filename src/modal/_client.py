@@ -101,6 +101,7 @@ class Client:
         await self._connect(Patience(self._endpoint, 0.0))
 
     def is_closed(self) -> bool:
+        """Whether `close` was called."""
         return self._closed
 
     # -- which client

@@ -141,7 +141,7 @@ class Dict(Stored):
 
     @synchronized
     async def contains(self, key: Any) -> bool:
-        """Return if a key is present."""
+        """Return if a key is present. This counts as a use of the entry."""
         client = await self._ready()
         answer = await client.request(DictGet(self.object_id, _pickled_key(key), False), DictValue)
         return answer.found
@@ -188,7 +188,7 @@ class Dict(Stored):
 
     @synchronized
     async def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        """Add a specific key-value pair to the Dict.
+        """Add a specific key-value pair to the Dict. Raises RequestSizeError, SerializationError.
 
         Returns True if the key-value pair was added and False if it wasn't because the key already existed and
         `skip_if_exists` was set.

@@ -24,7 +24,10 @@ SPOOLED_FROM = 16 << 20  # bytes
 class NetworkFileSystem(_Stored):
     """A shared, writable file system accessible by one or more Modal functions. Superseded by `modal.Volume`.
 
-    What one container writes is seen by all others at once, without commit or reload.
+    What one container writes is seen by all others at once, without commit or reload. Methods that are given a path in
+    it raise FileNotFoundError (a NotFoundError too) where nothing is there; all of them raise NotFoundError where there
+    is no network file system of this name. See
+    [the reference](https://modal.com/docs/reference/modal.NetworkFileSystem).
 
     ```python
     nfs = modal.NetworkFileSystem.from_name("my-nfs", create_if_missing=True)
@@ -51,7 +54,10 @@ class NetworkFileSystem(_Stored):
         environment_name: Optional[str] = None,
         create_if_missing: bool = False,
     ) -> NetworkFileSystem:
-        """Reference a NetworkFileSystem by its name, creating if necessary, when it is first used."""
+        """Reference a NetworkFileSystem by its name, creating if necessary, when it is first used.
+
+        Raises InvalidError for a name that none can have.
+        """
         return NetworkFileSystem._named(name, environment_name, create_if_missing)  # type: ignore[no-any-return]
 
     @synchronized_context_classmethod
@@ -74,7 +80,7 @@ class NetworkFileSystem(_Stored):
     @synchronized
     @staticmethod
     async def delete(name: str, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
-        """Delete a network file system by name, with all that is in it."""
+        """Delete a network file system by name, with all that is in it. Raises NotFoundError."""
         await NetworkFileSystem._delete(name, client, environment_name)
 
     @synchronized
@@ -139,7 +145,10 @@ class NetworkFileSystem(_Stored):
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add a local file: at `remote_path`, else in the root under its own name."""
+        """Add a local file: at `remote_path`, else in the root under its own name.
+
+        Raises FileNotFoundError, and InvalidError for a directory.
+        """
         from modal._upload_sources import Sources, remote_place
 
         local = _existing(local_path, "add_local_file")

@@ -58,7 +58,10 @@ class Secret(Object):
     def from_local_environ(
         env_keys: list[str],  # list of local env vars to be included for remote execution
     ) -> Secret:
-        """Create secrets from local environment variables automatically."""
+        """Create secrets from local environment variables automatically.
+
+        Raises InvalidError where one of them is not set. In a container it is an empty secret.
+        """
         from modal._context import is_local
 
         keys = _names(env_keys, "from_local_environ: env_keys")
@@ -77,7 +80,9 @@ class Secret(Object):
     def from_dotenv(path: Optional[Union[str, os.PathLike[str]]] = None, *, filename: str = ".env") -> Secret:
         """Create secrets from a .env file automatically.
 
-        Looks for the file in the current working directory and upwards; with `path` (say `__file__`), from there.
+        Looks for the file in the current working directory and upwards; with `path` (say `__file__`), from there. It is
+        read when the secret is first used: InvalidError where there is none, or python-dotenv is not installed. In a
+        container it is an empty secret.
         """
         from modal._context import is_local
 
@@ -100,6 +105,8 @@ class Secret(Object):
         ] = [],  # Optionally, a list of required environment variables (will be asserted server-side)
     ) -> Secret:
         """Reference a Secret by its name.
+
+        When it is first used: NotFoundError where there is none, InvalidError where it lacks a key of `required_keys`.
 
         ```python
         secret = modal.Secret.from_name("my-secret")

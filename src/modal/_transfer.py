@@ -30,8 +30,7 @@ class Advance:
 
         Raises Stopped after `stop`.
         """
-        if self._stopped:
-            raise Stopped
+        self.go_on()
         if self._progress is None:
             return
         with self._lock:
@@ -45,6 +44,11 @@ class Advance:
             self._files += 1
             self._bytes += size - self._partly.pop(name, 0)
             self._tell()
+
+    def go_on(self) -> None:
+        """Raises Stopped after `stop`."""
+        if self._stopped:
+            raise Stopped
 
     def stop(self) -> None:
         """Another thread has failed, or the user has had enough: what is under way is to end."""

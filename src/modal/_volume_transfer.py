@@ -97,7 +97,7 @@ class Transfer:
         entries: Dict[int, Entry] = {}  # by their source's identity
         rest = self._sources
         for _round in range(ROUNDS):
-            found: List[Tuple[Entry, Optional[Stamp]]] = in_threads(self._hash, rest)
+            found: List[Tuple[Entry, Optional[Stamp]]] = in_threads(self._hash, rest, self._advance)
             entries.update((id(source), entry) for source, (entry, _stamp) in zip(rest, found))
             wanted: Dict[str, Tuple[Source, Optional[Stamp]]] = {}
             for source, (entry, stamp) in zip(rest, found):
@@ -124,7 +124,7 @@ class Transfer:
         if not source.local:
             return source.entry(source.size, hashlib.sha256(source.content).hexdigest()), None
         try:
-            digest, stamp = hashes.get(source.local)
+            digest, stamp = hashes.get(source.local, told=self._advance.go_on)
         except OSError as error:
             raise InvalidError(f"{source.local} cannot be read: {error.strerror or 'it is gone'}.") from None
         return source.entry(stamp.size, digest), stamp

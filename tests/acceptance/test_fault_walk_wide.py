@@ -248,7 +248,7 @@ def asked():
             with urllib.request.urlopen(of_the_gateway(web.get_web_url(), body), timeout=PATIENCE) as answer:
                 assert answer.read().decode() == hashlib.sha256(body).hexdigest()
         except urllib.error.HTTPError as error:
-            assert error.code in (502, 503, 507), (error.code, error.read()[:300])
+            assert error.code in (502, 503, 504, 507), (error.code, error.read()[:300])
             tell("documented", "asked", str(error.code), error.read().decode()[:200])
         except urllib.error.URLError as error:  # there is no server
             if not isinstance(error.reason, ConnectionError):
@@ -334,8 +334,12 @@ def of_the_gateway(url, body=None):
     return urllib.request.Request(there.geturl(), body, {"Host": parts.netloc})
 
 class Redirects(urllib.request.HTTPRedirectHandler):
+    "To the result of a request that takes long: a path, or an address of the gateway's."
     def redirect_request(self, request, answer, code, message, headers, url):
-        return of_the_gateway(url)
+        again = of_the_gateway(url)
+        if again.get_header("Host") == again.host:
+            again.add_header("Host", request.get_header("Host"))
+        return again
 
 urllib.request.install_opener(urllib.request.build_opener(Redirects))
 """

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from intermodal import logfile
+from intermodal.boots import Boots, keep_touched
 from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
@@ -22,6 +23,7 @@ from intermodal.server.acme.settings import read_settings as read_acme_settings
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.gateway.gateway import Gateway
+from intermodal.server.gateway.kept import forget_since
 from intermodal.server.gateway.routes import Routes
 from intermodal.server.gateway.settings import read_settings
 from intermodal.server.invocation import Invocation
@@ -122,6 +124,7 @@ class Server:
             undo.push_async_callback(self.store.close)
             self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
+            await self._mend()
             await asyncio.to_thread(self.values.drop_spares)
             undo.callback(self.values.drop_spares)
             await self.environments.load()
@@ -204,6 +207,18 @@ class Server:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def _mend(self) -> None:
+        """After a loss of power: what was written last and never synced is not to be trusted."""
+        boots = Boots(self.home.server_boot)
+        await asyncio.to_thread(boots.begin)
+        if boots.suspect is not None:
+            files = await asyncio.to_thread(self.files.mend, boots.suspect)
+            contents = await self.volumes.mend(boots.suspect)
+            await asyncio.to_thread(forget_since, self.home.web_results, boots.suspect)
+            _log.info("the machine was down: %d files and %d contents of volumes were half", files, contents)
+            await asyncio.to_thread(boots.mended)
+        self._tasks.append(asyncio.create_task(keep_touched(boots)))
+
     # -- putting it together
     def _assemble(self, keys: KeyPlace) -> Handlers:
         home, store = self.home, self.store
@@ -237,6 +252,9 @@ class Server:
         self.web_settings = read_settings()
         routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
+        self.files = Files(home)
+        mounts = Mounts(store.images, self.files)
+        self.apps.secure_files = mounts.make_durable
         self.schedules = Schedules(store.schedules, calls.spawns.start, calls.spawns.pending)
         self.apps.schedules = self.schedules
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
@@ -256,7 +274,6 @@ class Server:
         )
         self.invocation.dispatch.gone.append(self.tunnels.container_gone)
         self.local_ports = LocalPorts(self.gateway, self.tunnels, self.invocation.workers.set_local_ports)
-        files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()
         self.invocation.register(handlers)
@@ -271,7 +288,7 @@ class Server:
                 builder_version,
                 self.environments,
             ),
-            FileHandlers(files, Mounts(store.images, files), self.values),
+            FileHandlers(self.files, mounts, self.values),
             ContainerValueHandlers(self.invocation.dispatch),
             VolumeHandlers(
                 self.volumes,

@@ -88,6 +88,9 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     note, said = os.path.join(destination, PARTIAL), f"{source.object_id} {remote}"
     into = (os.path.isdir(destination) or destination.endswith("/")) and _text_of(note) != said
     one = not pattern and _is_one_file(source, found, remote)
+    if one and found[0].kind == 3 and source._wire_kind() == "volume":  # asked for by name, a link is what it leads to
+        found = list_entries(source, remote.rstrip("/") + "/", True)
+        one = _is_one_file(source, found, remote)
     wanted = _places(found, remote, destination, pattern, one, source._wire_kind() == "volume", into)
     # What makes its own directory leaves a note there until it is whole: the same command then goes on, and does not
     # take that for a directory to put things into.
@@ -138,7 +141,7 @@ def _places(
     whole = [(entry, entry.path if whole_paths else f"{cleaned}/{entry.path}".strip("/")) for entry in found]
     if one:
         entry = found[0]
-        if entry.kind == 3:  # asked for by name, a link stands for its file
+        if entry.kind == 3:  # of a network file system
             entry = entry._replace(kind=1, mode=0o644, content="")
         return [_placed(entry, cleaned, destination, name if into else "")]
     base = f"{name}/" if into and name else ""

@@ -28,8 +28,8 @@ async def test_host_runs_plain_processes_and_says_so(tmp_path: Path, launch, cap
     containers = Containers(Home(tmp_path / "home"), "host")
     await containers.open()
     assert containers.runtime == "host"
-    assert "NOT ISOLATED" in containers.problems[0]
-    assert "NOT ISOLATED" in capfd.readouterr().err
+    assert "NO CONTAINERS" in containers.problems[0]
+    assert "NO CONTAINERS" in capfd.readouterr().err
     data = tmp_path / "data"
     data.mkdir()
     (data / "program.py").write_text(

@@ -274,3 +274,35 @@ async def test_paths_nested_as_deep_as_can_be(volumes: Volumes, objects: Content
     await network_files.write("nf-1", path, 0o644, chunks(b"x"))
     await network_files.remove_all("nf-1")
     assert await network_files.entries("nf-1", "/", True) == []
+
+
+async def test_links_to_directories_on_the_way(volumes: Volumes, objects: Contents) -> None:
+    entries = [
+        stored(objects, "d/x", b"x"),
+        Entry("to", SYMLINK, content="d"),
+        Entry("d/again", SYMLINK, content="../to"),
+        Entry("link", SYMLINK, content="to/x"),
+        Entry("round", SYMLINK, content="round"),
+    ]
+    await volumes.upload(VOLUME_ID, entries, False)
+    assert await paths(volumes, "to", False) == ["to"]  # the link itself
+    assert await paths(volumes, "to/", False) == ["to/again", "to/x"]
+    assert await paths(volumes, "to/again/again/x", False) == ["to/again/again/x"]
+    assert await read(volumes, "to/again/x") == b"x"
+    for path in ("round", "round/x"):
+        with pytest.raises(Fault, match="too many"):
+            await read(volumes, path)
+    with pytest.raises(Fault, match="No such file or directory in volume 'test': 'to/y'"):
+        await volumes.entries(VOLUME_ID, "to/y", False)
+    await volumes.copy(VOLUME_ID, ["link"], "copy", False)
+    assert (await volumes.entry(VOLUME_ID, "copy")).kind == FILE
+    await volumes.copy(VOLUME_ID, ["link"], "to", False)
+    assert await read(volumes, "d/link") == b"x"
+    await volumes.upload(VOLUME_ID, [stored(objects, "new", b"new")], False)
+    await volumes.copy(VOLUME_ID, ["new"], "link", False)  # through the link
+    await volumes.copy(VOLUME_ID, ["new"], "to/placed", False)
+    assert (await volumes.entry(VOLUME_ID, "link")).kind == SYMLINK
+    assert await read(volumes, "d/x") == await read(volumes, "d/placed") == b"new"
+    await volumes.remove(VOLUME_ID, "to/x", False)
+    await volumes.remove(VOLUME_ID, "to", False)
+    assert await paths(volumes, "", False) == ["copy", "d", "link", "new", "round"]

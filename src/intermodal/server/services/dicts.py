@@ -10,7 +10,6 @@ therefore lives for between IDLE_SECONDS and TOUCH_STEP longer.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections import OrderedDict
@@ -252,20 +251,11 @@ class Dicts:
         """The sizes of the values, the large ones among which are now on the disk for good. Raises Fault."""
         sizes = []
         for value, blob in zip(message.values, message.blobs, strict=True):
-            size = await asyncio.to_thread(self._secure, blob) if blob else len(value)
+            size = await asyncio.to_thread(self._values.secure, blob) if blob else len(value)
             if size > MAX_VALUE:
                 raise Fault(Code.TOO_LARGE, f"a value in a Dict has at most {MAX_VALUE} bytes, and this one has {size}")
             sizes.append(size)
         return sizes
-
-    def _secure(self, blob: str) -> int:
-        """Put a large value on the disk for good; its size."""
-        try:
-            with self._values.path(blob).open("rb") as file:
-                os.fsync(file.fileno())
-                return os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            raise Fault(Code.NOT_FOUND, f"the value {blob} did not arrive: try again") from None
 
     # -- taking out
     def _take_pop(self, connection: Connection, stream_id: int, message: DictPop) -> None:

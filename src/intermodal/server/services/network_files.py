@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from intermodal.disk import disk_fault, remove_deep, sync_file_system
+from intermodal.disk import SYNC_ALL_FROM, disk_fault, remove_deep, sync_file_system
 from intermodal.server.services.volume_paths import clean, join
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry
@@ -27,7 +27,6 @@ from modal._protocol.writing import append_all
 T = TypeVar("T")
 
 CHUNK = 1 << 20  # bytes
-SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 PARTIAL = ".intermodal-upload-"  # begins the names of files that are still being written
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _numbers = itertools.count()

@@ -37,8 +37,8 @@ POOL = 3  # slots made ahead; each is a waiting shell (0.7 MB) with its namespac
 START_WITHIN = 60.0  # seconds that a runtime has to bring a container up
 START_PAUSES = (0.1, 0.5, 2.0)  # seconds before it is tried again, where what brought it up was ended from outside
 HOST_WARNING = (
-    "CONTAINERS ARE NOT ISOLATED: functions run as plain processes of this machine, with the worker's rights and "
-    "without their images. `intermodal doctor` says what is missing for real containers."
+    "NO CONTAINERS: this machine can run none, so no image is built and no function runs. `intermodal doctor` says "
+    "what is missing."
 )
 
 

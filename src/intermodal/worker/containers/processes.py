@@ -83,12 +83,6 @@ def kill_below(top: Process, *, and_itself: bool = False) -> None:
             process.kill()
 
 
-def boot_id() -> str:
-    """This boot's identity: state of an earlier one is void."""
-    with open("/proc/sys/kernel/random/boot_id") as boot:
-        return boot.read().strip()
-
-
 def resources_of(pid: int) -> tuple[float, float]:
     """CPU seconds used and MiB resident of a process and everything below it."""
     ticks, pages = 0, 0

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from intermodal.disk import sync_file_system
+from intermodal.boots import boot_id
+from intermodal.disk import sync, sync_file_system
 from intermodal.home import Home
-from intermodal.worker.containers.processes import boot_id
 from intermodal.worker.images.layer_mounts import SUFFIXES, LayerMounts
 from intermodal.worker.images.stages import clean_stages, new_stage
 from intermodal.worker.images.trees import remove_tree, survey
@@ -155,12 +155,33 @@ class LayerStore:
         self._write(layer)
         return layer
 
-    def sync(self, layer: Layer) -> None:
-        """Wait until the disk has the layer; until then only this boot of the machine trusts it."""
+    def sync(self, layer: Layer) -> Layer:
+        """Wait until the disk has the layer; until then only this boot of the machine trusts it. Blocking."""
         sync_file_system(self._root)
+        settled = replace(layer, boot="")
+        if self._known.get(layer.key) == layer:
+            self._write(settled, durably=True)
+        return settled
+
+    def fingerprint(self, layer: Layer) -> None:
+        """Note a hash of all that is in a layer which the disk has. Blocking."""
         digest = survey(self.path(layer.id), content=True).digest
         if self._known.get(layer.key) == layer:
-            self._write(replace(layer, boot="", digest=digest))
+            self._write(replace(layer, digest=digest), durably=True)
+
+    def mend(self) -> None:
+        """After a loss of power: remove the layers that the disk did not have for certain. Blocking."""
+        for path in self._root.glob("*.json"):
+            if path.name.startswith("."):
+                continue
+            try:
+                layer = Layer(**json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                path.unlink()
+                continue
+            if layer.boot and layer.boot != self._boot:
+                log.info("the machine went down before layer %s was on disk: it is removed", layer.id)
+                self.discard(layer)
 
     def all(self) -> list[Layer]:
         """Every layer that is there."""
@@ -202,11 +223,15 @@ class LayerStore:
         if not gone.is_symlink():
             remove_tree(gone)
 
-    def _write(self, layer: Layer) -> None:
+    def _write(self, layer: Layer, durably: bool = False) -> None:
         path = self._root / f"{layer.key}.json"
         temporary = new_stage(self._root, ".json")
         temporary.write_text(json.dumps(asdict(layer), indent=1))
+        if durably:
+            sync(temporary)
         temporary.rename(path)
+        if durably:
+            sync(self._root)
         self._known[layer.key] = layer
 
     def clean(self) -> None:

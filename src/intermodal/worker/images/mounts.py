@@ -7,6 +7,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from intermodal.boots import changed_since
 from intermodal.disk import disk_fault
 from intermodal.files import USUAL_MODE, Files
 from intermodal.home import Home
@@ -44,6 +45,12 @@ class MountStore:
     def has(self, mount_id: str) -> bool:
         return self.path(mount_id).is_dir()
 
+    def mend(self, since: float) -> None:
+        """After a loss of power: remove the sets that have changed since then. Blocking."""
+        for path in self._root.iterdir():
+            if changed_since(path, since):
+                remove_tree(path)
+
     def materialise(self, mount_id: str, entries: list[FileEntry]) -> Path:
         """The directory of the set. Blocking. Raises Fault: invalid (an entry), not-found (a file's content)."""
         path = self.path(mount_id)
@@ -74,8 +81,10 @@ class MountStore:
         # Symbolic links last: then no name below the root leads out of it while files are written.
         for entry in sorted(entries, key=lambda one: bool(one.link)):
             relative = _checked(entry)
-            parent = posixpath.dirname(relative)
-            _make_parents(root, parent, made, entry)
+            if not entry.link and not entry.hash:
+                _make_parents(root, LINKS.get(relative, relative), made, entry)
+                continue
+            _make_parents(root, posixpath.dirname(relative), made, entry)
             target = root / relative
             try:
                 if entry.link:

@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from intermodal.boots import tree_changed_since
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
 from intermodal.worker.images.stages import new_stage
@@ -44,6 +45,12 @@ class Platform:
                         remove_tree(other)
             self._path = path
         return self._path
+
+    def mend(self, since: float) -> None:
+        """After a loss of power: remove what was made since then. Blocking."""
+        for path in self._root.iterdir() if self._root.is_dir() else ():
+            if tree_changed_since(path, since):
+                remove_tree(path)
 
     def binds(self) -> list[Bind]:
         path = self.path()

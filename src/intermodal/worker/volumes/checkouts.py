@@ -20,6 +20,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+from intermodal.boots import changed_since
 from intermodal.contents import Contents, apply_attributes
 from intermodal.disk import disk_fault
 from intermodal.worker.containers.overlay import remove_tree
@@ -68,12 +69,16 @@ class Checkouts:
         self._locks: dict[str, asyncio.Lock] = {}
         self._joining: set[asyncio.Task[None]] = set()
 
-    def open(self) -> None:
-        """Blocking: find what an earlier worker has left."""
+    def open(self, suspect: float | None = None) -> None:
+        """Blocking: find what an earlier worker has left. `suspect`: what is newer may be half (see `boots`)."""
         (self._directory / EMPTY).mkdir(parents=True, exist_ok=True)
         for place in self._directory.iterdir():
             if place.name == EMPTY or not place.is_dir():
                 continue
+            if suspect is not None:
+                for path in place.iterdir():
+                    if changed_since(path, suspect):
+                        remove_tree(path)
             layers = [
                 Layer(*map(int, found.groups())) for path in place.iterdir() if (found := _LAYER.match(path.name))
             ]

@@ -109,6 +109,10 @@ class ContainerReport(Record):
     devices: List[str] = []  # as in its ContainerSpec
     form: str = ""  # the same
     returned: List[int] = []  # those of `tokens` that were given back unstarted, in frames that follow
+    cancelled: List[int] = []  # those of `tokens` that it was told to end
+    cancelled_for: List[float] = []  # seconds since then, of each
+    ends_in: float = -1.0  # seconds until it is killed, where it was asked to end
+    end_reason: str = ""
 
 
 class WorkerRegister(Message, type=123):
