@@ -18,7 +18,6 @@ static const char *entry(unsigned wanted, char *name, unsigned long long *mib, u
 int nvmlInit_v2(void) { return getenv("FAKE_NVML_ERROR") ? 9 : 0; }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int code) { return code == 9 ? "Driver Not Loaded" : "Unknown Error"; }
-int nvmlSystemGetDriverVersion(char *text, unsigned size) { snprintf(text, size, "570.86.15"); return 0; }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
     char name[96]; unsigned long long mib; unsigned minor;

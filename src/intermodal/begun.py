@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from intermodal.files import USUAL_MODE, FileWriter, check_digest, disk_fault
+from intermodal.disk import disk_fault
+from intermodal.files import USUAL_MODE, FileWriter, check_digest
 from modal._protocol.errors import Code, Fault
 
 PREFIX = "begun-"  # of the parts' names

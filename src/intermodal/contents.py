@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from intermodal.begun import PREFIX, Begun
-from intermodal.files import FileWriter, check_digest, disk_fault, process_lives, sync
+from intermodal.disk import disk_fault, sync_files
+from intermodal.files import FileWriter, check_digest
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import Entry
 from modal._protocol.objects import INCOMING, copy_file, object_path, place
 
-SYNC_ALL_FROM = 32  # files; above that the whole file system is flushed at once
 SPARED = 24 * 3600.0  # seconds that an object is kept although nothing refers to it: an upload may be under way
 MODE = 0o644  # of an object whose file's own mode or owner it cannot have
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Contents:
@@ -42,7 +39,7 @@ class Contents:
             if path.name.startswith(PREFIX):
                 continue
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def path(self, digest: str) -> str:
@@ -55,6 +52,13 @@ class Contents:
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that the store lacks, in their order, each once. Blocking."""
         return [digest for digest in dict.fromkeys(digests) if not self.has(digest)]
+
+    def put(self, digest: str, content: bytes) -> None:
+        """Keep a content. Blocking. Fault: invalid where it has another hash, exhausted on a full disk."""
+        if not self.has(digest):
+            with self.writer(digest) as writer:
+                writer.write(content)
+                writer.commit()
 
     def resumed_writer(self, digest: str, token: str, begin: int) -> FileWriter:
         """As `writer`, of an upload that may be interrupted and gone on with; see `begun`. Fault: conflict."""
@@ -76,24 +80,29 @@ class Contents:
         """Return once these contents, and their names, are on the disk. Blocking. Fault: internal, exhausted."""
         wanted = list(dict.fromkeys(digests))
         try:
-            if len(wanted) > SYNC_ALL_FROM:
-                self._sync_file_system()
-            elif wanted:
-                paths = [self.path(digest) for digest in wanted]
-                with ThreadPoolExecutor(min(8, len(paths))) as pool:
-                    list(pool.map(sync, paths))
-                    list(pool.map(sync, {os.path.dirname(path) for path in paths}))
+            sync_files([self.path(digest) for digest in wanted], self.directory)
         except OSError as error:
             raise disk_fault(error, self.directory) from error
 
-    def _sync_file_system(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _libc.syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-        finally:
-            os.close(fd)
+    def mend(self, since: float, used: set[str] | None) -> int:
+        """After a loss of power: delete what has changed since then, but for what versions name; how many. Blocking.
+
+        What a version names was synced before that. All else may be half under its own name. Without `used` nothing is
+        deleted, but counted.
+        """
+        gone = 0
+        incoming = self.directory / INCOMING
+        for folder in [*self._folders(), *([str(incoming)] if incoming.is_dir() else [])]:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.stat(follow_symlinks=False).st_ctime < since:
+                        continue
+                    if used is None:
+                        gone += 1
+                    elif entry.name not in used:
+                        os.unlink(entry.path)
+                        gone += 1
+        return gone
 
     # -- trees
     def link(self, entry: Entry, target: str) -> None:

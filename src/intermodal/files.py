@@ -7,7 +7,6 @@ that a path may be linked into layers and mounts.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import os
@@ -18,8 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from intermodal.disk import disk_fault, sync_files
 from intermodal.home import Home
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
+from modal._protocol.writing import append_all
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 USUAL_MODE = 0o644  # of every file in the store
@@ -36,28 +38,12 @@ def check_digest(digest: str) -> str:
     return digest
 
 
-def sync(path: str | Path) -> None:
-    """Wait until the disk has a file's content, or a directory's names. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_what_it_says(path: Path) -> bool:
+    """A copy with another mode has no hash of its own: it is made again when it is needed."""
+    if not _DIGEST.match(path.name):
         return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
-    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == path.name
 
 
 class Files:
@@ -67,6 +53,7 @@ class Files:
         self._home = home
         self._incoming = home.files / ".incoming"
         self._seen: set[str] = set()  # what this process has found there
+        self._durable: set[str] = set()  # what it has synced
 
     def path(self, digest: str) -> Path:
         """Where the file lies, or will lie. Raises Fault(invalid) for what is no hash."""
@@ -78,7 +65,6 @@ class Files:
             found = os.stat(self.path(digest))
         except FileNotFoundError:
             return False
-        # A crash of the machine can leave an empty file where a full one was renamed to.
         whole = stat.S_ISREG(found.st_mode) and (found.st_size > 0 or digest == EMPTY)
         if whole:
             if len(self._seen) >= MOST_SEEN:
@@ -132,13 +118,39 @@ class Files:
             raise disk_fault(error, wanted) from error
         return wanted
 
+    def make_durable(self, digests: Iterable[str]) -> None:
+        """Return once these files and their names are on the disk. Blocking. Fault: not-found, exhausted, internal."""
+        wanted = [digest for digest in dict.fromkeys(digests) if digest not in self._durable]
+        paths = [self.path(digest) for digest in wanted]
+        try:
+            sync_files(paths, self._home.files)
+        except FileNotFoundError as error:
+            raise Fault(Code.NOT_FOUND, f"the file {error.filename} is not here any more: upload it again") from None
+        except OSError as error:
+            raise disk_fault(error, self._home.files / "file") from error
+        if len(self._durable) >= MOST_SEEN:
+            self._durable.clear()
+        self._durable.update(wanted)
+
+    def mend(self, since: float) -> int:
+        """After a loss of power: delete what is newer than this and not what its name says; how many. Blocking."""
+        gone = 0
+        for folder in self._home.files.iterdir() if self._home.files.is_dir() else ():
+            if len(folder.name) != 2:
+                continue
+            for path in folder.iterdir():
+                if path.lstat().st_ctime >= since and not _is_what_it_says(path):
+                    path.unlink()
+                    gone += 1
+        return gone
+
     def clean(self) -> None:
         """Remove what interrupted uploads of ended processes left."""
         if not self._incoming.is_dir():
             return
         for path in self._incoming.iterdir():
             pid = path.name.partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
+            if not pid.isdigit() or not lives(int(pid)):
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
@@ -175,10 +187,8 @@ class FileWriter:
     def write(self, part: bytes | memoryview) -> None:
         """Append a part. Blocks on the disk: call it in a thread where parts are large."""
         self._hash.update(part)
-        rest = memoryview(part)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            append_all(self._fd, part)
         except OSError as error:
             raise disk_fault(error, self._temporary) from error
         self.size += len(part)
@@ -197,10 +207,3 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
             raise disk_fault(error, self._target) from error
         return self._target
-
-
-def disk_fault(error: OSError, path: Path) -> Fault:
-    """The fault that a failure to write below the state directory becomes."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(Code.EXHAUSTED, f"no space is left on the disk that holds {path.parent}: free some and try again")
-    return Fault(Code.INTERNAL, f"cannot write {path}: {error.strerror or error}")

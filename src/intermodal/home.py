@@ -21,6 +21,8 @@ class Home:
         self.worker_lock = self.path / "worker.lock"
         self.server_log = self.path / "server.log"
         self.worker_log = self.path / "worker.log"
+        self.server_boot = self.path / "server.boot"  # see boots
+        self.worker_boot = self.path / "worker.boot"
         self.store = self.path / "store.sqlite"
         self.values = self.path / "values"  # large values by blob id, shared with local peers
         self.files = self.path / "files"  # local files by SHA-256: files/ab/abcd…

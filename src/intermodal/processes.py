@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -35,6 +36,21 @@ def started_at(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def lives(pid: int) -> bool:
+    """Whether a process with this id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
+    except OSError:
+        return not os.path.isdir("/proc/self")  # gone just now, or a system without /proc
+    return state not in ("Z", "X")  # one that was killed and not yet waited for does nothing any more
 
 
 def parse(text: str) -> ProcessId | None:

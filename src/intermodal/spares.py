@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from modal._protocol.home import SPARE_SUFFIX
+
 KEPT = 5.0  # seconds
 MOST = 256 << 20  # bytes of all that are kept
 MEMORY_PART = 4  # a spare is at most one in so many parts of its container's memory
-SUFFIX = ".spare"  # as `_spare_files.SUFFIX`
 
 
 class _Spare(NamedTuple):
@@ -27,7 +28,7 @@ class _Spare(NamedTuple):
 
 def spare_of(value: Path) -> tuple[Path, int] | None:
     """The spare beside a value's file, and its size in bytes."""
-    path = value.with_name(value.name + SUFFIX)
+    path = value.with_name(value.name + SPARE_SUFFIX)
     try:
         found = os.lstat(path)
     except OSError:
@@ -39,7 +40,7 @@ def remove_all(directory: Path) -> None:
     """What an earlier process did not come to remove. Blocking."""
     try:
         with os.scandir(directory) as entries:
-            found = [entry.path for entry in entries if entry.name.endswith(SUFFIX)]
+            found = [entry.path for entry in entries if entry.name.endswith(SPARE_SUFFIX)]
     except FileNotFoundError:
         return
     _remove(found)

@@ -27,6 +27,7 @@ from modal._protocol.messages.file import (
 from modal._protocol.messages.image import BuildLog, ImageBuild, ImageBuilt
 from modal._protocol.messages.wire import Done
 from modal._sync import blocking, call_blocking, gather, run
+from modal._upload import upload
 from modal.config import config
 from modal.exception import ExecutionError, InvalidError
 
@@ -67,7 +68,7 @@ class LocalFiles:
         parts = {key: [_Part(some) for some in _portions(entries[key])] for key in wanted}
         await self._find_known(client, [part for many in parts.values() for part in many])
         unknown = [part for many in parts.values() for part in many if not part.mount_id]
-        needed = {entry.hash for part in unknown for entry in part.entries if not entry.link}
+        needed = {entry.hash for part in unknown for entry in part.entries if entry.hash}
         await self._send_missing(client, {digest: path for digest, path in paths.items() if digest in needed})
         for part in unknown:
             part.mount_id = (await client.request(MountPut(part.entries), MountKnown)).mount_id
@@ -83,6 +84,9 @@ class LocalFiles:
             one = found[remote]
             if one.link:
                 entries.append(FileEntry(remote, "", 0, 0o777, one.link))
+                continue
+            if one.directory:
+                entries.append(FileEntry(remote, "", 0, 0o755))
                 continue
             try:
                 digest, stamp = hashes.get(one.local, len(found))
@@ -204,7 +208,7 @@ async def _send_small(client: Client, files: Sequence[tuple[str, bytes]]) -> Non
 async def _send_large(client: Client, digest: str, path: str, size: int) -> None:
     sink, key = _events.sink(), f"file:{digest}"
     sink.object_creating(key, f"Uploading {path} ({size / (1 << 20):.1f} MiB)")
-    await client.upload(FilePut(digest, size), path, Done)
+    await upload(client, FilePut(digest, size), path, Done)
     sink.object_created(key, f"Uploaded {path}")
 
 

@@ -24,6 +24,7 @@ class FunctionCall(Object, Generic[R]):
     """
 
     _kind = "function call"
+    _made_by = "from_id, or what .spawn() returns"
     _app_id = ""  # whose logs are shown before the result
 
     @classmethod

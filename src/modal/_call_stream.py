@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Awaitable, Callable, Dict, Iterable, List, NamedTuple, Optional
 
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._protocol.errors import ConnectionLost, Fault, ProtocolError, Unreachable, WireError
-from modal._protocol.messages.call import BATCH_BYTES, BATCH_INPUTS, CallOpen, Inputs, Outputs, OutputsTaken, Status
+from modal._protocol.messages.call import (
+    BATCH_BYTES,
+    BATCH_INPUTS,
+    CallOpen,
+    Inputs,
+    Outputs,
+    OutputsTaken,
+    Status,
+    new_call_id,
+)
 
 if TYPE_CHECKING:
     from modal._client import Client
@@ -18,8 +26,6 @@ TELL_COUNT = 256  # outputs after which the server is told that they have arrive
 TELL_BYTES = 1 << 18  # the same in bytes
 LARGE_COST = 1 << 18  # bytes that an output in the value store counts for, as on the server
 
-_BASE32 = bytes(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[i % 32] for i in range(256))
-
 
 class Target(NamedTuple):
     """What is called: a function, or a method of a class."""
@@ -28,6 +34,21 @@ class Target(NamedTuple):
     app_id: str = ""  # whose logs are shown before a result is returned
     method: str = ""
     name: str = "the function"  # as error messages call it
+    # Of what was found by its name: looks that up again, for what the server has refused. None where it is the same.
+    renew: Optional[Callable[[Client, Target], Awaitable[Optional[Target]]]] = None
+
+    async def renewed(self, client: Client, error: Exception) -> Target:
+        """What to call instead after this error: another deployment has the name now. Raises `error` where there is
+        none, or what the look-up says."""
+        found = None
+        if self.renew is not None and type(error).__name__ == "NotFoundError":
+            try:
+                found = await self.renew(client, self)
+            except Exception as unknown:
+                raise unknown from None
+        if found is None:
+            raise error
+        return found
 
 
 class Packed(NamedTuple):
@@ -36,11 +57,6 @@ class Packed(NamedTuple):
     inline: bytes
     blob: str
     size: int  # bytes, wherever they are
-
-
-def new_call_id() -> str:
-    """`fc-` and 26 random characters of base 32."""
-    return "fc-" + os.urandom(26).translate(_BASE32).decode()
 
 
 def parent_input_id() -> str:
@@ -68,6 +84,7 @@ class CallStream:
         self._patience: Optional[Patience] = None  # of the outage that we are in
         self._ended = False  # all inputs are sent
         self._yields_seen = 0
+        self._begun = False  # outputs have come
         self._taken = 0  # outputs that have come on this exchange
         self._told = 0  # of which the server knows that
         self._untold_bytes = 0
@@ -102,7 +119,8 @@ class CallStream:
                 self._clean = True
             except Fault as fault:
                 self._clean = True
-                raise error_of(fault.code, fault.text) from None
+                await self._begin_anew(error_of(fault.code, fault.text))
+                continue
             except WireError as error:
                 await self._resume(error)
                 continue
@@ -112,6 +130,7 @@ class CallStream:
                     return None
                 raise error_of("internal", f"{self._call_id} ended, but {len(self.unanswered)} inputs have no result")
             if isinstance(message, Outputs):
+                self._begun = True
                 self._count(message)
                 self._settle(message)
                 return message
@@ -182,6 +201,26 @@ class CallStream:
         except Fault as fault:
             raise error_of(fault.code, fault.text) from None
 
+    async def _begin_anew(self, error: Exception) -> None:
+        """The server has refused the call. Where nothing has come of it, another deployment may have its name now."""
+        if self._begun:
+            raise error
+        self._target = await self._target.renewed(self._client, error)
+        self._call_id = new_call_id()
+        self.close()
+        await self._open(resume=False)
+        try:
+            await self._send_unanswered()
+        except WireError as lost:
+            await self._resume(lost)
+
+    async def _send_unanswered(self) -> None:
+        for batch in _batches(self.unanswered):
+            await self._send(batch)
+        if self._ended:
+            assert self._exchange is not None
+            self._exchange.end()
+
     def _message(self, resume: bool) -> CallOpen:
         return CallOpen(self._call_id, self._target.function_id, self._kind, self._parent, resume, self._yields_seen)
 
@@ -201,10 +240,7 @@ class CallStream:
             exchange, self._patience = await self._client.reopen(self._message(True), error, self._patience)
             self._use(exchange)
             try:
-                for batch in _batches(self.unanswered):
-                    await self._send(batch)
-                if self._ended:
-                    exchange.end()
+                await self._send_unanswered()
                 return
             except (ConnectionLost, Unreachable) as again:
                 error = again
@@ -238,4 +274,4 @@ def _batches(inputs: Dict[int, Packed]) -> Iterable[Dict[int, Packed]]:
         yield batch
 
 
-__all__: List[str] = ["CallStream", "Packed", "Target", "new_call_id", "parent_input_id"]
+__all__: List[str] = ["CallStream", "Packed", "Target", "parent_input_id"]

@@ -24,7 +24,6 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
-    Union,
 )
 
 from modal import _context, _events
@@ -50,10 +49,8 @@ else:
 RECEIPTS = 8  # deliveries that are confirmed once more with the next: the server may have died with the confirmation
 MAX_IDLE = 8  # blocking connections kept for the next exchange
 FRESH = 0.01  # seconds since its last use in which a request, which can be repeated, needs no look at a connection
-CHUNK = 1 << 20  # bytes of an uploaded body that travel in one frame
 
 Receipt = Callable[[Any], "Optional[Message]"]
-Content = Union[str, Sequence[Union[bytes, memoryview]]]  # path of a file, or the bytes in parts
 
 
 class Client:
@@ -104,6 +101,7 @@ class Client:
         await self._connect(Patience(self._endpoint, 0.0))
 
     def is_closed(self) -> bool:
+        """Whether `close` was called."""
         return self._closed
 
     # -- which client
@@ -267,32 +265,6 @@ class Client:
             finally:
                 exchange.close(reuse=clean)
 
-    async def upload(self, message: Message, content: Content, expect: Type[M], *, patience: float = PATIENCE) -> M:
-        """Open a stream with `message`, send the content as BlobChunks, END; the answer. Sent again when lost.
-
-        `content`: the path of a file, or bytes in parts.
-        """
-        waiting: Optional[Patience] = None
-        while True:
-            exchange = await self.open(message, patience=patience)
-            clean = False
-            try:
-                answer = await _send_content(exchange, content)
-                clean = True
-                if not isinstance(answer, expect):
-                    raise error_of("internal", f"{type(message).__name__} was answered with {type(answer).__name__}")
-                return answer
-            except Fault as fault:
-                clean = True
-                raise error_of(fault.code, fault.text) from None
-            except (ConnectionLost, Unreachable) as error:
-                waiting = waiting or Patience(self._endpoint, patience)
-                await self._wait(waiting, error)
-            except ProtocolError as error:
-                raise error_of("internal", f"{type(message).__name__}: {error}") from None
-            finally:
-                exchange.close(reuse=clean)
-
     async def download(self, message: Message) -> List[bytes]:
         """The content of the BlobChunks that answer `message`, in parts."""
         from modal._protocol.messages.call import BlobChunk
@@ -315,9 +287,10 @@ class Client:
         from modal._protocol.messages.call import BlobPut
         from modal._protocol.messages.wire import Done
         from modal._serialization import new_value_id
+        from modal._upload import upload
 
         blob = new_value_id()
-        await self.upload(BlobPut(blob, dumped.size), dumped.parts, Done, patience=CALL_PATIENCE)
+        await upload(self, BlobPut(blob, dumped.size), dumped.parts, Done, patience=CALL_PATIENCE)
         return b"", blob
 
     async def get_value(self, inline: bytes, blob: str, what: str) -> Any:
@@ -503,27 +476,6 @@ def _is_usable(connection: wire.Connection) -> bool:
     except WireError:
         return False
     return not connection.broken
-
-
-async def _send_content(exchange: Exchange, content: Content) -> Optional[Message]:
-    from modal._protocol.messages.call import BlobChunk
-
-    if isinstance(content, str):
-        with open(content, "rb") as file:
-            while True:
-                data = await call_blocking(file.read, CHUNK)
-                if not data:
-                    break
-                await exchange.send(BlobChunk(data))
-    else:
-        for part in content:
-            view = memoryview(part).cast("B")
-            for start in range(0, len(view), CHUNK):
-                await exchange.send(BlobChunk(bytes(view[start : start + CHUNK])))
-    exchange.end()
-    while await exchange.receive() is not None:
-        continue
-    return exchange.response
 
 
 def _stream_lost(message: Message, error: WireError) -> Exception:

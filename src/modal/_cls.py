@@ -51,12 +51,28 @@ class Obj:
 
     async def _bound_handle(self, client: Client) -> FunctionHandle:
         """The function that serves this instance's parameters and options."""
-        root = self._cls._origin or self._cls
+        root = self._cls._root
         await root._ready(client)
         base = root._handle
         assert base is not None
         if self._bound is not None and self._bound_for == base.function_id:
             return self._bound
+        try:
+            return await self._bind(client, base)
+        except NotFoundError as error:
+            renewed = await root._renewed(client, base, error)
+        return await self._bind(client, renewed)
+
+    async def _renewed_handle(self, client: Client, refused: str) -> FunctionHandle:
+        """The same, after the server did not know that function any more."""
+        root = self._cls._root
+        base = root._handle
+        if self._bound is not None and self._bound.function_id == refused and base is not None:
+            if base.function_id == self._bound_for:  # else it was looked up meanwhile
+                await root._load(client)
+        return await self._bound_handle(client)
+
+    async def _bind(self, client: Client, base: FunctionHandle) -> FunctionHandle:
         self._check_values(base)
         cls = self._cls
         parameters = self._pickled(base)
@@ -199,6 +215,7 @@ class Cls(Object):
     """
 
     _kind = "class"
+    _made_by = "from_name, or decorate a class with @app.cls()"
     _definition: Optional[Definition] = None
     _user_cls: Optional[type] = None
     _reference: Optional[tuple[str, str, Optional[str]]] = None  # app, name, environment
@@ -344,6 +361,23 @@ class Cls(Object):
 
     # -- what it is
     @property
+    def _root(self) -> Cls:
+        """The class itself, without options."""
+        return self._origin or self
+
+    async def _renewed(self, client: Client, refused: FunctionHandle, error: NotFoundError) -> FunctionHandle:
+        """What has the class's name now, after the server did not know that one any more. Raises `error` where it is
+        the same, or was not found by a name; or what the look-up says."""
+        if self._reference is not None and self._object_id == refused.function_id:
+            try:
+                await self._load(client)
+            except Exception as unknown:
+                raise unknown from None
+        if self._handle is None or self._handle.function_id == refused.function_id:
+            raise error
+        return self._handle
+
+    @property
     def _tag(self) -> str:
         if self._definition is not None:
             return self._definition.tag
@@ -355,7 +389,7 @@ class Cls(Object):
         return self._user_cls
 
     def _method_specs(self) -> dict[str, MethodSpec]:
-        handle = (self._origin or self)._handle or self._handle
+        handle = self._root._handle or self._handle
         return {spec.name: spec for spec in handle.methods} if handle is not None else {}
 
     def _method_names(self) -> list[str]:

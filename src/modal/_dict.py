@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, AsyncIterator, List, Mapping, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, List, Mapping, Optional, Tuple, cast
 
 from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
@@ -141,7 +141,7 @@ class Dict(Stored):
 
     @synchronized
     async def contains(self, key: Any) -> bool:
-        """Return if a key is present."""
+        """Return if a key is present. This counts as a use of the entry."""
         client = await self._ready()
         answer = await client.request(DictGet(self.object_id, _pickled_key(key), False), DictValue)
         return answer.found
@@ -188,29 +188,29 @@ class Dict(Stored):
 
     @synchronized
     async def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        """Add a specific key-value pair to the Dict.
+        """Add a specific key-value pair to the Dict. Raises RequestSizeError, SerializationError.
 
         Returns True if the key-value pair was added and False if it wasn't because the key already existed and
         `skip_if_exists` was set.
         """
         client = await self._ready()
         pickled, inline, blob = _dumped_small(key, value) or await _dumped(client, key, value)
-        return await self._put(client, [pickled], [inline], [blob] if blob else [], skip_if_exists)
+        return await self._put(client, [pickled], [inline], [blob] if blob else [], bool(skip_if_exists))
 
     @synchronized
     async def pop(self, key: Any) -> Any:
-        """Remove a key from the Dict, returning the value if it exists. Raises KeyError if it does not."""
+        """Remove a key from the Dict, returning the value if it exists. Raises KeyError if it does not.
+
+        A value that cannot be read here, say because its class is missing, stays in the Dict.
+        """
         client = await self._ready()
-        token, pickled = new_token(), _pickled_key(key)
-        answer = await client.request(
-            DictPop(self.object_id, pickled, token),
-            DictValue,
-            again=lambda: DictPop(self.object_id, pickled, token, again=True),
-        )
-        if not answer.found:
-            raise KeyError(f"{key!r} not in dict {self._called()}")
+        token, answer = await self._take(client, key)
         try:
             return await self._value(client, answer, key)
+        except BaseException:
+            blobs = [answer.blob] if answer.blob else []
+            await self._put(client, [_pickled_key(key)], [answer.value], blobs, skip_if_exists=True)
+            raise
         finally:
             await client.note(Received("dict", [token]))
 
@@ -254,7 +254,7 @@ class Dict(Stored):
 
         found = run(self._get(key))
         if found is _MISSING:
-            raise KeyError(f"{key!r} not in dict {self._called()}")
+            raise self._missing(key)
         return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -269,7 +269,9 @@ class Dict(Stored):
 
         Note: this function will block the event loop when called in an async context.
         """
-        self.pop(key)
+        from modal._sync import run
+
+        run(self._delete_key(key))
 
     def __contains__(self, key: Any) -> bool:
         """Whether a key is present.
@@ -302,9 +304,30 @@ class Dict(Stored):
                     raise
         raise AssertionError
 
+    async def _take(self, client: Client, key: Any) -> Tuple[bytes, DictValue]:
+        """Remove an entry; the server keeps it until it hears that it was received. Raises KeyError."""
+        token, pickled = new_token(), _pickled_key(key)
+        answer = await client.request(
+            DictPop(self.object_id, pickled, token),
+            DictValue,
+            again=lambda: DictPop(self.object_id, pickled, token, again=True),
+        )
+        if not answer.found:
+            raise self._missing(key)
+        return token, answer
+
+    async def _delete_key(self, key: Any) -> None:
+        """Nobody looks at the value, which may be one that cannot be read here."""
+        client = await self._ready()
+        token, _answer = await self._take(client, key)
+        await client.note(Received("dict", [token]))
+
+    def _missing(self, key: Any) -> KeyError:
+        return KeyError(f"{_shown(key)} not in dict {self._called()}")
+
     async def _value(self, client: Client, answer: DictValue, key: Any) -> Any:
         """Raises DeserializationError; NotFoundError or FileNotFoundError where a large value has been replaced."""
-        what = f"the value of {key!r:.80} in {self._called()}"
+        what = f"the value of {_shown(key)} in {self._called()}"
         return await _load_large(client, answer.blob, what) if answer.blob else _serialization.load(answer.value, what)
 
     async def _put(
@@ -331,12 +354,17 @@ class Dict(Stored):
     async def _entries(self) -> AsyncIterator[List[Tuple[bytes, Any]]]:
         """Page by page. Small values are read together, large ones each when it is asked for."""
         client = await self._ready()
-        what = f"a value in {self._called()}"
         async for page in self._pages(values=True):
             if not any(page.blobs):
-                yield [*zip(page.keys, _serialization.load_all(page.values, what))]
-                continue
-            for key, value, blob in zip(page.keys, page.values, page.blobs):
+                try:
+                    values = _serialization.load_all(page.values)
+                except DeserializationError:  # of one of them, which is said below
+                    pass
+                else:
+                    yield [*zip(page.keys, values)]
+                    continue
+            for key, value, blob in zip(page.keys, page.values, page.blobs or [""] * len(page.keys)):
+                what = f"the value of {_shown_pickled(key)} in {self._called()}"
                 if not blob:
                     yield [(key, _serialization.load(value, what))]
                     continue
@@ -346,6 +374,24 @@ class Dict(Stored):
                     found = await self._get(_loaded_key(key))
                     if found is not _MISSING:
                         yield [(key, found)]
+
+    @synchronized
+    async def _readable_items(self, otherwise: Callable[[DeserializationError], Any]) -> AsyncIterator[Tuple[Any, Any]]:
+        """As `items`, with what `otherwise` makes of the error where a key or value cannot be loaded here."""
+        client = await self._ready()
+        async for page in self._pages(values=True):
+            for key, value, blob in zip(page.keys, page.values, page.blobs or [""] * len(page.keys)):
+                try:
+                    loaded = await _load_large(client, blob, "it") if blob else _serialization.load(value, "it")
+                except DeserializationError as error:
+                    loaded = otherwise(error)
+                except (NotFoundError, FileNotFoundError):  # replaced since, or gone
+                    continue
+                try:
+                    name = _loaded_key(key)
+                except DeserializationError as error:
+                    name = otherwise(error)
+                yield name, loaded
 
     def _called(self) -> str:
         return self._name or self.object_id
@@ -369,6 +415,14 @@ def _mapping(other: Any) -> Mapping[Any, Any]:
 # -- keys and values as the server has them
 
 
+def _shown(key: Any) -> str:
+    """A key in a message, also where its own class fails to say what it is."""
+    try:
+        return f"{key!r:.80}"
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
 def _pickled_key(key: Any) -> bytes:
     """Equal plain keys have equal bytes. Raises SerializationError, RequestSizeError."""
     if type(key) in _PLAIN:
@@ -376,10 +430,10 @@ def _pickled_key(key: Any) -> bytes:
     elif _is_plain(key):
         pickled = _pickled_plainly(key)
     else:
-        pickled = _serialization.dumps(key, f"the key {key!r:.80} of a Dict")
+        pickled = _serialization.dumps(key, f"the key {_shown(key)} of a Dict")
     if len(pickled) > MAX_KEY:
         raise RequestSizeError(
-            f"A key of a modal.Dict has at most {MAX_KEY // 1024} KiB, and {key!r:.40}... has "
+            f"A key of a modal.Dict has at most {MAX_KEY // 1024} KiB, and {_shown(key):.40}... has "
             f"{len(pickled) // 1024} KiB when it is pickled."
         )
     return pickled
@@ -404,6 +458,13 @@ def _pickled_plainly(key: Any) -> bytes:
 
 def _loaded_key(pickled: bytes) -> Any:
     return _serialization.load(pickled, "a key of a Dict")
+
+
+def _shown_pickled(key: bytes) -> str:
+    try:
+        return _shown(_loaded_key(key))
+    except DeserializationError:
+        return "a key that cannot be read either"
 
 
 def _dumped_small(key: Any, value: Any) -> Optional[Tuple[bytes, bytes, str]]:
@@ -437,14 +498,14 @@ def _columns(entries: List[Tuple[bytes, bytes, str]]) -> Tuple[List[bytes], List
 async def _dumped(client: Client, key: Any, value: Any) -> Tuple[bytes, bytes, str]:
     """Key, value and, of a large one, the id of its file."""
     shared = await client.values_dir()
-    dumped = _serialization.dump(value, shared, f"the value of {key!r:.80}")
+    dumped = _serialization.dump(value, shared, f"the value of {_shown(key)}")
     if dumped.size > MAX_VALUE:
         if dumped.blob:
             import os
 
             os.unlink(_serialization.value_path(shared, dumped.blob))
         raise RequestSizeError(
-            f"A value in a modal.Dict has at most {MAX_VALUE >> 20} MiB, and that of {key!r:.80} has "
+            f"A value in a modal.Dict has at most {MAX_VALUE >> 20} MiB, and that of {_shown(key)} has "
             f"{dumped.size / (1 << 20):.1f} MiB: keep it in a modal.Volume."
         )
     inline, blob = await client.put_value(dumped)

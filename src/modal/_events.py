@@ -43,9 +43,6 @@ class Sink:
     def object_creating(self, key: str, text: str) -> None:
         """Work on an object began: "Creating mount /root/x.py". `key` names the object until it is created."""
 
-    def object_progress(self, key: str, text: str) -> None:
-        """Replaces the text of an object that is being created: "Creating mount /root/x: uploaded 3/14 files"."""
-
     def object_created(self, key: str, text: str, object_id: str = "", url: str = "") -> None:
         """The object is there: "Created function square.". `url`: of a web endpoint."""
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from modal._client import Client
     from modal._cls import Obj
     from modal._definition import Definition
+    from modal._protocol.message import Message
     from modal._protocol.messages.function import FunctionHandle
 
 R = TypeVar("R")
+M = TypeVar("M", bound="Message")
 _UNUSED = (
     "Warning: the results of a call to {} were not consumed, so the call will never be executed. "
     "Consider a for-loop like `for x in {}(...)` or unpacking the generator using `list(...)`."
@@ -49,6 +51,7 @@ class Function(Object, Generic[R]):
     """
 
     _kind = "function"
+    _made_by = "from_name, or decorate a function with @app.function()"
     _handle: Optional[FunctionHandle] = None
     _target: Optional[Target] = None  # made of the handle
     _definition: Optional[Definition] = None  # where this process declared it
@@ -69,12 +72,6 @@ class Function(Object, Generic[R]):
         function.__wrapped__ = raw  # type: ignore[attr-defined]
         return function
 
-    @classmethod
-    def _of_handle(cls, handle: FunctionHandle, client: Optional[Client] = None) -> Function[Any]:
-        function = cls.__new__(cls)
-        function._set_handle(handle, client)
-        return function
-
     def _set_handle(self, handle: Optional[FunctionHandle], client: Optional[Client]) -> None:
         self._handle = handle
         self._client = client
@@ -84,7 +81,8 @@ class Function(Object, Generic[R]):
         from modal._call_stream import Target
 
         self._object_id = handle.function_id
-        self._target = Target(handle.function_id, handle.app_id, self._method, self.tag)
+        renew = self._renew if self._is_named else None
+        self._target = Target(handle.function_id, handle.app_id, self._method, self.tag, renew)
 
     # -- who it is
     @classmethod
@@ -161,6 +159,23 @@ class Function(Object, Generic[R]):
             client = self._parent._cls._client or Client.current()
         self._set_handle(await self._parent._bound_handle(client), client)
         return client
+
+    @property
+    def _is_named(self) -> bool:
+        """Whether it is what has this name, whichever deployment that is."""
+        return self._reference is not None or (
+            self._parent is not None and self._parent._cls._root._reference is not None
+        )
+
+    async def _renew(self, client: Client, refused: Target) -> Optional[Target]:
+        """See Target."""
+        if self._parent is not None:
+            handle = await self._parent._renewed_handle(client, refused.function_id)
+            self._set_handle(handle, client)
+        elif self._object_id == refused.function_id:  # else it was done meanwhile
+            await self._load(client)
+        found = self._target
+        return None if found is None or found.function_id == refused.function_id else found
 
     async def _load(self, client: Client) -> None:
         from modal._protocol.messages.function import FunctionHandle, FunctionLookup
@@ -281,7 +296,7 @@ class Function(Object, Generic[R]):
 
         client, target = await self._callee("spawn")
         call_id = await spawn(client, target, args, kwargs)
-        return FunctionCall._of(call_id, client, target.app_id)
+        return FunctionCall._of(call_id, client, (self._target or target).app_id)
 
     @synchronized_iterator(_UNUSED.format("Function.map", "f.map"))
     async def map(
@@ -400,11 +415,19 @@ class Function(Object, Generic[R]):
         if self._parent is not None and not self._method:
             raise InvalidError("update_autoscaler belongs to a function or an instance of a class.")
         check_autoscaler(min_containers, max_containers, buffer_containers, scaledown_window)
+        request = FunctionUpdateAutoscaler("", min_containers, max_containers, buffer_containers, scaledown_window)
+        await self._request(request, Done)
+
+    async def _request(self, message: Any, expect: type[M]) -> M:
+        """Ask about the function: `message` is given its id."""
         client = await self._ready()
-        request = FunctionUpdateAutoscaler(
-            self.object_id, min_containers, max_containers, buffer_containers, scaledown_window
-        )
-        await client.request(request, Done)
+        assert self._target is not None
+        message.function_id = self.object_id
+        try:
+            return await client.request(message, expect)
+        except Exception as error:
+            message.function_id = (await self._target.renewed(client, error)).function_id
+            return await client.request(message, expect)
 
     def keep_warm(self, warm_pool_size: int) -> None:
         """Deprecated: use `update_autoscaler(min_containers=...)`."""
@@ -419,8 +442,7 @@ class Function(Object, Generic[R]):
         from modal._protocol.messages.function import FunctionStats as Stats
         from modal._protocol.messages.function import FunctionStatsGet
 
-        client = await self._ready()
-        stats = await client.request(FunctionStatsGet(self.object_id), Stats)
+        stats = await self._request(FunctionStatsGet(""), Stats)
         return FunctionStats(stats.backlog, stats.num_total_runners)
 
     @synchronized

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 from modal._mounts import Stamp, stamp_of
 
@@ -21,8 +21,8 @@ FRESH = 2.0  # seconds
 MOST_REMEMBERED = 50_000  # files
 
 
-def hash_file(path: str) -> str:
-    """SHA-256 of the content, hexadecimal. Raises OSError."""
+def hash_file(path: str, told: Optional[Callable[[], object]] = None) -> str:
+    """SHA-256 of the content, hexadecimal. `told` is called now and then; what it raises ends it. Raises OSError."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -32,6 +32,8 @@ def hash_file(path: str) -> str:
             if not chunk:
                 return digest.hexdigest()
             digest.update(chunk)
+            if told is not None:
+                told()
 
 
 def cache_path() -> str:
@@ -56,15 +58,17 @@ class HashCache:
         self._dirty = False
         self._lock = threading.Lock()
 
-    def get(self, path: str, one_of: int = 1) -> tuple[str, Stamp]:
-        """The hash of a file, one of so many, and the stamp that it had meanwhile. Raises OSError."""
+    def get(self, path: str, one_of: int = 1, told: Optional[Callable[[], object]] = None) -> tuple[str, Stamp]:
+        """The hash of a file, one of so many, and the stamp that it had meanwhile. `told`: as for `hash_file`.
+
+        Raises OSError."""
         stamp = stamp_of(path)
         if stamp is None:
             raise FileNotFoundError(path)
         known = self.known(path, stamp, one_of)
         if known:
             return known, stamp
-        digest = hash_file(path)
+        digest = hash_file(path) if told is None else hash_file(path, told)
         self.learn(path, stamp, digest, one_of)
         return digest, stamp
 

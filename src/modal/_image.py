@@ -53,6 +53,7 @@ class Image(PythonPackages, RemovedMethods, Object):
     """
 
     _kind = "image"
+    _made_by = "debian_slim(), or another of its methods that begin an image"
     _base: Optional[Image] = None
     _step: Optional[Step] = None  # None: exists on the server under `_object_id`
     _mounted: tuple[FileSet, ...] = ()  # files that are added when a container starts

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Sequence, Union
 
+from modal._image_projects import read_text
 from modal._image_steps import Step
 from modal._mounts import FileSet, Found, _ignore_key, _matches
 from modal._protocol.dockerfile import DockerfileError, Instruction, arguments, pairs, parse
@@ -94,13 +95,7 @@ class DockerfileStep(Step):
 def _read(path: str, method: str) -> str:
     if os.path.isdir(path):
         raise InvalidError(f"Image.{method}: {path} is a directory; give the path of the Dockerfile in it.")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise InvalidError(f"Image.{method}: there is no file {path} (looked from {os.getcwd()}).") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"Image.{method}: {path} cannot be read: {error}.") from None
+    return read_text(path, method)
 
 
 def _ignore_of(ignore: Any, path: str, context_dir: str) -> _AbstractPatternMatcher:
@@ -269,22 +264,32 @@ class Context(FileSet):
             yield Found(f"{CONTEXT}/{relative}", full)
 
     def _walk(self, relative: str) -> Iterator[Found]:
-        directory = os.path.join(self.local, relative)
+        """What is in a directory, and below it; the directory itself where it is empty."""
         prune = self._ignore.can_prune()
-        try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except PermissionError:
-            raise InvalidError(f"{directory} cannot be read: no permission. Leave it out with `ignore=`.") from None
-        for entry in entries:
-            name = f"{relative}/{entry.name}" if relative else entry.name
-            if entry.is_symlink():
-                if not _matches(self._ignore, name, entry.path):
-                    yield Found(f"{CONTEXT}/{name}", entry.path, os.readlink(entry.path))
-            elif entry.is_dir():
-                if not (prune and _matches(self._ignore, name, entry.path)):
-                    yield from self._walk(name)
-            elif entry.is_file() and not _matches(self._ignore, name, entry.path):
-                yield Found(f"{CONTEXT}/{name}", entry.path)
+        way = [relative]
+        while way:
+            place = way.pop()
+            directory = os.path.join(self.local, place)
+            entries = _entries(directory)
+            if not entries and place and not _matches(self._ignore, place, directory):
+                yield Found(f"{CONTEXT}/{place}", directory, directory=True)
+            for entry in entries:
+                name = f"{place}/{entry.name}" if place else entry.name
+                if entry.is_symlink():
+                    if not _matches(self._ignore, name, entry.path):
+                        yield Found(f"{CONTEXT}/{name}", entry.path, os.readlink(entry.path))
+                elif entry.is_dir():
+                    if not (prune and _matches(self._ignore, name, entry.path)):
+                        way.append(name)
+                elif entry.is_file() and not _matches(self._ignore, name, entry.path):
+                    yield Found(f"{CONTEXT}/{name}", entry.path)
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except PermissionError:
+        raise InvalidError(f"{directory} cannot be read: no permission. Leave it out with `ignore=`.") from None
 
 
 def check_commands(lines: Sequence[str], method: str) -> None:

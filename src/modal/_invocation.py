@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, AsyncIterator, Deque, Dict, List, Optional, Sequence, Tuple
 
-from modal._call_stream import CallStream, Packed, Target, new_call_id, parent_input_id
+from modal._call_stream import CallStream, Packed, Target, parent_input_id
 from modal._endpoint import CALL_PATIENCE, error_of
 from modal._map import Source, for_each, map_, sources, star_source
 from modal._protocol.errors import Fault, WireError
@@ -24,6 +24,7 @@ from modal._protocol.messages.call import (
     Outputs,
     Spawn,
     Status,
+    new_call_id,
 )
 from modal._protocol.messages.wire import Done
 from modal._results import outcome, pack, shown
@@ -51,7 +52,12 @@ async def invoke(client: Client, target: Target, args: Sequence[Any], kwargs: Di
         parent_input_id(),
         client.taken.told(),
     )
-    outputs = await client.request(message, Outputs, patience=CALL_PATIENCE)
+    try:
+        outputs = await client.request(message, Outputs, patience=CALL_PATIENCE)
+    except Exception as error:
+        target = await target.renewed(client, error)
+        message.function_id = target.function_id
+        outputs = await client.request(message, Outputs, patience=CALL_PATIENCE)
     await client.taken.add(call_id)
     await shown(client, target.app_id, outputs.log_seq)
     return await outcome(client, outputs, 0, target.name)
@@ -88,8 +94,19 @@ async def spawn(client: Client, target: Target, args: Sequence[Any], kwargs: Dic
     """`.spawn`: the id of a call whose input is on the server's disk."""
     packed = await pack(client, args, kwargs)
     call_id = new_call_id()
-    await client.request(_spawn_message(call_id, target, {0: packed}, last=True), Done, patience=CALL_PATIENCE)
+    await _begin(client, target, _spawn_message(call_id, target, {0: packed}, last=True))
     return call_id
+
+
+async def _begin(client: Client, target: Target, message: Spawn) -> Target:
+    """Send the first message of a spawned call, to whatever has the target's name now. Returns that."""
+    try:
+        await client.request(message, Done, patience=CALL_PATIENCE)
+    except Exception as error:
+        target = await target.renewed(client, error)
+        message.function_id = target.function_id
+        await client.request(message, Done, patience=CALL_PATIENCE)
+    return target
 
 
 async def spawn_map(client: Client, target: Target, source: Source) -> str:
@@ -97,13 +114,17 @@ async def spawn_map(client: Client, target: Target, source: Source) -> str:
     call_id = new_call_id()
     batch: Dict[int, Packed] = {}
     size = count = 0
+    begun = target.renew is None  # else nothing follows the first message until it is clear what is called
     waiting: Deque[Tuple[Spawn, Exchange]] = deque()
     try:
         async for args, kwargs in source.items():
             packed = await pack(client, args, kwargs)
             if batch and (len(batch) >= SPAWN_INPUTS or size + len(packed.inline) > BATCH_BYTES):
                 message = _spawn_message(call_id, target, batch, last=False)
-                waiting.append((message, await client.open(message, patience=CALL_PATIENCE)))
+                if begun:
+                    waiting.append((message, await client.open(message, patience=CALL_PATIENCE)))
+                else:
+                    target, begun = await _begin(client, target, message), True
                 batch, size = {}, 0
                 if len(waiting) >= SPAWNS_AHEAD:
                     await _acknowledged(client, *waiting.popleft())
@@ -117,7 +138,11 @@ async def spawn_map(client: Client, target: Target, source: Source) -> str:
             exchange.close(reuse=False)
     if not count:
         return ""
-    await client.request(_spawn_message(call_id, target, batch, last=True), Done, patience=CALL_PATIENCE)
+    message = _spawn_message(call_id, target, batch, last=True)
+    if begun:
+        await client.request(message, Done, patience=CALL_PATIENCE)
+    else:
+        await _begin(client, target, message)
     return call_id
 
 
@@ -199,7 +224,6 @@ __all__ = [
     "invoke",
     "invoke_gen",
     "map_",
-    "new_call_id",
     "sources",
     "spawn",
     "spawn_map",

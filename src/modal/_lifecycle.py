@@ -42,7 +42,6 @@ class Instance:
         hooks = partials.items()
         before = [self.callable(name) for name, partial in hooks if partial.enter == "before"]
         after = [self.callable(name) for name, partial in hooks if partial.enter == "after"]
-        self.snapshot_hooks = before  # run before a memory snapshot is taken
         self.enter_hooks = before + after
         self.exit_hooks = [self.callable(name) for name, partial in hooks if partial.exit]
 

@@ -25,6 +25,7 @@ class Found(NamedTuple):
     remote: str  # absolute
     local: str
     link: str = ""  # target of a link that leads nowhere here
+    directory: bool = False  # an empty one
 
 
 class FileSet:
@@ -49,6 +50,8 @@ class FileSet:
 def remote_path(path: Union[str, PurePosixPath], what: str) -> str:
     """An absolute path in a container, normalised. Raises InvalidError."""
     text = str(path)
+    if "\0" in text:
+        raise InvalidError(f"{what}: the remote path {text!r} has a NUL character, which no path may have.")
     if not text.startswith("/"):
         raise InvalidError(f"{what}: the remote path {text!r} must be absolute (begin with /).")
     return "/" + os.path.normpath(text).replace(os.sep, "/").strip("/")
@@ -184,35 +187,54 @@ def _matches(ignore: _AbstractPatternMatcher, relative: str, full: str) -> bool:
 
 
 def walk(root: str, remote: str, ignore: _AbstractPatternMatcher, *, python: bool = False) -> Iterator[Found]:
-    """All files below `root`, sorted. Links are followed; one that leads nowhere stays a link.
+    """All files and empty directories below `root`, sorted. Links are followed; one that leads nowhere stays a link.
 
-    `python` leaves out hidden entries and bytecode.
+    `python` leaves out hidden entries, bytecode and empty directories.
     """
     base = remote.rstrip("/")
     prune = ignore.can_prune()
 
-    def visit(directory: str, prefix: str, above: frozenset[str]) -> Iterator[Found]:
-        here = os.path.realpath(directory)
-        if here in above:
-            return  # a link to a directory above itself
-        try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except PermissionError:
-            raise InvalidError(f"{directory} cannot be read: no permission. Leave it out with `ignore=`.") from None
-        for entry in entries:
+    entries = _scan(root)
+    if not entries and base and not python:
+        yield Found(base, root, directory=True)
+    way = [("", iter(entries), _identity(root))]  # directories can be nested deeper than Python's calls
+    while way:
+        prefix, rest, _ = way[-1]
+        for entry in rest:
             if python and (entry.name.startswith(".") or entry.name == "__pycache__" or entry.name.endswith(".pyc")):
                 continue
             relative = prefix + entry.name
             if entry.is_dir():
-                if not (prune and _matches(ignore, relative, entry.path)):
-                    yield from visit(entry.path, relative + "/", above | {here})
-            elif entry.is_file():
+                here = _identity(entry.path)
+                if (prune and _matches(ignore, relative, entry.path)) or any(here == above for _, _, above in way):
+                    continue  # or a link to a directory above itself
+                entries = _scan(entry.path)
+                if entries:
+                    way.append((relative + "/", iter(entries), here))
+                    break
+                if not python and not _matches(ignore, relative, entry.path):
+                    yield Found(f"{base}/{relative}", entry.path, directory=True)
+                continue
+            if entry.is_file():
                 if not _matches(ignore, relative, entry.path):
                     yield Found(f"{base}/{relative}", entry.path)
             elif entry.is_symlink() and not _matches(ignore, relative, entry.path):
                 yield Found(f"{base}/{relative}", entry.path, os.readlink(entry.path))
+        else:
+            way.pop()
 
-    yield from visit(root, "", frozenset())
+
+def _scan(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise InvalidError(f"{directory} cannot be read: no permission. Leave it out with `ignore=`.") from None
+
+
+def _identity(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino
 
 
 class Stamp(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from modal._object import Object, check_environment_name, check_object_name
+from modal._object import Object, check_environment_name, check_object_name, environment_to_send
 from modal._planned import not_yet
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Named(Object):
 
     def __reduce__(self) -> Any:
         if self._object_id is None and self._name:
-            return _restore_named, (type(self), self._name, self._environment, self._create)
+            return _restore_named, (type(self), self._name, environment_to_send(self._environment), self._create)
         return super().__reduce__()
 
     def __repr__(self) -> str:

@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePosixPath
 
     from modal._client import Client
+    from modal._transfer import Progress
+    from modal._upload_sources import Sources
     from modal.volume import FileEntry
+
+SPOOLED_FROM = 16 << 20  # bytes
 
 
 class NetworkFileSystem(_Stored):
     """A shared, writable file system accessible by one or more Modal functions. Superseded by `modal.Volume`.
 
-    What one container writes is seen by all others at once, without commit or reload.
+    What one container writes is seen by all others at once, without commit or reload. Methods that are given a path in
+    it raise FileNotFoundError (a NotFoundError too) where nothing is there; all of them raise NotFoundError where there
+    is no network file system of this name. See
+    [the reference](https://modal.com/docs/reference/modal.NetworkFileSystem).
 
     ```python
     nfs = modal.NetworkFileSystem.from_name("my-nfs", create_if_missing=True)
@@ -47,7 +54,10 @@ class NetworkFileSystem(_Stored):
         environment_name: Optional[str] = None,
         create_if_missing: bool = False,
     ) -> NetworkFileSystem:
-        """Reference a NetworkFileSystem by its name, creating if necessary, when it is first used."""
+        """Reference a NetworkFileSystem by its name, creating if necessary, when it is first used.
+
+        Raises InvalidError for a name that none can have.
+        """
         return NetworkFileSystem._named(name, environment_name, create_if_missing)  # type: ignore[no-any-return]
 
     @synchronized_context_classmethod
@@ -70,7 +80,7 @@ class NetworkFileSystem(_Stored):
     @synchronized
     @staticmethod
     async def delete(name: str, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
-        """Delete a network file system by name, with all that is in it."""
+        """Delete a network file system by name, with all that is in it. Raises NotFoundError."""
         await NetworkFileSystem._delete(name, client, environment_name)
 
     @synchronized
@@ -92,23 +102,23 @@ class NetworkFileSystem(_Stored):
             if not isinstance(name, str) or not os.path.basename(name):
                 raise InvalidError(f"write_file: this file object has no name: give a path below {remote_path!r}.")
             remote_path += os.path.basename(name)
-        content: Any = await call_blocking(fp.read)
-        if not isinstance(content, (bytes, bytearray, memoryview)):
-            raise InvalidError("write_file: the file object must be binary (opened with 'rb', or an io.BytesIO).")
-        data = bytes(content)
-        await self._put(remote_path, [data], len(data), 0o644, progress_cb)
-        return len(data)
-
-    async def _put(
-        self, remote: str, content: Any, size: int, mode: int, progress_cb: Optional[Callable[..., Any]]
-    ) -> None:
         from modal._protocol.messages.volume import NetworkFilePut
         from modal._protocol.messages.wire import Done
+        from modal._upload import upload
 
         client = await self._ready()
-        await client.upload(NetworkFilePut(self.object_id, remote, mode & 0o777), content, Done)
+        with _Spooled() as spooled:
+            await call_blocking(spooled.fill, fp)
+            await upload(client, NetworkFilePut(self.object_id, remote_path), spooled.content, Done)
         if progress_cb is not None:
-            progress_cb(advance=size)
+            progress_cb(advance=spooled.size)
+        return spooled.size
+
+    async def _upload(self, sources: Sources, progress: Optional[Progress]) -> None:
+        from modal._network_upload import NetworkUpload
+
+        client = await self._ready()
+        await call_blocking(NetworkUpload(client, self.object_id, sources, progress).run)
 
     @synchronized
     async def read_file(self, path: str) -> AsyncIterator[bytes]:
@@ -135,15 +145,21 @@ class NetworkFileSystem(_Stored):
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add a local file: at `remote_path`, else in the root under its own name."""
+        """Add a local file: at `remote_path`, else in the root under its own name.
+
+        Raises FileNotFoundError, and InvalidError for a directory.
+        """
+        from modal._upload_sources import Sources, remote_place
+
         local = _existing(local_path, "add_local_file")
         if os.path.isdir(local):
             raise InvalidError(f"add_local_file: {local} is a directory. Use add_local_dir.")
-        remote = "/" + os.path.basename(local) if remote_path is None else str(remote_path)
+        remote = "/" if remote_path is None else str(remote_path)
         if remote.endswith("/"):
             remote += os.path.basename(local)
-        status = os.stat(local)
-        await self._put(remote, local, status.st_size, status.st_mode, progress_cb)
+        sources = Sources()
+        sources.add_file(local, remote_place(remote))
+        await self._upload(sources, _Increments(progress_cb) if progress_cb is not None else None)
 
     @synchronized
     async def add_local_dir(
@@ -152,27 +168,19 @@ class NetworkFileSystem(_Stored):
         remote_path: Optional[Union[str, PurePosixPath, None]] = None,
         progress_cb: Optional[Callable[..., Any]] = None,
     ) -> None:
-        """Add all of a local directory, empty ones too: below `remote_path`, else below the directory's own name."""
+        """Add all of a local directory, empty ones too: below `remote_path`, else below the directory's own name.
+
+        Links to files and directories outside of it are followed; those that lead to a place inside stay links.
+        """
         local = _existing(local_path, "add_local_dir")
         if not os.path.isdir(local):
             raise InvalidError(f"add_local_dir: {local} is a file. Use add_local_file.")
-        from modal._protocol.messages.volume import VolumeEdit
-        from modal._protocol.messages.wire import Done
+        from modal._upload_sources import Sources, remote_place
 
-        remote = "/" + os.path.basename(local) if remote_path is None else str(remote_path)
-        found: List[str] = []
-        empty: List[str] = []
-        for directory, below, names in os.walk(local):
-            found += [os.path.join(directory, name) for name in sorted(names)]
-            if not names and not below:
-                empty.append(os.path.normpath(f"{remote}/{os.path.relpath(directory, local)}"))
-        if empty:
-            await self._ask(lambda volume_id: VolumeEdit(volume_id, "mkdir", empty), Done)
-        for path in found:
-            if os.path.isfile(path):
-                status = os.stat(path)
-                place = f"{remote.rstrip('/')}/{os.path.relpath(path, local)}"
-                await self._put(place, path, status.st_size, status.st_mode, progress_cb)
+        remote = remote_place(os.path.basename(local) if remote_path is None else remote_path)
+        sources = Sources()
+        sources.add_directory(local, remote)
+        await self._upload(sources, _Increments(progress_cb) if progress_cb is not None else None)
 
     @synchronized
     async def listdir(self, path: str) -> list[FileEntry]:
@@ -190,3 +198,60 @@ def _existing(path: Union[Path, str], what: str) -> str:
     if not os.path.exists(local):
         raise FileNotFoundError(f"{what}: there is no file or directory {local}.")
     return local
+
+
+class _Increments:
+    """Tells a `progress_cb` how many bytes more are done."""
+
+    def __init__(self, progress_cb: Callable[..., Any]) -> None:
+        self._progress_cb = progress_cb
+        self._told = 0
+
+    def __call__(self, files: int, all_files: int, done: int, total: int) -> None:
+        if done > self._told:
+            self._told, more = done, done - self._told
+            self._progress_cb(advance=more)
+
+
+class _Spooled:
+    """The content of a file object: in memory, or where it is large in a file, as it may have to be sent twice."""
+
+    def __init__(self) -> None:
+        self.content: Union[str, List[bytes]] = []
+        self.size = 0
+
+    def fill(self, fp: BinaryIO) -> None:
+        """Blocking. Raises InvalidError where it is not binary."""
+        import tempfile
+
+        parts: List[bytes] = []
+        file: Optional[BinaryIO] = None
+        try:
+            while True:
+                part: Any = fp.read(SPOOLED_FROM)
+                if not isinstance(part, (bytes, bytearray, memoryview)):
+                    raise InvalidError(
+                        "write_file: the file object must be binary (opened with 'rb', or an io.BytesIO)."
+                    )
+                if not part:
+                    break
+                parts.append(bytes(part))
+                self.size += len(part)
+                if file is None and self.size > SPOOLED_FROM:
+                    fd, self.content = tempfile.mkstemp(prefix="modal-upload-")
+                    file = os.fdopen(fd, "wb")
+                if file is not None:
+                    file.writelines(parts)
+                    parts = []
+        finally:
+            if file is not None:
+                file.close()
+        if file is None:
+            self.content = parts
+
+    def __enter__(self) -> _Spooled:
+        return self
+
+    def __exit__(self, *_problem: object) -> None:
+        if isinstance(self.content, str):
+            os.unlink(self.content)

@@ -53,8 +53,14 @@ class Object:
     """An object of the server's: referred to first, resolved ("hydrated") when it is first needed."""
 
     _kind = "object"  # for people
+    _made_by = "from_name"  # what gives one, as it is written behind the class's name
     _object_id: Optional[str] = None
     _client: Optional[Client] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Nobody makes one like this. Raises InvalidError that says how."""
+        title = type(self).__name__
+        raise InvalidError(f"modal.{title} is not made by calling it: use modal.{title}.{self._made_by}.")
 
     @property
     def object_id(self) -> str:
@@ -77,6 +83,8 @@ class Object:
         It is rarely necessary to call this method explicitly, as most operations will lazily hydrate when needed.
         The main use case is when you need to access object metadata, such as its ID.
         """
+        if client is not None and not hasattr(client, "request"):
+            raise InvalidError(f"hydrate takes a modal.Client, or nothing, not {type(client).__name__}.")
         await self._ready(client)
         return self
 
@@ -110,6 +118,13 @@ class Object:
 
     def __repr__(self) -> str:
         return f"modal.{type(self).__name__}({self._object_id or 'not hydrated'})"
+
+
+def environment_to_send(environment_name: Optional[str]) -> Optional[str]:
+    """What an object that is sent by its name takes along: the container's environment goes with it."""
+    from modal import _context
+
+    return environment_name if _context.is_local() else environment_of(environment_name) or None
 
 
 def _restore(cls: type[Object], object_id: str) -> Object:

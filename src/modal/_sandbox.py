@@ -31,6 +31,7 @@ class Sandbox(Object):
     """A `Sandbox` object lets you interact with a running sandbox, similar to Python's asyncio.subprocess.Process."""
 
     _kind = "sandbox"
+    _made_by = "create"
 
     @planned
     @staticmethod

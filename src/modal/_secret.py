@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from modal._object import Object, check_environment_name, check_object_name, environment_of
+from modal._object import Object, check_environment_name, check_object_name, environment_of, environment_to_send
+from modal._variables import check_variables
 from modal.exception import InvalidError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class Secret(Object):
     """
 
     _kind = "secret"
+    _made_by = "from_name, from_dict, from_dotenv or from_local_environ"
     _values: Optional[Callable[[], dict[str, str]]] = None  # of an inline secret
     _name = ""
     _environment: Optional[str] = None
@@ -50,49 +52,45 @@ class Secret(Object):
         """
         if not isinstance(env_dict, dict):
             raise InvalidError(f"Secret.from_dict: a dict is needed, not {type(env_dict).__name__}.")
-        entries: dict[Any, Any] = env_dict
-        for key, value in entries.items():
-            if not isinstance(key, str) or not key or "=" in key or "\0" in key:
-                raise InvalidError(f"Secret.from_dict: {key!r} cannot be the name of an environment variable.")
-            if isinstance(value, str) and "\0" in value:
-                raise InvalidError(f"Secret.from_dict: the value of {key!r} has a NUL character, as no variable can.")
-            if value is not None and not isinstance(value, str):
-                raise InvalidError(
-                    f"Secret.from_dict: the value of {key!r} must be a string or None, not {type(value).__name__}."
-                )
-        values: dict[str, str] = {key: value for key, value in entries.items() if value is not None}
-        return Secret._inline(values.copy, "from_dict")
+        return Secret._inline(check_variables(env_dict, "Secret.from_dict").copy, "from_dict")
 
     @staticmethod
     def from_local_environ(
         env_keys: list[str],  # list of local env vars to be included for remote execution
     ) -> Secret:
-        """Create secrets from local environment variables automatically."""
+        """Create secrets from local environment variables automatically.
+
+        Raises InvalidError where one of them is not set. In a container it is an empty secret.
+        """
         from modal._context import is_local
 
-        given: Any = env_keys
-        if isinstance(given, str):
-            raise InvalidError(f"Secret.from_local_environ: a list is needed: write [{given!r}].")
+        keys = _names(env_keys, "from_local_environ: env_keys")
         if not is_local():
             return Secret.from_dict({})
-        missing = [key for key in env_keys if key not in os.environ]
+        missing = [key for key in keys if key not in os.environ]
         if missing:
             raise InvalidError(
                 f"Secret.from_local_environ: {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not set in this environment."
             )
-        return Secret.from_dict({key: os.environ[key] for key in env_keys})
+        values = check_variables({key: os.environ[key] for key in keys}, "Secret.from_local_environ")
+        return Secret._inline(values.copy, "from_local_environ")
 
     @staticmethod
     def from_dotenv(path: Optional[Union[str, os.PathLike[str]]] = None, *, filename: str = ".env") -> Secret:
         """Create secrets from a .env file automatically.
 
-        Looks for the file in the current working directory and upwards; with `path` (say `__file__`), from there.
+        Looks for the file in the current working directory and upwards; with `path` (say `__file__`), from there. It is
+        read when the secret is first used: InvalidError where there is none, or python-dotenv is not installed. In a
+        container it is an empty secret.
         """
         from modal._context import is_local
 
         if not is_local():
             return Secret.from_dict({})
+        for given in (filename if path is None else path, filename):
+            if not isinstance(given, (str, os.PathLike)):
+                raise InvalidError(f"Secret.from_dotenv: a path is needed, not {given!r:.80}.")
         start = os.path.abspath(os.fspath(path)) if path is not None else os.getcwd()
         return Secret._inline(lambda: _read_dotenv(start, filename), "from_dotenv")
 
@@ -108,6 +106,8 @@ class Secret(Object):
     ) -> Secret:
         """Reference a Secret by its name.
 
+        When it is first used: NotFoundError where there is none, InvalidError where it lacks a key of `required_keys`.
+
         ```python
         secret = modal.Secret.from_name("my-secret")
 
@@ -119,10 +119,7 @@ class Secret(Object):
         secret = Secret.__new__(Secret)
         secret._name = check_object_name(name, "Secret")
         secret._environment = check_environment_name(environment_name)
-        given: Any = required_keys
-        if isinstance(given, str):
-            raise InvalidError(f"Secret.from_name: required_keys is a list: write [{given!r}].")
-        secret._required_keys = list(required_keys)
+        secret._required_keys = _names(required_keys, "from_name: required_keys")
         return secret
 
     @staticmethod
@@ -161,8 +158,32 @@ class Secret(Object):
         self._object_id = answer.object_id
         return answer.object_id
 
+    def __reduce__(self) -> Any:
+        if self._object_id is None and self._name:
+            return _restore_named, (self._name, environment_to_send(self._environment), self._required_keys)
+        return super().__reduce__()
+
     def __repr__(self) -> str:
-        return f"modal.Secret.from_name({self._name!r})" if self._name else f"modal.Secret.{self._text or 'from_id'}"
+        if self._name:
+            return f"modal.Secret.from_name({self._name!r})"
+        return f"modal.Secret.{self._text}" if self._text else super().__repr__()
+
+
+def _restore_named(name: str, environment: Optional[str], required_keys: list[str]) -> Secret:
+    return Secret.from_name(name, environment_name=environment, required_keys=required_keys)
+
+
+def _names(names: Any, where: str) -> list[str]:
+    """A list of variables' names. Raises InvalidError."""
+    if isinstance(names, str):
+        raise InvalidError(f"Secret.{where} is a list: write [{names!r}].")
+    if not hasattr(names, "__iter__"):
+        raise InvalidError(f"Secret.{where} must be a list of strings, not {type(names).__name__}.")
+    checked = list(names)
+    for name in checked:
+        if not isinstance(name, str):
+            raise InvalidError(f"Secret.{where} must hold strings, not {name!r:.80}.")
+    return checked
 
 
 def _read_dotenv(start: str, filename: str) -> dict[str, str]:
@@ -177,7 +198,11 @@ def _read_dotenv(start: str, filename: str) -> dict[str, str]:
     while True:
         candidate = os.path.join(directory, filename)
         if os.path.isfile(candidate):
-            return {key: value for key, value in dotenv_values(candidate).items() if value is not None}
+            try:
+                found = dotenv_values(candidate)
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidError(f"Secret.from_dotenv: {candidate} cannot be read: {error}.") from None
+            return check_variables(found, f"Secret.from_dotenv ({candidate})")
         above = os.path.dirname(directory)
         if above == directory:
             raise InvalidError(f"Secret.from_dotenv: there is no file {filename} in {start} or any directory above.")

@@ -17,9 +17,10 @@ import os
 import signal
 from typing import List, NamedTuple
 
+from modal._protocol.home import SPARE_SUFFIX
+
 SMALLEST = 8 << 20  # bytes
 MOST = 256 << 20  # bytes that a process keeps in mind, and that larger values are not kept for
-SUFFIX = ".spare"
 
 
 class _Spare(NamedTuple):
@@ -35,7 +36,7 @@ def keep(directory: str, blob: str, path: str, size: int, audience: str) -> None
     """This finished file, still at `path`, will be the value `blob`. It is a spare from when that is gone."""
     if not SMALLEST <= size <= MOST:
         return
-    spare = _Spare(os.path.join(directory, blob + SUFFIX), size, audience)
+    spare = _Spare(os.path.join(directory, blob + SPARE_SUFFIX), size, audience)
     try:
         os.link(path, spare.path)
     except OSError:  # no hard links here, a full disk

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Stored(_Named):
     """`_kind` is what the server calls it."""
 
+    _made_by = "from_name(name, create_if_missing=True), or ephemeral() for a time"
+
     async def _load(self, client: Client) -> None:
         from modal._protocol.messages.object import ObjectOpen
         from modal._protocol.messages.secret import ObjectId

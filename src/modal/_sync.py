@@ -251,7 +251,7 @@ class _Call(_Synchronized):
     def _bind(self, instance: Any) -> Any:
         return _BoundCall(self, instance, self._function.__get__(instance))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _call(self._function, args, kwargs)
 
     @property
@@ -263,7 +263,7 @@ class _BoundCall(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _call(self.aio, args, kwargs)
 
 
@@ -289,7 +289,7 @@ class _Generator(_Synchronized):
         method = self._function.__get__(instance)
         return _BoundGenerator(self, instance, Noticing(method, self._unused) if self._unused else method)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
 
     @property
@@ -301,7 +301,7 @@ class _BoundGenerator(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _iterator(self.aio, args, kwargs)
 
 
@@ -332,7 +332,7 @@ class _Flat:
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         pages = self.function(*args, **kwargs)
         try:
             async for page in pages:
@@ -361,7 +361,7 @@ class _Context(_Synchronized):
         method = self._function.__get__(instance)
         return _BoundContext(self, instance, lambda *args, **kwargs: Context(method(*args, **kwargs)))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return Context(self._function(*args, **kwargs))
 
     @property
@@ -373,8 +373,36 @@ class _BoundContext(_Bound):
     __slots__ = ()
     __doc__ = _documentation
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
+
+
+_entered: set[Context[Any]] = set()  # by the main thread; who calls `__enter__` need not keep the context itself
+
+
+_ends_at_exit = False
+
+
+def _end_entered(process: int) -> None:
+    """What was entered without `with` ends with the process; a child that has inherited it leaves it alone."""
+    import os
+
+    while _entered and os.getpid() == process:
+        try:
+            _entered.pop().__exit__(None, None, None)
+        except Exception:  # the server collects what it hears nothing of any more
+            continue
+
+
+def _hold(context: Context[Any]) -> None:
+    global _ends_at_exit
+    if not _ends_at_exit:
+        import atexit
+        import os
+
+        atexit.register(_end_entered, os.getpid())
+        _ends_at_exit = True
+    _entered.add(context)
 
 
 class Context(Generic[T]):
@@ -391,9 +419,13 @@ class Context(Generic[T]):
         raise AttributeError(f"{name!r}: this is a context manager; use what `with ... as x:` gives.")
 
     def __enter__(self) -> T:
-        return cast("T", _drive(self._manager.__aenter__()))
+        value = cast("T", _drive(self._manager.__aenter__()))
+        if threading.get_ident() == threading.main_thread().ident:
+            _hold(self)
+        return value
 
     def __exit__(self, *exc_info: Any) -> Optional[bool]:
+        _entered.discard(self)
         return cast("Optional[bool]", _drive(self._manager.__aexit__(*exc_info)))
 
     async def __aenter__(self) -> T:

@@ -131,12 +131,6 @@ def is_remote(error: BaseException) -> bool:
     return False
 
 
-def remote_frames(error: BaseException) -> List[Frame]:
-    """Frames of the container that the exception's own traceback lacks: none, since `attach` puts them there."""
-    del error
-    return []
-
-
 _capture = compile("_seen(_frame(1))", "<remote>", "exec")
 # Python 3.11's table of places for this code: its first line throughout, no columns, so nothing is underlined.
 _LINES_ONLY = b"".join(

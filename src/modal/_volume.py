@@ -158,7 +158,11 @@ class Volume(_Stored):
 
     Unlike a networked filesystem, a container sees what others have changed after `reload()` only, and others see
     what it has changed after `commit()` (which also happens every few seconds, and when the container ends). Where
-    two containers change the same file, the last one to commit wins.
+    two containers change the same file, the last one to commit wins. A volume holds 500,000 files, directories and
+    links. See [the guide](https://modal.com/docs/guide/volumes).
+
+    Methods that are given a path in the volume raise FileNotFoundError (a NotFoundError too) where nothing is there,
+    and InvalidError for what is no path; all of them raise NotFoundError where there is no volume of this name.
     """
 
     _kind = "volume"
@@ -178,7 +182,11 @@ class Volume(_Stored):
         create_if_missing: bool = False,
         version: Optional[int] = None,
     ) -> Volume:
-        """Reference a Volume by name, creating if necessary, when it is first used."""
+        """Reference a Volume by name, creating if necessary, when it is first used.
+
+        `version` is that of the file system (1 or 2), which makes no difference here. Raises InvalidError for a name
+        that no volume can have.
+        """
         made: Volume = Volume._named(name, environment_name, create_if_missing)
         made._format = _check_version(version)
         return made
@@ -240,6 +248,11 @@ class Volume(_Stored):
         except ExecutionError as error:
             if str(error).startswith("volume busy"):
                 raise VolumeBusyError(str(error)) from None
+            if "is not mounted in this container" in str(error):
+                raise ExecutionError(
+                    f"{self!r} is not mounted in this container, so there is nothing to {action}: name it in the "
+                    "function's `volumes=`."
+                ) from None
             raise
         except InternalFailure:
             # Its worker, or the server, was restarted in the middle: nothing was committed, or all of it.
@@ -251,6 +264,7 @@ class Volume(_Stored):
 
         Passing a directory path lists all files in the directory. For a file path, return only that file's
         description. If `recursive` is set to True, list all files and folders under the path recursively.
+        Times of entries are in seconds since the epoch, sizes in bytes.
         """
         async for entry in self._entries(path, recursive):
             yield entry
@@ -279,7 +293,10 @@ class Volume(_Stored):
 
     @synchronized
     async def remove_file(self, path: str, recursive: bool = False) -> None:
-        """Remove a file or directory from a volume."""
+        """Remove a file, or with `recursive` a directory, from a volume.
+
+        Raises InvalidError for a directory without `recursive`.
+        """
         await self._remove(path, recursive)
 
     @synchronized
@@ -290,6 +307,8 @@ class Volume(_Stored):
         vol.copy_files(["bar/example.txt"], "bar2")  # Copy files to another directory
         vol.copy_files(["bar/example.txt"], "bar/example2.txt")  # Rename a file by copying
         ```
+
+        Raises InvalidError where several files are to become one, or a directory is to be copied.
         """
         from modal._protocol.messages.volume import VolumeEdit
         from modal._protocol.messages.wire import Done
@@ -314,6 +333,9 @@ class Volume(_Stored):
             batch.put_directory("/local/directory/", "/remote/directory")
             batch.put_file(io.BytesIO(b"some data"), "/foobar")
         ```
+
+        At the end of the block, raises FileExistsError (an AlreadyExistsError too) where something is there already and
+        must not be replaced, and ResourceExhaustedError where the volume or the disk is full; nothing has changed then.
         """
         from modal._volume_upload import VolumeUpload
 
@@ -328,7 +350,7 @@ class Volume(_Stored):
     @synchronized
     @staticmethod
     async def delete(name: str, client: Optional[Client] = None, environment_name: Optional[str] = None) -> None:
-        """Delete a volume by name, with all that is in it."""
+        """Delete a volume by name, with all that is in it. Raises NotFoundError."""
         await Volume._delete(name, client, environment_name)
 
     @synchronized
@@ -340,7 +362,10 @@ class Volume(_Stored):
         client: Optional[Client] = None,
         environment_name: Optional[str] = None,
     ) -> None:
-        """Rename a volume. Containers that have it mounted go on with it."""
+        """Rename a volume. Containers that have it mounted go on with it.
+
+        Raises NotFoundError, and AlreadyExistsError where another volume has the new name.
+        """
         from modal._client import Client
         from modal._object import check_object_name
         from modal._protocol.messages.volume import VolumeRename

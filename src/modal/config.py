@@ -42,6 +42,12 @@ def _boolean(value: Any) -> bool:
     return value.strip().lower() not in FALSE_SPELLINGS if isinstance(value, str) else bool(value)
 
 
+def _text(value: Any) -> str:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError("a string is needed, in quotes")
+
+
 def _seconds(value: Any) -> float:
     return float(value)
 
@@ -55,7 +61,7 @@ def _build_validation(value: Any) -> str:
 
 class _Setting(NamedTuple):
     default: Any = None
-    convert: Callable[[Any], Any] = str
+    convert: Callable[[Any], Any] = _text
 
 
 _SETTINGS = {
@@ -135,7 +141,12 @@ def _write_profiles(profiles: dict[str, dict[str, Any]]) -> None:
 
     path = os.path.realpath(config_path())
     temporary = f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise InvalidError(
+            f"{path} cannot be written: {error.strerror}. MODAL_CONFIG_PATH names another file."
+        ) from None
     try:
         with open(descriptor, "wb") as file:
             tomli_w.dump(profiles, file)
@@ -234,7 +245,8 @@ class Config:
         try:
             return setting.convert(value)
         except (ValueError, TypeError) as error:
-            raise InvalidError(f"{where}: {value!r} is no valid value: {error}.") from None
+            shown = "this" if "secret" in where.lower() else repr(value)
+            raise InvalidError(f"{where}: {shown} is no valid value: {error}.") from None
 
     def override_locally(self, key: str, value: str) -> None:
         """Override a setting in this process by overriding the environment variable for the setting.

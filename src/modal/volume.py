@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 from modal._volume import Volume
 
@@ -19,7 +19,8 @@ class FileEntryType(IntEnum):
     SOCKET = 5
 
 
-class FileEntry(NamedTuple):
+@dataclass(frozen=True, order=True)
+class FileEntry:
     """A file or directory entry listed from a Modal volume."""
 
     path: str  # relative to the volume's root

@@ -42,7 +42,8 @@ COMMANDS = {
     "settings": "cat /seen; pwd; cat where;"
         "echo \"$A|$B|$C|$UNI|$QUOTED|$EXPORTED|$LINES_OF|${EMPTY-unset}|${NOTHING-unset}\"",
     "files": "cat /ran; /late/nested/run.sh;"
-        "cat '/copied/inner' '/late/nested/sub ü/ä b.txt'; readlink /copied/broken; ls /late",
+        "cat '/copied/inner' '/late/nested/sub ü/ä b.txt'; readlink /copied/broken; ls /late;"
+        "cd /; ls -d copied/empty/er /late/nested/empty/er",
     "requirements": "pip list --format freeze | grep -i '^six=\\|^toml='",
     "project": "pip list --format freeze | grep -i '^six=\\|^toml='",
     "one": "cat /b", "two": "cat /b", "shell": "cat /s",
@@ -78,6 +79,7 @@ def test_corners(platform: Platform, tmp_path: Path) -> None:
     (tree / "sub ü/ä b.txt").write_text("ünï\n")
     (tree / "run.sh").write_text("#!/bin/sh\necho ran\n")
     (tree / "run.sh").chmod(0o755)
+    (tree / "empty/er").mkdir(parents=True)
     (tree / "inner").symlink_to("sub ü/ä b.txt")
     (tree / "broken").symlink_to("nowhere")
     (tmp_path / "more").mkdir()
@@ -101,7 +103,17 @@ def test_corners(platform: Platform, tmp_path: Path) -> None:
         "/work dir/ü",
         'over|$A|ü"\'|ü✓ x|a "b" $HOME|1|l1 l2||unset',
     ]
-    assert found["files"] == ["ran", "ran", "ünï", "ünï", "nowhere", "nested", "run.sh"]
+    assert found["files"] == [
+        "ran",
+        "ran",
+        "ünï",
+        "ünï",
+        "nowhere",
+        "nested",
+        "run.sh",
+        "/late/nested/empty/er",
+        "copied/empty/er",
+    ]
     assert "six==1.16.0" in found["requirements"]
     assert [row.partition("=")[0] for row in found["requirements"]] == ["six", "toml"]
     assert [row.partition("=")[0] for row in found["project"]] == ["six", "toml"]

@@ -132,20 +132,20 @@ NETWORK: list[Step] = [
     ("nfs|create|typed", 0, "Created network file system 'typed' in environment 'main'."),
     ("nfs|put|typed|my dir", 0, "Uploaded my dir to '/my dir'"),
     ("nfs|put|typed|plain|/x/", 0, "to '/x/plain'"),
-    ("nfs|put|typed|plain|/x", 1, "'/x' is a directory"),
+    ("nfs|put|typed|plain|/x", 1, "'x' is a directory"),
     ("nfs|put|typed|plain|/x/plain/y", 1, "only directories may be on the way"),
     ("nfs|put|typed|plain|/same/same", 0, "to '/same/same'"),
     ("nfs|get|typed|same|same", 0, "Downloaded 1 file"),  # a directory that holds one file of its own name
     ("nfs|rm|-r|typed|same", 0, ""),
     ("nfs|put|typed|no such", 1, "There is no file or directory no such."),
-    ("nfs|ls|typed|my dir", 0, "a b.txt\nempty\nouter\nsub ü\n"),
+    ("nfs|ls|typed|my dir", 0, "a b.txt\nbroken\nempty\nouter\nsub ü\n"),
     ("nfs|ls|typed|x/plain", 0, "plain\n"),
     ("nfs|ls|typed|**/*.txt", 0, "/my dir/a b.txt\n/my dir/sub ü/ünï ✓.txt\n"),
     ("nfs|ls|typed|no such", 1, "No such file or directory in the network file system"),
     ("nfs|get|typed|**/*.txt|globbed", 0, "Downloaded 2 files"),
     ("nfs|get|typed|**/*.txt|-", 0, "au"),
     ("nfs|get|typed|*.zip|globbed", 1, "Nothing matches '*.zip'."),
-    ("nfs|get|typed|**|dump", 0, "Downloaded 5 files"),
+    ("nfs|get|typed|**|dump", 0, "Downloaded 4 files"),
     ("nfs|get|typed|my dir|-", 1, "only files can be read"),
     ("nfs|rm|typed|my dir", 1, "rm -r"),
     ("nfs|rm|-r|typed|my dir", 0, ""),
@@ -165,27 +165,42 @@ def test_network_file_systems(platform: Platform, tree: Path) -> None:
 
 
 FILL = """
-import modal
+import sys, types, modal
+far = types.ModuleType("far_away")
+exec("class Thing: pass", far.__dict__)
+far.Thing.__module__ = "far_away"
 d = modal.Dict.from_name("typed", create_if_missing=True)
 class Odd:
     def __repr__(self):
         raise ValueError("odd")
 d.update({"a": "text", 1: [1, 2], "ü": b"x"})
 d["odd"] = Odd()
+sys.modules["far_away"] = far
+d.update({"far": far.Thing(), "half": "\\ud800", "nan": float("nan"), far.Thing(): "its key"})
 q = modal.Queue.from_name("typed", create_if_missing=True)
 q.put_many([1, "two", {"three": 3}])
 q.put("part", partition="p")
 q.put(Odd(), partition="odd")
+q.put_many([far.Thing(), "\\ud800", "last"], partition="far")
 """
 
 STORED: list[Step] = [
     ("dict|create|typed", 0, "'typed' is ready"),
     ("dict|create|typed", 0, "'typed' is ready"),
     ("dict|create|two words", 1, "Invalid Dict name"),
+    ("dict", 2, "Usage: modal dict [OPTIONS] COMMAND [ARGS]...\n\n  Manage `modal.Dict` objects"),
     ("dict|get|typed|a", 0, "text\n"),
     ("dict|get|typed|1", 1, "There is no key '1' in the Dict 'typed'."),
     ("dict|get|typed|ü", 0, "b'x'\n"),
     ("dict|get|typed|odd", 0, "<Odd, which cannot be shown: ValueError>"),
+    ("dict|get|typed|far", 1, "it needs the module 'far_away', which is not installed"),
+    ("dict|get|typed|half", 0, "\\ud800\n"),
+    ("dict|items|typed|-a", 0, "<it cannot be deserialized here: it needs the module 'far_away'"),
+    ("dict|items|typed|-a|--json", 0, '"Value": "its key"'),
+    ("dict|items|typed|-a|--json", 0, '"Key": "far",\n    "Value": "<it cannot be deserialized here'),
+    ("dict|items|typed|-a|--json", 0, '"Key": "nan",\n    "Value": "nan"'),
+    ("dict|items|typed|-a|--json|-r", 0, '"Value": "nan"'),
+    ("dict|items|typed|0", 0, "..."),
     ("dict|items|typed|1", 0, "..."),
     ("dict|items|typed|--all", 0, "<Odd, which cannot be shown: ValueError>"),
     ("dict|items|typed|-r", 0, "'text'"),
@@ -199,6 +214,10 @@ STORED: list[Step] = [
     ("queue|create|typed", 0, "'typed' is ready"),
     ("queue|len|typed", 0, "3\n"),
     ("queue|len|typed|-p|p", 0, "1\n"),
+    ("queue|peek|typed|9|-p|far", 0, "it needs the module 'far_away', which is not installed in this environment>\n"),
+    ("queue|peek|typed|9|-p|far", 0, ">\n\\ud800\nlast\n"),
+    ("queue|peek|typed|-p|", 1, "must have 1 to 64 bytes, not 0"),
+    ("queue|clear|typed|-y|-p|far", 0, "Cleared partition 'far'"),
     ("queue|len|typed|--total", 0, "5\n"),
     ("queue|len|typed|-t|-p|p", 2, "Give either --partition or --total."),
     ("queue|peek|typed", 0, "1\n"),
@@ -233,6 +252,18 @@ KEPT: list[Step] = [
     ("secret|create|other|novalue", 2, "'novalue' is no KEY=VALUE item."),
     ("secret|create|other|A=1|A=2", 2, "The key 'A' is given twice."),
     ("secret|create|two words|A=1", 1, "Invalid Secret name"),
+    ("secret|create||A=1", 1, "Invalid Secret name"),
+    ("secret|create|other|A=-", 2, "Nothing came on stdin for A. Write `A=` for an empty value."),
+    ("secret|create|other|A=-|B=-", 2, "Only one thing can be read from stdin"),
+    ("secret|create|other|--from-json|-|B=-", 2, "Only one thing can be read from stdin"),
+    ("secret|create|other|A=\udcff", 1, "bytes that are no UTF-8 text"),
+    ("secret|create|other|A B=1|1A=|a-b.c=x|ü=y", 0, "with the keys 'A B', '1A', 'a-b.c', 'ü'"),
+    ("secret|create|other|--force|--from-dotenv|good.env", 0, "with the keys 'A', 'URL', 'JSON', 'LINES'"),
+    ("secret|create|other|--force|--from-dotenv|bad.env", 2, "Line 2: the value of B begins with a quote that"),
+    ("secret|create|other|--force|--from-dotenv|no.env", 2, "'no.env' cannot be read"),
+    ("secret|create|other|--force|--from-json|number.json", 2, "the value of 'N' is no string"),
+    ("secret|create|other|--force|--from-json|good.env", 2, "is no JSON"),
+    ("secret|delete|-y|other", 0, "Deleted"),
     ("secret|delete|typed", 1, "Aborted."),
     ("secret|delete|-y|typed", 0, "Deleted"),
     ("secret|delete|-y|typed", 1, "not found"),
@@ -244,6 +275,7 @@ KEPT: list[Step] = [
     ("environment|update|typed-2|--set-web-suffix|a_b!", 1, "cannot be a web suffix"),
     ("environment|update|typed-2|--set-web-suffix|", 1, "would be the same"),
     ("environment|update|typed-2", 2, "Nothing to change"),
+    ("environment|update|typed-2|--set-name|", 2, "--set-name must not be empty"),
     ("environment|update|typed-2|--set-name|main", 1, "already"),
     ("volume|create|--env=typed-2|storage", 0, "in environment 'typed-2'"),
     ("volume|list|-e|typed-2", 0, "storage"),
@@ -260,4 +292,39 @@ KEPT: list[Step] = [
 
 
 def test_secrets_and_environments(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "good.env").write_text("\ufeff" + GOOD_ENV)
+    (tmp_path / "bad.env").write_text("A=1\nB='no end\n")
+    (tmp_path / "number.json").write_text('{"A": "1", "N": 2}')
     carry_out(platform, KEPT, tmp_path)
+
+
+GOOD_ENV = r"""# a comment
+export A="it's"
+URL=http://host/#part   # what follows is none
+JSON={"k": "a  b"}
+LINES="one
+two"
+"""
+
+HOLDS = """
+import os, modal
+app = modal.App("holds")
+
+@app.function(secrets=[modal.Secret.from_name("holds")])
+def f():
+    return [os.environ[name] for name in ("A", "URL", "JSON", "LINES")]
+
+@app.local_entrypoint()
+def main():
+    print(f.remote())
+"""
+
+
+def test_values_arrive_as_they_stand_in_a_file(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "good.env").write_text(GOOD_ENV)
+    (tmp_path / "holds.py").write_text(HOLDS)
+    made = platform.modal("secret", "create", "holds", "--from-dotenv", tmp_path / "good.env")
+    assert made.code == 0, made.text
+    ran = platform.modal("run", tmp_path / "holds.py")
+    assert ran.lines() == [str(["it's", "http://host/#part", '{"k": "a  b"}', "one\ntwo"])], ran.text
+    assert platform.modal("secret", "delete", "holds", "-y").code == 0

@@ -141,6 +141,94 @@ def test_a_secret_s_value_is_nowhere_to_be_found(platform: Platform, tmp_path: P
     assert platform.modal("secret", "delete", "leak-secret", "-y").code == 0
 
 
+RENAMED = """
+import os, subprocess, sys, modal
+app = modal.App("renamed")
+READ = "import modal; print(modal.Dict.from_name('renamed-dict')['k'])"
+
+@app.function(min_containers=1)
+def f():
+    d = modal.Dict.from_name("renamed-dict", create_if_missing=True)
+    d.put("k", os.environ["MODAL_TASK_ID"], skip_if_exists=True)
+    modal.Secret.from_name("renamed-secret").hydrate()
+    child = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True)
+    return modal.Function.from_name("renamed", "g").remote(), child.stdout.strip()
+
+@app.function()
+def g():
+    return modal.Dict.from_name("renamed-dict")["k"]
+"""
+CALL = "import modal; print(*modal.Function.from_name('renamed', 'f', environment_name={0!r}).remote())"
+
+
+def test_containers_find_their_environment_after_it_was_renamed(platform: Platform, tmp_path: Path) -> None:
+    modal = platform.modal
+    (tmp_path / "renamed.py").write_text(RENAMED)
+    assert modal("environment", "create", "before").code == 0
+    assert modal("secret", "create", "renamed-secret", "A=1", "-e", "before").code == 0
+    deployed = modal("deploy", "-e", "before", tmp_path / "renamed.py")
+    assert deployed.code == 0, deployed.text
+
+    def call(environment: str) -> str:
+        ran = platform.python(CALL.format(environment))
+        assert ran.code == 0, ran.text
+        by_g, by_child = ran.out.split()
+        assert by_g == by_child, ran.out
+        return by_g
+
+    first = call("before")
+    assert modal("environment", "update", "before", "--set-name", "after").code == 0
+    assert modal("environment", "create", "before").code == 0  # the name is free, and another one's
+    assert call("after") == first
+    assert "not found in environment 'before'" in modal("dict", "get", "renamed-dict", "k", "-e", "before").text
+    for name in ("before", "after"):
+        assert modal("environment", "delete", name, "--confirm").code == 0
+
+
+SERVES = """
+import modal
+app = modal.App("serves")
+
+@app.function()
+@modal.wsgi_app()
+def web():
+    def answer(environ, start):
+        start("200 OK", [])
+        return [b"served"]
+    return answer
+"""
+ASK = """
+import http.client, sys, urllib.parse, modal
+found = modal.Function.from_name("serves", "web", environment_name="serving").get_web_url()
+for url in (found, *sys.argv[1:]):
+    place = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection("127.0.0.1", place.port)
+    connection.request("GET", "/", headers={"Host": place.netloc})
+    print(url, connection.getresponse().status)
+"""
+
+
+def test_another_web_suffix_moves_what_is_served(platform: Platform, tmp_path: Path) -> None:
+    modal = platform.modal
+    (tmp_path / "serves.py").write_text(SERVES)
+    (tmp_path / "ask.py").write_text(ASK)
+
+    def asked(*old: str) -> list[tuple[str, str]]:
+        process = platform.start_python(tmp_path / "ask.py", *old)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        return [(url, status) for url, status in (line.split() for line in out.splitlines())]
+
+    assert modal("environment", "create", "serving").code == 0
+    assert modal("deploy", "-e", "serving", tmp_path / "serves.py").code == 0
+    ((before, status),) = asked()
+    assert (status, "-serving--" in before) == ("200", True)
+    assert modal("environment", "update", "serving", "--set-web-suffix", "other").code == 0
+    after = before.replace("-serving--", "-other--")
+    assert asked(before) == [(after, "200"), (before, "404")]
+    assert modal("environment", "delete", "serving", "--confirm").code == 0
+
+
 WHERE = """
 import modal
 app = modal.App("where")

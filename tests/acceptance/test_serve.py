@@ -34,7 +34,9 @@ from modal._sync import run
 client = Client.current()
 layout = run(client.request(AppLayoutGet(sys.argv[1]), AppPublished))
 handle = next(handle for handle in layout.functions if handle.name == sys.argv[2])
-print(Function._of_handle(handle, client).remote(*sys.argv[3:]))
+function = Function.__new__(Function)
+function._set_handle(handle, client)
+print(function.remote(*sys.argv[3:]))
 """
 
 

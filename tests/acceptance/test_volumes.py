@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -240,22 +241,38 @@ def test_files_go_up_and_come_down(platform: Platform, tmp_path: Path) -> None:
     (source / "run").write_text("#!")
     (source / "run").chmod(0o755)
     (source / "sub/link").symlink_to("../a.txt")
+    (source / "sub/broken").symlink_to("nowhere")
+    (source / "new\nline").write_text("n")
+    os.utime(source / "new\nline", (1000, 1000))
+    os.mkfifo(source / "fifo")
     for noun, name in (("volume", "files"), ("nfs", "shared-files")):
         assert platform.modal(noun, "create", name).code == 0
         assert platform.modal(noun, "create", name).code == 1
-        assert platform.modal(noun, "put", name, source).code == 0
+        put = platform.modal(noun, "put", name, source)
+        assert put.code == 0
+        assert put.err.splitlines() == [
+            f"{source}/fifo was left out: it is neither a file nor a directory.",
+            f"✓ Uploaded {source} to '/d' in '{name}' (3 files, 8 B)",
+        ]
+        assert "no plain file" in platform.modal(noun, "put", name, source / "fifo").err
+        assert platform.modal(noun, "put", name, "", "x").code == 1
         assert platform.modal(noun, "put", name, source / "a.txt", "/p/q.txt").code == 0
         assert platform.modal(noun, "get", name, "d/a.txt", "-").out == "hello"
         target = tmp_path / noun
         assert platform.modal(noun, "get", name, "/" if noun == "volume" else "**", target).code == 0
         assert (target / "d/sub/link").read_text() == "hello"
+        assert os.readlink(target / "d/sub/broken") == "nowhere"
+        assert (target / "d/sub/empty").is_dir()
+        assert (target / "d/new\nline").stat().st_mtime == 1000
+        assert not (target / "d/fifo").exists()
         assert (target / "d/run").stat().st_mode & 0o777 == 0o755
         assert (target / "p/q.txt").read_text() == "hello"
         assert platform.modal(noun, "rm", name, "d").code == 1
         assert platform.modal(noun, "rm", "-r", name, "d").code == 0
         assert platform.modal(noun, "ls", name).out.split() == ["p"]
         assert [row["Name"] for row in json.loads(platform.modal(noun, "list", "--json").out)].count(name) == 1
-        for wrong in ("../../etc/passwd", "nothing"):
+        assert "LOCAL_DESTINATION is empty" in platform.modal(noun, "get", name, "p", "").err
+        for wrong in ("../../etc/passwd", "nothing", *(["nothing*"] if noun == "nfs" else [])):
             assert platform.modal(noun, "get", name, wrong, "-").code == 1
     again = platform.modal("volume", "put", "files", source / "a.txt", "/p/q.txt")
     assert again.code == 1

@@ -22,8 +22,7 @@ except ImportError:
     sys.exit(SKIPPED)
 
 with atheris.instrument_imports(include=["modal._protocol", "json"]):
-    from modal._protocol import messages as _messages  # noqa: F401 - registers them
-    from modal._protocol import upgrade
+    from modal._protocol import messages, upgrade
     from modal._protocol.address import parse
     from modal._protocol.aio import Connection, Handlers, Stream
     from modal._protocol.errors import ProtocolError, Unreachable
@@ -33,6 +32,8 @@ with atheris.instrument_imports(include=["modal._protocol", "json"]):
     from modal._protocol.messages.wire import Done, Hello, Welcome
 
 from tests.unit.protocol.wires import MemoryTransport  # noqa: E402 - after the instrumentation
+
+messages.load_all()
 
 HELLO = pack(Kind.HELLO, Hello.TYPE, 0, *Hello("client", 1, 1).encode())
 WELCOME = pack(Kind.WELCOME, Welcome.TYPE, 0, *Welcome(1).encode())

@@ -54,6 +54,8 @@ def test_other_stores() -> None:
     google = {"GOOGLE_ACCESS_KEY_ID": "g", "GOOGLE_ACCESS_KEY_SECRET": "s"}
     gcs = settings(mount(endpoint="https://storage.googleapis.com"), google)
     assert (gcs["ACCESS_KEY_ID"], gcs["SECRET_ACCESS_KEY"], gcs["PROVIDER"]) == ("g", "s", "Other")
+    assert gcs["USE_ACCEPT_ENCODING_GZIP"] == "false"
+    assert "USE_ACCEPT_ENCODING_GZIP" not in r2
     site = settings(mount(), AWS, {tool.ENDPOINT_SETTING: "http://10.0.0.5:9000"})
     assert site["ENDPOINT"] == "http://10.0.0.5:9000"
 

@@ -9,7 +9,6 @@ import pytest
 
 from intermodal import spares
 from intermodal.spares import Spares, remove_all, spare_of
-from modal import _spare_files
 
 
 def made(path: Path, size: int = 100) -> tuple[Path, int]:
@@ -26,10 +25,6 @@ def names(directory: Path) -> list[str]:
 async def removed(kept: Spares) -> None:
     while kept._removals:
         await asyncio.wait(kept._removals)
-
-
-def test_both_sides_mean_the_same_name() -> None:
-    assert spares.SUFFIX == _spare_files.SUFFIX
 
 
 async def test_they_go_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from intermodal.cli.asking import ask
 from intermodal.cli.draining import drain, undrain
 from intermodal.cli.images import images
 from intermodal.cli.proxy_tokens import proxy_token
+from intermodal.cli.tokens import token
 from intermodal.cli.volumes import volumes
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
@@ -142,8 +143,8 @@ def logs(follow: bool, lines: int, only: str | None) -> None:
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="tcp://HOST:PORT, or tls://HOST:PORT (https://HOST: the same on port 443), for clients, web functions and "
-    "workers, besides the socket in the state directory. Repeatable.",
+    help="tcp://HOST:PORT, or tls://HOST:PORT (https://HOST: the same on port 443), for clients and web functions, "
+    "besides the socket in the state directory. Repeatable.",
 )
 @click.option(
     "--tls-cert",
@@ -180,61 +181,10 @@ def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, domain: str, wor
     os.execv(sys.executable, command)  # noqa: S606 - our own program
 
 
-@cli.command()
-@click.option("--server", required=True, metavar="URL", help="Address of the server: tls://HOST:PORT.")
-def worker(server: str) -> None:
-    """Run a worker in the foreground, for a server elsewhere.
-
-    It shows the token in MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, made there with
-    `intermodal token new --worker`.
-    """
-    os.execv(sys.executable, [sys.executable, "-m", "intermodal.worker", "--server", server])  # noqa: S606
-
-
-@cli.group()
-def token() -> None:
-    """Tokens for clients and workers elsewhere. (On this machine none is needed.)"""
-
-
-@token.command("new")
-@click.option("--note", default="", help="What it is for; shown by `list` and in histories of deployments.")
-@click.option("--worker", "for_worker", is_flag=True, help="For a worker instead of a client.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def token_new(note: str, for_worker: bool, as_json: bool) -> None:
-    """Make a token. Its secret is shown this once."""
-    from modal._protocol.messages.secret import Token, TokenCreate
-
-    made = ask(TokenCreate(note, "worker" if for_worker else "client"), Token)
-    if as_json:
-        click.echo(json.dumps({"token_id": made.token_id, "token_secret": made.token_secret}))
-        return
-    click.echo(f"MODAL_TOKEN_ID={made.token_id}\nMODAL_TOKEN_SECRET={made.token_secret}")
-    click.echo("The secret is not shown again.", err=True)
-
-
-@token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def token_list(as_json: bool) -> None:
-    """List tokens."""
-    from modal._protocol.messages.secret import TokenList, TokensKnown
-
-    tables.tokens(ask(TokenList(), TokensKnown).tokens, as_json)
-
-
-@token.command("revoke")
-@click.argument("token_id")
-def token_revoke(token_id: str) -> None:
-    """Make a token worthless for new connections."""
-    from modal._protocol.messages.secret import TokenRevoke
-    from modal._protocol.messages.wire import Done
-
-    ask(TokenRevoke(token_id), Done)
-    click.echo(f"Revoked {token_id}.")
-
-
 cli.add_command(drain)
 cli.add_command(undrain)
 cli.add_command(volumes)
+cli.add_command(token)
 cli.add_command(proxy_token)
 cli.add_command(images)
 

@@ -52,11 +52,11 @@ def runtime_of(worker: dict[str, Any]) -> str:
 
 
 def host_warning(found: dict[str, Any]) -> str:
-    """The warning that containers are not isolated, "" where they are."""
+    """The warning that a worker has no containers, "" where all have."""
     if any(runtime_of(worker) == "host" for worker in found["workers"]):
         return (
-            "WARNING: the runtime is `host`. Functions run as plain processes of this machine, WITHOUT any isolation: "
-            "they can read and change your files. Run `intermodal doctor` to see what is missing for real containers."
+            "WARNING: this machine can run NO CONTAINERS (runtime `host`): no image is built and no function runs. "
+            "`intermodal doctor` says what is missing."
         )
     return ""
 

@@ -48,7 +48,10 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
         made.add_column(name, no_wrap=number == 0)  # an id must be whole, to be copied
     for row in rows:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width: nothing is cut
+        console = Console(width=max(80, console.measure(made, options=console.options.update(width=10_000)).maximum))
+    console.print(made)
 
 
 def status(found: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ way is over for its clients, and the runner asks for a new connection.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, MutableMapping, Optional, Union, cast
+from typing import Any, Awaitable, Callable, Optional, Union, cast
 
 from intermodal.runner.web_http import HttpExchange
 from intermodal.runner.web_websocket import WebSocketExchange
@@ -185,6 +185,3 @@ class WebServer:
         if self._link is not None:
             self._link.close()
             await asyncio.sleep(0)
-
-
-Scope = MutableMapping[str, Any]

@@ -195,8 +195,8 @@ class Dispatch:
             self._wake(time.monotonic() + UNANSWERED_SECONDS)
         self.deliver(held, status, value, blob, -1, False)
 
-    def _cancel(self, container: Container, token: int) -> None:
-        container.cancelled[token] = time.monotonic()
+    def _cancel(self, container: Container, token: int, since: float = 0.0) -> None:
+        container.cancelled[token] = since or time.monotonic()
         container.asked_to_cancel = True
         direct = container.tokens[token].call.direct
         if direct is not None:
@@ -231,10 +231,11 @@ class Dispatch:
             container.cancelled.pop(held.token, None)
         if over:
             self.scheduler.finished(container.id, over, now)
-        for token in [token for token in container.cancelled if token in container.tokens]:
-            self._cancel(container, token)  # it may not have heard
+        for token, at in list(container.cancelled.items()):
+            if token in container.tokens:
+                self._cancel(container, token, at)  # it may not have heard
         if container.cancelled:
-            self._wake(now + UNANSWERED_SECONDS)
+            self._wake(min(container.cancelled.values()) + UNANSWERED_SECONDS)
         return [held for held in missing if not held.over]
 
     # -- decisions

@@ -113,7 +113,6 @@ class Held:
         "over",
         "parked",
         "paused_in",
-        "priority_time",
         "retry",
         "token",
     )  # fmt: skip
@@ -133,7 +132,6 @@ class Held:
         self.retry: asyncio.TimerHandle | None = None
         self.parked = False  # it is to run again, but its arguments must come first (see `fill`)
         self.paused_in: Any = None  # generators: the container that was told to wait with the next item
-        self.priority_time = 0.0
 
     @property
     def is_hollow(self) -> bool:

@@ -78,7 +78,6 @@ class Invocation:
         self._append_logs = append_logs
         self._gone: dict[str, list[asyncio.Future[None]]] = {}
         self.on_change: Callable[[str], None] = lambda _app_id: None
-        self.on_container: Callable[[Container, str], None] = lambda _container, _event: None
         self.dispatch.changed = self._changed
         self.dispatch.system_log = self._system_log
         self.spawns.report = self._report

@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import gc
 import logging
 import os
-import ssl
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from intermodal import logfile
+from intermodal.boots import Boots, keep_touched
 from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
-from intermodal.server.acme.door import Door
 from intermodal.server.acme.issuance import Issuance
 from intermodal.server.acme.settings import ALPN, HTTP
 from intermodal.server.acme.settings import read_settings as read_acme_settings
 from intermodal.server.claim import Claim, claim_home
 from intermodal.server.dispatch import Container
 from intermodal.server.gateway.gateway import Gateway
+from intermodal.server.gateway.kept import forget_since
 from intermodal.server.gateway.routes import Routes
 from intermodal.server.gateway.settings import read_settings
 from intermodal.server.invocation import Invocation
+from intermodal.server.listeners import Listeners
 from intermodal.server.local_ports import LocalPorts
 from intermodal.server.principal import Principal, Role, principal_of
 from intermodal.server.queues.queues import Queues
@@ -71,12 +71,11 @@ from intermodal.server.services.volumes import Volumes
 from intermodal.server.store.migrations import Refused
 from intermodal.server.store.store import Store
 from intermodal.server.tls.certificates import Certificates
-from intermodal.server.tls.front import Front
 from intermodal.server.tunnels.settings import read_settings as read_tunnel_settings
 from intermodal.server.tunnels.tunnels import Tunnels
-from modal._protocol.address import Address, parse
-from modal._protocol.aio import Connection, Handlers, acceptor, serve
-from modal._protocol.errors import Code, Fault, ProtocolError
+from modal._protocol.address import parse
+from modal._protocol.aio import Connection, Handlers
+from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.app import AppState
 from modal._protocol.messages.wire import Welcome
 from modal._protocol.messages.worker import ContainerSpec
@@ -86,7 +85,6 @@ APPS_STOP_SECONDS = 10.0  # that `intermodal down` gives exit handlers before th
 WORKER_STOP_SECONDS = 30.0
 LOG_CHECK = 60.0  # seconds between looks at the size of the server's own log
 _log = logging.getLogger("intermodal.server")
-Listener = asyncio.Server | Front
 
 
 @dataclass
@@ -110,8 +108,7 @@ class Server:
         self.local_worker: LocalWorker | None = None
         self.options = options
         self._over = asyncio.Event()
-        self._listeners: list[Listener] = []
-        self._connections: set[Connection] = set()
+        self._listeners: Listeners | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing = contextlib.AsyncExitStack()
 
@@ -127,6 +124,7 @@ class Server:
             undo.push_async_callback(self.store.close)
             self.handlers = self._assemble(await asyncio.to_thread(place_for, self.home.path, os.environ))
             undo.callback(self.logs.sync)
+            await self._mend()
             await asyncio.to_thread(self.values.drop_spares)
             undo.callback(self.values.drop_spares)
             await self.environments.load()
@@ -197,19 +195,29 @@ class Server:
         await self._closing.aclose()
 
     def _hang_up(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        if self._listeners:
-            self.home.socket.unlink(missing_ok=True)
+        if self._listeners is not None:
+            self._listeners.close()
         self.queues.note_arrivals()
-        for connection in list(self._connections):
-            connection.close()
+        if self._listeners is not None:
+            self._listeners.hang_up()
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _mend(self) -> None:
+        """After a loss of power: what was written last and never synced is not to be trusted."""
+        boots = Boots(self.home.server_boot)
+        await asyncio.to_thread(boots.begin)
+        if boots.suspect is not None:
+            files = await asyncio.to_thread(self.files.mend, boots.suspect)
+            contents = await self.volumes.mend(boots.suspect)
+            await asyncio.to_thread(forget_since, self.home.web_results, boots.suspect)
+            _log.info("the machine was down: %d files and %d contents of volumes were half", files, contents)
+            await asyncio.to_thread(boots.mended)
+        self._tasks.append(asyncio.create_task(keep_touched(boots)))
 
     # -- putting it together
     def _assemble(self, keys: KeyPlace) -> Handlers:
@@ -220,6 +228,7 @@ class Server:
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(keys))
         network_files = NetworkFiles(home.network_files)
+        network_files.open()
         self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
         self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)
@@ -244,6 +253,9 @@ class Server:
         self.web_settings = read_settings()
         routes = Routes(self.web_settings, self.workspace, self.environments.web_suffix_of)
         self.apps = Apps(store, self.environments, self.secrets, calls, self.logs, routes, self.options.grace)
+        self.files = Files(home)
+        mounts = Mounts(store.images, self.files)
+        self.apps.secure_files = mounts.make_durable
         self.schedules = Schedules(store.schedules, calls.spawns.start, calls.spawns.pending)
         self.apps.schedules = self.schedules
         self.functions = Functions(store.functions, self.apps, self.secrets, calls)
@@ -263,7 +275,6 @@ class Server:
         )
         self.invocation.dispatch.gone.append(self.tunnels.container_gone)
         self.local_ports = LocalPorts(self.gateway, self.tunnels, self.invocation.workers.set_local_ports)
-        files = Files(home)
         app_handlers = AppHandlers(self.apps, self.environments, self.logs, calls, workers)
         handlers = Handlers()
         self.invocation.register(handlers)
@@ -278,7 +289,7 @@ class Server:
                 builder_version,
                 self.environments,
             ),
-            FileHandlers(files, Mounts(store.images, files), self.values),
+            FileHandlers(self.files, mounts, self.values),
             ContainerValueHandlers(self.invocation.dispatch),
             VolumeHandlers(
                 self.volumes,
@@ -353,88 +364,12 @@ class Server:
     # -- connections
     async def _listen(self) -> None:
         gate = Gate(self._welcome, self.tokens, self._find_container, tables(self.handlers), self._worker_seen)
-        self.home.socket.unlink(missing_ok=True)
-        self.gateway.frames = partial(self._accept_frames, gate)
-        before = os.umask(0o177)  # nobody but the owner may connect
-        try:
-            await self._serve(parse(self.home.address), gate)
-        finally:
-            os.umask(before)
-        for text in self.options.listen:
-            try:
-                where = parse(text)
-            except ProtocolError as error:
-                raise Refused(str(error)) from None
-            context = self._tls() if where.scheme == "tls" and self.issuance is None else None
-            try:
-                await self._serve(where, gate, context)
-            except OSError as error:
-                raise Refused(
-                    f"cannot listen on {where} ({error.strerror or error}): is the port in use? "
-                    "Choose another with --listen"
-                ) from None
-            if where.scheme == "tcp" and where.host not in ("127.0.0.1", "::1", "localhost"):
-                _log.warning("%s is not encrypted: tokens and data can be read on the way; use tls:// instead", where)
-        self.gateway.open()
-        await self._listen_web(gate)
-
-    async def _listen_web(self, gate: Gate) -> None:
-        """One port of this machine for HTTP, and for frames; the same one after a restart, where that is possible."""
-        if self.web_settings.listen is None:
-            return
-        host, port = self.web_settings.listen
-        remembered = self.gateway.remembered_port()
-        choices = [port] if self.web_settings.fixed else [remembered or port, port, 0]
-        for choice in dict.fromkeys(choices):
-            try:
-                listener = await self._serve(Address("tcp", host, choice), gate)
-            except OSError as error:
-                if choice and not self.web_settings.fixed and error.errno == errno.EADDRINUSE:
-                    continue
-                raise Refused(
-                    f"the gateway cannot listen on {host}:{choice} ({error.strerror or error}): is the port in use? "
-                    "INTERMODAL_WEB_LISTEN=HOST:PORT chooses another, INTERMODAL_WEB_LISTEN=off none"
-                ) from None
-            self.gateway.remember_port(listener.sockets[0].getsockname()[1])
-            return
-
-    async def _serve(self, where: Address, gate: Gate, context: ssl.SSLContext | None = None) -> Listener:
-        listener: Listener
-        if where.scheme == "tls" and self.issuance is not None:
-            brought = self.certificates.get([]) if self.options.tls_cert else None
-            protocol = acceptor(gate.greet, Handlers(), connected=self._connected, http=self.gateway.protocol)
-            listener = front = Front(Door(self.issuance, brought, self.web_settings.domain, protocol).choose)
-            await front.open(where.host, where.port)
-        else:
-            made = await serve(
-                where, gate.greet, Handlers(), ssl=context, connected=self._connected, http=self.gateway.protocol
-            )
-            listener = cast("asyncio.Server", made)
-        self._listeners.append(listener)
-        if where.scheme != "unix":
-            where = Address(where.scheme, where.host, listener.sockets[0].getsockname()[1])
-        self.status.addresses.append(str(where))
-        return listener
-
-    def _tls(self) -> ssl.SSLContext:
-        if not self.options.tls_cert:
-            raise Refused(
-                "a tls:// address needs --tls-cert (and --tls-key, unless the certificate's file holds the key), "
-                "or certificates by ACME (INTERMODAL_ACME)"
-            )
-        context = self.certificates.get([]).new_context()
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        return context
-
-    def _accept_frames(self, gate: Gate) -> Connection:
-        """For a connection on which HTTP was spoken before."""
-        connection = Connection(Handlers(), accepting=True, greet=gate.greet, http=self.gateway.protocol)
-        connection.greeted.add_done_callback(lambda done: None if done.exception() else self._connected(connection))
-        return connection
+        self._listeners = Listeners(self.home, gate, self.gateway, self.certificates, self.issuance, self._connected)
+        self.status.addresses = self._listeners.addresses
+        self.gateway.frames = self._listeners.accept_frames
+        await self._listeners.open(self.options.listen, self.web_settings)
 
     def _connected(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        connection.on_close.append(lambda _error: self._connections.discard(connection))
         token_id = principal_of(connection).token_id
         if token_id:
             task = asyncio.create_task(self.tokens.used(token_id))
@@ -448,7 +383,9 @@ class Server:
             software(),
             self.store.server_id,
             self.workspace,
-            principal.environment or self.environments.default.name,
+            self.environments.name_of(principal.environment_id)
+            or principal.environment
+            or self.environments.default.name,
             "",
             values,
         )
@@ -461,8 +398,7 @@ class Server:
         app = self.apps.live.get(function.app_id)
         if app is None:
             return None
-        environment = self.environments.name_of(app.environment_id)
-        return function.app_id, function.function_id, environment, function.spec.restrict_modal_access
+        return function.app_id, function.function_id, app.environment_id, function.spec.restrict_modal_access
 
     def _worker_seen(self, pid: int) -> None:
         if self.local_worker is not None:

@@ -23,8 +23,10 @@ class Principal(NamedTuple):
     container_id: str = ""
     app_id: str = ""
     function_id: str = ""
-    environment: str = ""  # a container's: where names resolve by default
+    environment: str = ""  # of a build's container: where names resolve by default
     worker_id: str = ""  # of a build's container: who runs it
+    environment_id: str = ""  # of an app's container: the same, which may get another name
+    started_in: str = ""  # what that environment was called when the container was started
 
 
 def principal_of(connection: Connection) -> Principal:

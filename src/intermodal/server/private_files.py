@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from intermodal.files import sync
+from intermodal.disk import sync
 
 PRIVATE = 0o600
 PUBLIC = 0o644

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from intermodal import processes
+from intermodal.disk import sync
 from intermodal.home import Home
 from intermodal.server.store.migrations import Refused
 
@@ -46,7 +47,18 @@ def prepare(home: Home) -> None:
         raise Refused(
             f"{path} cannot be written ({error.strerror}): free its disk, or change INTERMODAL_HOME"
         ) from None
+    if not home.store.exists():
+        _secure_names(path)
     _prepare_socket_directory(home)
+
+
+def _secure_names(path: Path) -> None:
+    """A new directory is on the disk, with those above it that are as new."""
+    for directory in (path, *path.parents):
+        try:
+            sync(directory)
+        except OSError:  # not ours to read: then it was not made for us
+            return
 
 
 def _refuse_foreign(home: Home) -> None:

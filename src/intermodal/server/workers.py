@@ -29,6 +29,7 @@ from modal._protocol.messages.worker import (
     ContainerKill,
     ContainerLogs,
     ContainerMarks,
+    ContainerReport,
     ContainerSpec,
     ContainerStart,
     LogsAck,
@@ -166,17 +167,25 @@ class Workers:
                 container.frames = report.outputs_sent
                 dispatch.containers[container.id] = container
                 returned = set(report.returned)
+                cancelled = _since(report, now)
                 for token, input_id in zip(report.tokens, report.input_ids, strict=True):
                     if token in returned:  # it was given to another one since, or is to be
                         container.next_token = max(container.next_token, token + 1)
                     else:
-                        self._hold(container, token, input_id, spawned, now)
+                        self._hold(container, token, input_id, spawned, now, cancelled.get(token, 0.0))
+                if report.ends_in >= 0:
+                    container.state, container.stop_reason = "stopping", report.end_reason
+                    scheduler.drain(container.id, now)
             else:
                 # What was sent while the worker was away never arrived.
                 arrived = set(report.tokens)
                 missing = [held for token, held in container.tokens.items() if token not in arrived]
                 # Its unacknowledged messages come again: these are known here.
                 container.known_frames = container.frames - report.outputs_sent
+                heard = _since(report, now)
+                for token in container.cancelled:
+                    if token not in heard:
+                        container.cancelled[token] = now
                 self._adopted[container.id] = container
                 container.orphaned = True
                 container.link = None
@@ -195,14 +204,24 @@ class Workers:
                     self._log_numbers.setdefault(report.container_id, kept.get(report.container_id, 0))
 
     def _hold(
-        self, container: Container, token: int, input_id: str, spawned: dict[str, Attempts | None], now: float
+        self,
+        container: Container,
+        token: int,
+        input_id: str,
+        spawned: dict[str, Attempts | None],
+        now: float,
+        cancelled: float,
     ) -> None:
-        """An adopted container runs an input of an earlier life of the server, or from before it counted as lost."""
-        held = self._adopt_input(container, token, input_id, spawned)
-        if held is None:  # it has an output, or runs elsewhere by now
+        """An adopted container runs an input of an earlier life of the server, or from before it counted as lost.
+
+        `cancelled`: when it was told to end it, 0 where it was not.
+        """
+        held = None if cancelled else self._adopt_input(container, token, input_id, spawned)
+        if held is None:  # it has an output, or runs elsewhere by now, or nobody waits for it
             held = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
             held.over = True
-            container.cancelled[token] = now
+            container.cancelled[token] = cancelled or now
+            container.asked_to_cancel = True
         elif held.container is container:  # it has had it before, and what came of that is for nobody
             before = container.tokens[held.token] = Held(Call("fc-", "", "", KNOWN), 0, b"", "", "")
             before.over = True
@@ -560,6 +579,11 @@ async def _follow_build(
         elif isinstance(message, WorkerImageBuilt):
             return message
     raise Fault(Code.INTERNAL, f"the worker did not say how the build of {image_id} ended")
+
+
+def _since(report: ContainerReport, now: float) -> dict[int, float]:
+    """Inputs that the container was told to end: by token, when."""
+    return {token: now - ago for token, ago in zip(report.cancelled, report.cancelled_for, strict=True)}
 
 
 async def _ask(connection: Connection, message: Message) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from intermodal.boots import Boots, keep_touched
 from intermodal.home import Home
 from intermodal.spares import Spares
 from intermodal.worker import entrypoint
@@ -23,6 +24,7 @@ from intermodal.worker.containers import leftovers
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import ContainersError, Launch
 from intermodal.worker.containers.running import Running
+from intermodal.worker.containers.runtimes import NO_CONTAINERS
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.disk_guard import guard
 from intermodal.worker.handover import Handover, connect_port
@@ -89,6 +91,7 @@ class Agent:
 
     def _make_parts(self) -> None:
         self.containers = Containers(self.home)
+        self.boots = Boots(self.home.worker_boot)
         self.images = Images(self.home, self.containers)
         self.devices = Inventory()
         self.buckets = Buckets(self.home)
@@ -110,8 +113,10 @@ class Agent:
     async def _open_parts(self) -> None:
         await self.containers.open()  # first: threads that begin before it stay outside its mount namespace
         await asyncio.to_thread(self.devices.open)
-        await self.images.open()
-        await asyncio.to_thread(self.volumes.open)
+        await asyncio.to_thread(self.boots.begin)
+        await self.images.open(self.boots.suspect)
+        await asyncio.to_thread(self.volumes.open, self.boots.suspect)
+        await asyncio.to_thread(self.boots.mended)
         self._spawn(asyncio.to_thread(leftovers.sweep))  # of others: nothing here waits for it
 
     # -- life
@@ -121,6 +126,7 @@ class Agent:
         self.home.values.mkdir(parents=True, exist_ok=True)
         await self._adopt()
         self._spawn(self._report_stats())
+        self._spawn(keep_touched(self.boots))
         self._spawn(guard(self.home.containers, lambda: [cell for cell in self.cells.values() if cell.running]))
         self._spawn(self.volumes.keep_committed(self._activity, self._tell))
         alone_since = time.monotonic()
@@ -267,13 +273,13 @@ class Agent:
             cell.marks["container started"] = time.time()
             cell.marks.update({f"  {name}": at for name, at in _absolute(running.marks, cell.marks).items()})
             self._send_marks(cell)
-            await self._follow(cell, running)
+            await self._follow(cell, running, fresh=True)
         finally:
             self.cells.pop(spec.container_id, None)
 
-    async def _follow(self, cell: Cell, running: Running) -> None:
+    async def _follow(self, cell: Cell, running: Running, fresh: bool = False) -> None:
         cell.started(running)
-        if cell.stop_reason:
+        if fresh and cell.stop_reason:  # nothing of it has begun
             await running.kill()
         words = list(cell.spec.image.entrypoint) if cell.spec is not None else []
         watching = self._spawn(entrypoint.watch(cell, running, words)) if words else None
@@ -291,6 +297,8 @@ class Agent:
         await cell.released.wait()
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
+        if not self.containers.works(spec.runtime):
+            raise ContainersError(NO_CONTAINERS)
         cell.directory.mkdir(parents=True, exist_ok=True)
         await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
         cell.remember()
@@ -314,8 +322,8 @@ class Agent:
         if cell is not None:
             cell.stop_reason = message.reason or "stopped"
             if message.grace > 0:
-                cell.interrupt()
-                self._spawn(self._kill_late(cell, message.grace))
+                if cell.ask_to_end(message.grace) and cell.running is not None:
+                    self._spawn(self._kill_late(cell, cell.running))
             elif cell.running is not None:
                 await cell.running.kill()
         return Done()
@@ -347,14 +355,12 @@ class Agent:
         if cell is not None:
             cell.say(text)
 
-    async def _kill_late(self, cell: Cell, grace: float) -> None:
-        if cell.running is None:
-            return
-        exit_task = asyncio.ensure_future(cell.running.wait())
-        done, _ = await asyncio.wait([exit_task], timeout=grace)
+    async def _kill_late(self, cell: Cell, running: Running) -> None:
+        exit_task = asyncio.ensure_future(running.wait())
+        done, _ = await asyncio.wait([exit_task], timeout=max(0.0, cell.ends_at - time.monotonic()))
         if not done:
             exit_task.cancel()
-            await cell.running.kill()
+            await running.kill()
 
     async def _connect(self, connection: aio.Connection, message: ContainerConnect) -> Done:
         cell = self.cells.get(message.container_id)
@@ -404,6 +410,8 @@ class Agent:
         await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
+        if not self.containers.works():
+            raise Fault(Code.REMOTE, NO_CONTAINERS)
         began = time.monotonic()
         await self._fetch_mounts(message.recipe)
         cached = self.images.config(message.image_id) is not None
@@ -450,22 +458,17 @@ class Agent:
         self.volumes.disown({running.container_id for running in adopted})
         await self.buckets.sweep({running.container_id for running in adopted})
         for running in adopted:
-            directory = running.directory
-            try:
-                note = json.loads((directory / "cell.json").read_text())
-            except (OSError, ValueError):
+            cell = self.recalled(running.container_id)
+            if cell is None:
                 await running.kill()
                 await running.close()
                 continue
-            cell = Cell(
-                running.container_id, note["app_id"], note["function_id"], directory, self.home.values,
-                self._emit_logs, self.handover.send, self._spares,
-            )  # fmt: skip
-            cell.recall(note)
             await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
             self.cells[cell.container_id] = cell
             await self.volumes.restore(cell.container_id, running.pid)
             self._spawn(self._run_adopted(cell, running)).set_name(cell.container_id)
+            if cell.ends_at:
+                self._spawn(self._kill_late(cell, running))
             waiting.append(asyncio.ensure_future(cell.resumed.wait()))
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=ADOPT_SECONDS)
@@ -477,7 +480,23 @@ class Agent:
                 cell.forsake()
                 if cell.running is not None:
                     await cell.running.kill()
+        if not self.cells:
+            self.images.nothing_runs()
         log.info("adopted %d containers", len(self.cells))
+
+    def recalled(self, container_id: str) -> Cell | None:
+        """A container as a worker has written it down; None where it has not."""
+        directory = self.home.containers / container_id
+        try:
+            note = json.loads((directory / "cell.json").read_text())
+        except (OSError, ValueError):
+            return None
+        cell = Cell(
+            container_id, note["app_id"], note["function_id"], directory, self.home.values,
+            self._emit_logs, self.handover.send, self._spares,
+        )  # fmt: skip
+        cell.recall(note)
+        return cell
 
     async def _run_adopted(self, cell: Cell, running: Running) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -86,11 +87,13 @@ class Cell:
         self.start_failure = ""  # why this worker ended it while it started
         self.resumed = asyncio.Event()  # an adopted container's runner is back
         self.stop_reason = ""
+        self.ends_at = 0.0  # monotonic: when it is killed, where it was asked to end
         self.exit: ContainerExited | None = None  # the process is gone; the server may not know yet
         self.released = asyncio.Event()  # the server knows all there is to know
         self.devices: list[str] = []  # ids of GPUs that are its own
         self.form = ""  # which version of its function it runs
         self.restricted = False  # its code may not use the API
+        self.environment = ""  # as its code knows it: it may be called something else by now
         self.forsaken = False  # the server went away while it started: it will be started anew
         self.marks: dict[str, float] = {}
         self._store = store
@@ -107,6 +110,7 @@ class Cell:
         self._early_notes: list[Message] = []  # the same for its control connection
         self._inflight: dict[int, str] = {}  # token -> input id
         self._inputs = 0  # so many were given to it
+        self._cancelled: dict[int, float] = {}  # tokens that it was told to end -> monotonic: since when
         self._given: dict[int, str] = {}  # token -> large argument in the container's directory
         self._outputs: deque[tuple[bytes, dict[int, str]]] = deque()  # unacknowledged RunOutputs: bytes, their inputs
         self._failure: tuple[bytes, bytes] | None = None  # RunnerFailed, header and body
@@ -133,7 +137,7 @@ class Cell:
         loop = asyncio.get_running_loop()
         for name, factory in (
             ("runner.sock", lambda: RunnerConnection(self)),
-            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, knows=knows)),
+            ("api.sock", lambda: api.Inner(self.container_id, server, credentials, refused, self.environment, knows)),
         ):
             path = self.run_dir / name
             path.unlink(missing_ok=True)
@@ -147,6 +151,7 @@ class Cell:
             self.restricted = self.spec.restrict_modal_access
             self.devices, self.form = list(self.spec.devices), self.spec.form
             self._memory = self.spec.resources.memory_limit << 20
+            self.environment = self.spec.runner.environment
             self.spec.runner.start_limit = self.liveness.limit = start_limit(function)
         note = {
             "app_id": self.app_id,
@@ -156,9 +161,14 @@ class Cell:
             "devices": self.devices,
             "form": self.form,
             "memory": self._memory,
+            "environment": self.environment,
             "start_limit": self.liveness.limit,
+            "ends_at": self.ends_at,
+            "stop_reason": self.stop_reason,
         }
-        (self.directory / "cell.json").write_text(json.dumps(note))
+        temporary = self.directory / "cell.json.new"
+        temporary.write_text(json.dumps(note))
+        temporary.rename(self.directory / "cell.json")
 
     def recall(self, note: dict[str, object]) -> None:
         """What an earlier worker has written down."""
@@ -169,6 +179,10 @@ class Cell:
         self.form = str(note.get("form", ""))
         memory = note.get("memory")
         self._memory = memory if isinstance(memory, int) else 0
+        self.environment = str(note.get("environment", ""))
+        ends_at = note.get("ends_at")
+        self.ends_at = float(ends_at) if isinstance(ends_at, (int, float)) else 0.0
+        self.stop_reason = str(note.get("stop_reason", ""))
         remove_all(self.run_dir / "values")
         limit = note.get("start_limit")
         self.liveness.limit = float(limit) if isinstance(limit, (int, float)) else START_SECONDS
@@ -302,6 +316,8 @@ class Cell:
             self._early_notes.append(message)
 
     def cancel(self, tokens: list[int]) -> None:
+        for token in tokens:
+            self._cancelled.setdefault(token, time.monotonic())
         self.tell(RunCancel(tokens))
 
     def acknowledged(self, count: int) -> None:
@@ -342,6 +358,17 @@ class Cell:
         """The server has kept log entries up to this number."""
         self.logs.acknowledged(count)
         self._release_if_known()
+
+    def ask_to_end(self, grace: float) -> bool:
+        """Whether it is so: it has at most that many seconds more. Not where it has less already."""
+        ends_at = time.monotonic() + grace
+        if self.ends_at and self.ends_at <= ends_at:
+            return False
+        self.interrupt()
+        self.ends_at = ends_at
+        with contextlib.suppress(OSError):  # a full disk: then only this worker knows
+            self.remember()
+        return True
 
     def interrupt(self) -> None:
         """Ask the container to end: it gets SIGINT when it is busy."""
@@ -422,6 +449,7 @@ class Cell:
         for token, status in zip(message.tokens, message.statuses, strict=False):
             if status == Status.YIELDED:
                 continue
+            self._cancelled.pop(token, None)
             if self._given:
                 self._take_back(token)
             input_id = self._inflight.pop(token, None)
@@ -458,6 +486,8 @@ class Cell:
         """What the server must know when the worker registers: also the inputs whose outputs it may not have."""
         held = {token: input_id for _data, inputs in self._outputs for token, input_id in inputs.items()}
         held.update(self._inflight)
+        now = time.monotonic()
+        cancelled = {token: now - at for token, at in self._cancelled.items() if token in held}
         return ContainerReport(
             self.container_id,
             self.app_id,
@@ -470,6 +500,10 @@ class Cell:
             self.devices,
             self.form,
             [token for token in held if token in self._returned],
+            list(cancelled),
+            list(cancelled.values()),
+            max(0.0, self.ends_at - now) if self.ends_at else -1.0,
+            self.stop_reason,
         )
 
     @property

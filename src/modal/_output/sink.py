@@ -132,11 +132,6 @@ class TerminalSink(Sink):
             self._objects[key] = _Object(text)
         self.screen.refresh()
 
-    def object_progress(self, key: str, text: str) -> None:
-        with self.screen.lock:
-            self._objects.setdefault(key, _Object(text)).text = text
-        self.screen.refresh()
-
     def object_created(self, key: str, text: str, object_id: str = "", url: str = "") -> None:
         with self.screen.lock:
             self._begin_objects()

@@ -16,6 +16,7 @@ from typing import Callable, Iterator, Optional, Tuple
 from modal._protocol.writing import write_all
 
 CHUNK = 1 << 20  # bytes; smaller files are read whole
+AT_ONCE = 64 << 20  # bytes that the kernel copies in one call
 OVERLAPPED_FROM = 16 << 20  # bytes of a file that is worth a thread
 INCOMING = ".incoming"  # below the store: what is not whole yet, as `<pid>-<number>`
 _ZEROS = bytes(CHUNK)
@@ -33,11 +34,14 @@ def has_object(directory: str, digest: str) -> bool:
     return os.path.exists(object_path(directory, digest))
 
 
-def place(fd: int, directory: str, mode: int, mtime: int) -> Tuple[str, int]:
+Told = Optional[Callable[[int], object]]  # is told how many bytes have been dealt with
+
+
+def place(fd: int, directory: str, mode: int, mtime: int, told: Told = None) -> Tuple[str, int]:
     """Put what `fd` reads, from its start, into the store; SHA-256 and size.
 
     A new object gets these permission bits (readable for its owner in any case) and time (nanoseconds), so that it can
-    be linked into trees as it is. Holes stay holes. Raises OSError.
+    be linked into trees as it is. Holes stay holes. What `told` raises ends it. Raises OSError.
     """
     first = os.pread(fd, CHUNK, 0)
     if len(first) < CHUNK:
@@ -45,7 +49,7 @@ def place(fd: int, directory: str, mode: int, mtime: int) -> Tuple[str, int]:
     temporary, out = _open_temporary(directory)
     try:
         try:
-            digest, size = _copy(fd, out)
+            digest, size = _copy(fd, out, told)
             _finish(out, mode, mtime)
         finally:
             os.close(out)
@@ -81,20 +85,20 @@ def hash_of(fd: int) -> Tuple[str, int]:
     return _copy(fd, -1)
 
 
-def copy_file(source: str, target: str) -> None:
+def copy_file(source: str, target: str, told: Told = None) -> None:
     """Copy a file's content: by the kernel (a clone where the file system can), holes kept. Raises OSError."""
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _copy_by_kernel(fd, out)
+            _copy_by_kernel(fd, out, told)
         finally:
             os.close(out)
     finally:
         os.close(fd)
 
 
-def _copy_by_kernel(fd: int, out: int) -> None:
+def _copy_by_kernel(fd: int, out: int, told: Told) -> None:
     copy_range = getattr(os, "copy_file_range", None)
     offset, end = 0, os.fstat(fd).st_size
     while offset < end:
@@ -104,7 +108,7 @@ def _copy_by_kernel(fd: int, out: int) -> None:
             copied = 0
             if copy_range is not None:
                 try:
-                    copied = copy_range(fd, out, stop - offset, offset, offset)
+                    copied = copy_range(fd, out, min(AT_ONCE, stop - offset), offset, offset)
                 except OSError:  # across file systems, or not on this one
                     copy_range = None
             if not copied:
@@ -114,28 +118,30 @@ def _copy_by_kernel(fd: int, out: int) -> None:
                 write_all(out, chunk, offset)
                 copied = len(chunk)
             offset += copied
+            if told is not None:
+                told(offset)
     os.ftruncate(out, end)
 
 
-def _copy(fd: int, out: int) -> Tuple[str, int]:
+def _copy(fd: int, out: int, told: Told = None) -> Tuple[str, int]:
     end = os.fstat(fd).st_size
     if out >= 0 and end >= OVERLAPPED_FROM:
         from modal._protocol.overlapped import Writer
 
-        found = _copy_and_hash(fd, out, end)
+        found = _copy_and_hash(fd, out, end, told)
         if found is not None:
             return found
         with Writer(out, CHUNK) as writer:
-            copied = _read(fd, end, writer.room, writer.put)
+            copied = _read(fd, end, writer.room, writer.put, told)
     else:
         part = memoryview(bytearray(CHUNK))
-        copied = _read(fd, end, lambda: part, partial(_put, out) if out >= 0 else None)
+        copied = _read(fd, end, lambda: part, partial(_put, out) if out >= 0 else None, told)
     if out >= 0:
         os.ftruncate(out, copied[1])
     return copied
 
 
-def _copy_and_hash(fd: int, out: int, end: int) -> Optional[Tuple[str, int]]:
+def _copy_and_hash(fd: int, out: int, end: int, told: Told) -> Optional[Tuple[str, int]]:
     """By the kernel; None where it cannot, as between file systems, and nothing was written."""
     from modal._protocol.overlapped import KernelCopy
 
@@ -153,6 +159,8 @@ def _copy_and_hash(fd: int, out: int, end: int) -> Optional[Tuple[str, int]]:
                     size = _read_into(out, room[: min(CHUNK, stop - offset)], offset)
                     digest.update(room[:size])
                     offset += size
+                    if told is not None:
+                        told(offset)
         except OSError as error:
             if offset or error.errno not in _NO_KERNEL_COPY:
                 raise
@@ -186,7 +194,11 @@ def _put(out: int, part: memoryview, size: int, offset: int) -> None:
 
 
 def _read(
-    fd: int, end: int, room: Callable[[], memoryview], write: Optional[Callable[[memoryview, int, int], None]]
+    fd: int,
+    end: int,
+    room: Callable[[], memoryview],
+    write: Optional[Callable[[memoryview, int, int], None]],
+    told: Told,
 ) -> Tuple[str, int]:
     digest = hashlib.sha256()
     offset = 0
@@ -205,6 +217,8 @@ def _read(
             if write is not None:
                 write(part, size, offset)
             offset += size
+            if told is not None:
+                told(offset)
     return digest.hexdigest(), offset
 
 

@@ -11,12 +11,3 @@ def client_context(ca_file: str = "") -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])  # the connection begins as HTTP/1.1, also behind a proxy
     return context
-
-
-def server_context(certificate: str, key: str = "") -> ssl.SSLContext:
-    """For the accepting side: PEM files, the certificate with its chain. Raises OSError, ssl.SSLError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key or None)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

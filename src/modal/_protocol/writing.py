@@ -1,4 +1,4 @@
-"""Writing all of something to a place of a file."""
+"""Writing all of something to a file."""
 
 from __future__ import annotations
 
@@ -13,3 +13,10 @@ def write_all(fd: int, content: Union[bytes, memoryview], offset: int = 0) -> No
         written = os.pwrite(fd, rest, offset)
         rest = rest[written:]
         offset += written
+
+
+def append_all(fd: int, content: Union[bytes, memoryview]) -> None:
+    """Where the file stands. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -9,7 +9,7 @@ import click
 
 from modal.cli.command import Group
 from modal.cli.options import argument, confirm, env_option, json_option, yes_option
-from modal.cli.stored import Noun, add_commands, name_argument, shown, text_of
+from modal.cli.stored import Noun, add_commands, name_argument, shown, text_of, unreadable
 
 
 @click.group("dict", cls=Group, help="Manage `modal.Dict` objects and inspect their contents.")
@@ -80,7 +80,7 @@ def items(name: str, n: int, show_all: bool, use_repr: bool, as_json: bool, env:
     """See `help`."""
     from modal.cli.tables import show_table
 
-    found = iter(_noun.named(name, env).items())
+    found = iter(_noun.named(name, env)._readable_items(unreadable))
     entries = list(found if show_all else itertools.islice(found, n))
     more = not show_all and next(found, None) is not None
     rows = [[shown(key, use_repr, as_json), shown(value, use_repr, as_json)] for key, value in entries]

@@ -94,5 +94,9 @@ def update(current_name: str, set_name: Optional[str], set_web_suffix: Optional[
 
     if set_name is None and set_web_suffix is None:
         raise click.UsageError("Nothing to change: give --set-name or --set-web-suffix.", click.get_current_context())
+    if set_name == "":
+        raise click.UsageError(
+            "An environment needs a name: --set-name must not be empty.", click.get_current_context()
+        )
     ask(EnvironmentUpdate(current_name, set_name or "", set_web_suffix or "", set_web_suffix is not None), Done)
     click.echo(f"Environment updated: {set_name or current_name}")

@@ -7,7 +7,6 @@ import sys
 import click
 
 FAILED = 1
-MISUSED = 2
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -28,6 +27,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.Abort):
         _write("Aborted.\n")
         return FAILED
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # not in older clicks
+        click.echo(error.format_message())
+        return error.exit_code
     if isinstance(error, click.ClickException):
         _show_usage(error)
         return error.exit_code
@@ -58,6 +60,9 @@ def _exit_status(error: SystemExit) -> int:
 def _show_usage(error: click.ClickException) -> None:
     from modal._output.errors import error_text
 
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+        _write(error.format_message() + "\n")
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         _write(error.ctx.get_usage() + "\n")
         if error.ctx.command.get_help_option(error.ctx) is not None:

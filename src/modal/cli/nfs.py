@@ -18,8 +18,7 @@ def _class() -> Any:
     return NetworkFileSystem
 
 
-NOUN = Noun("network file system", "modal.NetworkFileSystem", "NFS_NAME", _class)
-KIND = "network-file-system"
+NOUN = Noun("network file system", "modal.NetworkFileSystem", "NFS_NAME", "network_file_systems", "/my_nfs", _class)
 
 
 @click.group("nfs", cls=Group, help="Read and edit `modal.NetworkFileSystem` file systems.")
@@ -32,9 +31,7 @@ def nfs() -> None:
 @json_option
 def list_file_systems(env: Optional[str], as_json: bool) -> None:
     """See `help`."""
-    from modal.cli.transfer import show_named
-
-    show_named(KIND, "Network file systems", choose_environment(env), as_json)
+    NOUN.show_all(choose_environment(env), as_json)
 
 
 @nfs.command("create", help="Create a named network file system.")
@@ -42,18 +39,7 @@ def list_file_systems(env: Optional[str], as_json: bool) -> None:
 @env_option
 def create(name: str, env: Optional[str]) -> None:
     """See `help`."""
-    from modal.cli.transfer import create_named
-
-    info = create_named(KIND, name, choose_environment(env))
-    click.echo(f"Created network file system '{name}' in environment '{info.environment}'.")
-    click.echo(
-        f"""
-Code example:
-
-@app.function(network_file_systems={{"/my_nfs": modal.NetworkFileSystem.from_name("{name}")}})
-def some_func():
-    os.listdir("/my_nfs")"""
-    )
+    NOUN.create(name, choose_environment(env))
 
 
 @nfs.command("ls", help="List files and directories in a network file system.")
@@ -81,14 +67,21 @@ will be uploaded with its current name under that directory.""",
 @env_option
 def put(volume_name: str, local_path: str, remote_path: str, env: Optional[str]) -> None:
     """See `help`."""
+    from modal import _sync
+    from modal._upload_sources import Sources, remote_place
+    from modal.cli.transfer import progress_bar, say_uploaded, visible
+
     choose_environment(env)
     found: Any = NOUN.found(volume_name)
     local, remote_path = upload_places(local_path, remote_path)
+    sources = Sources()
     if os.path.isdir(local):
-        found.add_local_dir(local, remote_path)
+        sources.add_directory(local, remote_place(remote_path))
     else:
-        found.add_local_file(local, remote_path)
-    click.echo(f"✓ Uploaded {local_path} to '{remote_path}' in '{volume_name}'", err=True)
+        sources.add_file(local, remote_place(remote_path))
+    with progress_bar(f"Uploading {visible(local_path)}") as progress:
+        _sync.run(found._upload(sources, progress))
+    say_uploaded(local_path, remote_path, volume_name, sources.totals(), sources.left_out)
 
 
 add_commands(

@@ -54,9 +54,14 @@ def create(
     force: bool,
 ) -> None:
     """Values on the command line are seen by whoever lists processes; files and stdin are not."""
+    from modal._object import check_object_name
     from modal._protocol.messages.secret import ObjectId, SecretCreate
+    from modal._variables import check_variables
     from modal.cli.server import ask
 
+    check_object_name(secret_name, "Secret")
+    if [from_dotenv, from_json, *(item.partition("=")[2] for item in keyvalues)].count("-") > 1:
+        raise click.UsageError("Only one thing can be read from stdin (`-`).", click.get_current_context())
     values: Dict[str, str] = {}
     if from_dotenv is not None:
         values.update(_read_dotenv(_read(from_dotenv)))
@@ -68,6 +73,7 @@ def create(
             "Missing argument 'KEYVALUES...': give KEY=VALUE items, --from-dotenv or --from-json.",
             click.get_current_context(),
         )
+    check_variables(values, f"The secret {secret_name!r}")
     environment = choose_environment(env)
     ask(SecretCreate(values, secret_name, environment, overwrite=force), ObjectId)
     example = f'@app.function(secrets=[modal.Secret.from_name("{secret_name}")])'
@@ -111,6 +117,10 @@ def _read_hidden(key: str) -> str:
     if stdin.isatty():
         return str(click.prompt(f"Value of {key}", hide_input=True))
     value = stdin.read()
+    if not value:
+        raise click.UsageError(
+            f"Nothing came on stdin for {key}. Write `{key}=` for an empty value.", click.get_current_context()
+        )
     return value[:-1] if value.endswith("\n") else value
 
 
@@ -118,7 +128,7 @@ def _read(path: str) -> str:
     try:
         if path == "-":
             return sys.stdin.read()
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path!r} cannot be read: {error}.", click.get_current_context()) from None
@@ -131,31 +141,22 @@ def _read_json(text: str, path: str) -> Dict[str, str]:
         values = json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"{path!r} is no JSON: {error}.", click.get_current_context()) from None
-    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+    if not isinstance(values, dict):
         raise click.UsageError(
             f"{path!r} must hold a JSON object whose values are strings.", click.get_current_context()
+        )
+    wrong = [key for key, value in values.items() if not isinstance(value, str)]
+    if wrong:
+        raise click.UsageError(
+            f"{path!r}: the value of {wrong[0]!r} is no string. Write it in quotes.", click.get_current_context()
         )
     return values
 
 
 def _read_dotenv(text: str) -> Dict[str, str]:
-    """Lines `KEY=VALUE`, `export KEY='a value'`; comments and empty lines are skipped."""
-    import shlex
+    from modal.cli.dotenv import parse
 
-    values: Dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        key, separator, value = line.partition("=")
-        key = key.strip()
-        if key.startswith("export "):
-            key = key[len("export ") :].strip()
-        if not separator or not key:
-            raise click.UsageError(f"Line {number} is no KEY=VALUE line.", click.get_current_context())
-        try:
-            parts = shlex.split(value, comments=True)
-        except ValueError as error:
-            raise click.UsageError(f"Line {number}: {error}.", click.get_current_context()) from None
-        values[key] = " ".join(parts)
-    return values
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional
 
 import click
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from modal._protocol.messages.object import ObjectInfo
 
 name_argument = argument("NAME")
+
+
+class Unreadable(NamedTuple):
+    """Stands for a key, value or item that cannot be loaded on this machine."""
+
+    reason: str
+
+
+def unreadable(error: Exception) -> Unreadable:
+    """Of a DeserializationError."""
+    return Unreadable(str(error).partition(". ")[0])
 
 
 class Noun(NamedTuple):
@@ -73,18 +85,22 @@ def listed(kind: str, environment: str) -> List[ObjectInfo]:
 
 def shown(value: Any, use_repr: bool, as_json: bool) -> Any:
     """A key, value or item as a command prints it; in JSON what JSON has stays what it is."""
-    if as_json and not use_repr:
+    if as_json and not use_repr and not isinstance(value, Unreadable):
         try:
-            json.dumps(value)
-        except (TypeError, ValueError):
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
             return text_of(value)
         return value
     return text_of(value, use_repr)
 
 
 def text_of(value: Any, use_repr: bool = False) -> str:
-    """As `str` (or `repr`) has it; a stand-in where the user's own class fails to say."""
+    """As `str` (or `repr`) has it; a stand-in for what cannot be read here, or where its class fails to say."""
+    if isinstance(value, Unreadable):
+        return f"<{value.reason}>"
     try:
-        return repr(value) if use_repr else str(value)
+        text = repr(value) if use_repr else str(value)
     except Exception as error:
         return f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>"
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

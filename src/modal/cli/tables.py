@@ -31,7 +31,12 @@ def show_json(value: Any) -> None:
     """Print JSON that people can read too."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal of few characters, or names that are no UTF-8
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def moment(seconds: float) -> str:

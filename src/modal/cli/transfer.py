@@ -1,62 +1,25 @@
-"""What `modal volume` and `modal nfs` share: names, listings, downloads, and the bar that shows how far they are."""
+"""Downloads of `modal volume` and `modal nfs`; how far they and uploads are, and what has come of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple
 
 import click
 
 if TYPE_CHECKING:
-    from modal._protocol.messages.volume import Entry, VolumeInfo
+    from modal._protocol.messages.volume import Entry
+    from modal._transfer import Progress
     from modal._volume import _Stored
 
-    Progress = Callable[[int, int, int, int], None]
-
-TYPES = {1: "file", 2: "dir", 3: "link", 4: "fifo", 5: "socket"}
+SHOWN = 10  # paths of one kind
 
 
-def create_named(kind: str, name: str, environment: str, format: int = 0) -> VolumeInfo:
-    """Make it. Raises click.UsageError where it is there already."""
-    from modal._object import check_object_name
-    from modal._protocol.messages.volume import VolumeGet, Volumes
-    from modal.cli.server import ask
-
-    check_object_name(name, "Volume" if kind == "volume" else "NetworkFileSystem")
-    info = ask(VolumeGet(name, environment, kind, True, format=format), Volumes).volumes[0]
-    if not info.created:
-        raise click.ClickException(f"There is a {kind.replace('-', ' ')} {name!r} in {info.environment!r} already.")
-    return info
-
-
-def show_named(kind: str, title: str, environment: str, as_json: bool) -> None:
-    """A table of all of them."""
-    from modal._protocol.messages.volume import VolumeList, Volumes
-    from modal.cli.server import ask
-    from modal.cli.tables import moment, show_table
-
-    found = ask(VolumeList(environment, kind), Volumes).volumes
-    where = f" in environment '{environment}'" if environment else ""
-    show_table(
-        f"{title}{where}", ["Name", "Created at"], [[one.name, moment(one.created_at)] for one in found], as_json
-    )
-
-
-def show_entries(title: str, entries: List[Entry], as_json: bool, prefix: str = "") -> None:
-    """A table of files; names alone where no terminal reads them."""
-    from modal.cli.tables import moment, show_table
-
-    if not as_json and not sys.stdout.isatty():
-        for entry in entries:
-            click.echo(prefix + entry.path)
-        return
-    rows = [
-        [prefix + entry.path, TYPES.get(entry.kind, "?"), moment(entry.mtime / 1e9), size_of(entry.size)]
-        for entry in entries
-    ]
-    show_table(title, ["Filename", "Type", "Created/Modified", "Size"], rows, as_json)
+def visible(name: str) -> str:
+    """As a terminal may be given it: characters that would move its cursor, or more, as escapes."""
+    return "".join(sign if sign.isprintable() or sign == " " else repr(sign)[1:-1] for sign in name)
 
 
 def size_of(number: float) -> str:
@@ -66,6 +29,19 @@ def size_of(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def say_uploaded(local: str, remote: str, name: str, totals: Tuple[int, int], left_out: List[str]) -> None:
+    """How much has gone where, and what has not."""
+    files, size = totals
+    for path in left_out[:SHOWN]:
+        click.echo(f"{path} was left out: it is neither a file nor a directory.", err=True)
+    if len(left_out) > SHOWN:
+        click.echo(f"{len(left_out) - SHOWN} more of that kind were left out.", err=True)
+    click.echo(
+        f"✓ Uploaded {local} to '{remote}' in '{name}' ({files} {'file' if files == 1 else 'files'}, {size_of(size)})",
+        err=True,
+    )
 
 
 @contextlib.contextmanager
@@ -103,6 +79,8 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     if destination == "-":
         _to_stdout(source, remote)
         return
+    if not destination:
+        raise click.ClickException('LOCAL_DESTINATION is empty: name a file or directory, or "-" for standard output.')
     pattern = "*" in remote and source._wire_kind() != "volume"
     found = list_entries(source, remote, True)
     if pattern and not found:
@@ -110,6 +88,9 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
     note, said = os.path.join(destination, PARTIAL), f"{source.object_id} {remote}"
     into = (os.path.isdir(destination) or destination.endswith("/")) and _text_of(note) != said
     one = not pattern and _is_one_file(source, found, remote)
+    if one and found[0].kind == 3 and source._wire_kind() == "volume":  # asked for by name, a link is what it leads to
+        found = list_entries(source, remote.rstrip("/") + "/", True)
+        one = _is_one_file(source, found, remote)
     wanted = _places(found, remote, destination, pattern, one, source._wire_kind() == "volume", into)
     # What makes its own directory leaves a note there until it is whole: the same command then goes on, and does not
     # take that for a directory to put things into.
@@ -160,7 +141,7 @@ def _places(
     whole = [(entry, entry.path if whole_paths else f"{cleaned}/{entry.path}".strip("/")) for entry in found]
     if one:
         entry = found[0]
-        if entry.kind == 3:  # asked for by name, a link stands for its file
+        if entry.kind == 3:  # of a network file system
             entry = entry._replace(kind=1, mode=0o644, content="")
         return [_placed(entry, cleaned, destination, name if into else "")]
     base = f"{name}/" if into and name else ""
@@ -188,7 +169,10 @@ def _to_stdout(source: _Stored, remote: str) -> None:
     out = sys.stdout.buffer
     pattern = "*" in remote and source._wire_kind() != "volume"
     if pattern:
-        for entry in list_entries(source, remote, True):
+        found = list_entries(source, remote, True)
+        if not found:
+            raise click.ClickException(f"Nothing matches {remote!r}.")
+        for entry in found:
             if entry.kind == 1:
                 Download(source, True).stream(entry.path, out.write)
     else:

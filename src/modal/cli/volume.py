@@ -18,7 +18,7 @@ def _class() -> Any:
     return Volume
 
 
-NOUN = Noun("volume", "modal.Volume", "VOLUME_NAME", _class)
+NOUN = Noun("volume", "modal.Volume", "VOLUME_NAME", "volumes", "/my_vol", _class)
 
 
 @click.group(
@@ -39,18 +39,8 @@ def volume() -> None:
 def create(name: str, env: Optional[str], version: Optional[int]) -> None:
     """See `help`."""
     from modal._volume import _check_version
-    from modal.cli.transfer import create_named
 
-    info = create_named("volume", name, choose_environment(env), _check_version(version))
-    click.echo(f"Created volume '{name}' in environment '{info.environment}'.")
-    click.echo(
-        f"""
-Code example:
-
-@app.function(volumes={{"/my_vol": modal.Volume.from_name("{name}")}})
-def some_func():
-    os.listdir("/my_vol")"""
-    )
+    NOUN.create(name, choose_environment(env), _check_version(version))
 
 
 @volume.command("list", help="List the details of all modal.Volume volumes in an Environment.")
@@ -58,9 +48,7 @@ def some_func():
 @json_option
 def list_volumes(env: Optional[str], as_json: bool) -> None:
     """See `help`."""
-    from modal.cli.transfer import show_named
-
-    show_named("volume", "Volumes", choose_environment(env), as_json)
+    NOUN.show_all(choose_environment(env), as_json)
 
 
 @volume.command("ls", help="List files and directories in a modal.Volume volume.")
@@ -90,23 +78,18 @@ and the file will be uploaded with its current name under that directory.""",
 @env_option
 def put(volume_name: str, local_path: str, remote_path: str, force: bool, env: Optional[str]) -> None:
     """See `help`."""
-    from modal.cli.transfer import progress_bar, size_of
+    from modal.cli.transfer import progress_bar, say_uploaded, visible
 
     choose_environment(env)
     found: Any = NOUN.found(volume_name)
     local, remote_path = upload_places(local_path, remote_path)
-    with progress_bar(f"Uploading {local_path}") as progress, found.batch_upload(force) as batch:
+    with progress_bar(f"Uploading {visible(local_path)}") as progress, found.batch_upload(force) as batch:
         batch._progress = progress
         if os.path.isdir(local):
             batch.put_directory(local, remote_path)
         else:
             batch.put_file(local, remote_path)
-    count, size = batch.totals()
-    click.echo(
-        f"✓ Uploaded {local_path} to '{remote_path}' in '{volume_name}' "
-        f"({count} {'file' if count == 1 else 'files'}, {size_of(size)})",
-        err=True,
-    )
+    say_uploaded(local_path, remote_path, volume_name, batch.totals(), batch.left_out())
 
 
 @volume.command(

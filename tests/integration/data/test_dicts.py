@@ -155,6 +155,83 @@ def test_a_library_that_is_missing_here(d: modal.Dict) -> None:
         d["k"]
 
 
+class Unloadable:
+    """Written without complaint, and read nowhere."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> object:
+        return unloadable, (b"x" * self.size,)
+
+
+def unloadable(_content: bytes) -> None:
+    raise ValueError("its state is of another version")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("size", [1, MIB])
+def test_popping_what_cannot_be_read_loses_nothing(
+    d: modal.Dict, client: Client, monkeypatch: pytest.MonkeyPatch, values: Path, size: int, shared: bool
+) -> None:
+    if not shared:
+        monkeypatch.setattr("modal._client.Client.values_dir", _no_directory)
+    before = len(list(values.iterdir()))
+    d["k"] = Unloadable(size)
+    for _ in range(2):
+        with pytest.raises(exception.DeserializationError, match=r"the value of 'k' in .* of another version"):
+            d.pop("k")
+    assert "k" in d
+    modal.Queue.from_name("other", create_if_missing=True).put(1)  # what was said on the connection has been heard
+    with pytest.raises(exception.DeserializationError):
+        d["k"]
+    assert list(d.keys()) == ["k"]
+    del d["k"]  # nobody looks at the value
+    assert "k" not in d
+    wait_for_files(values, before)
+    with pytest.raises(KeyError, match="k"):
+        del d["k"]
+
+
+def test_one_unreadable_entry_hides_no_others(d: modal.Dict) -> None:
+    d.update({"a": 1, "bad": Unloadable(1), "large": Unloadable(MIB), "z": b"z" * MIB})
+    d[Unloadable(1)] = 2
+    found = list(d._readable_items(lambda error: type(error).__name__))
+    wanted = {"a": 1, "bad": "DeserializationError", "large": "DeserializationError", "z": b"z" * MIB}
+    assert dict(found) == {**wanted, "DeserializationError": 2}
+    with pytest.raises(exception.DeserializationError, match=r"the value of '(bad|large)' in"):
+        list(d.values())
+    with pytest.raises(exception.DeserializationError, match="a key of a Dict cannot be deserialized here"):
+        list(d.keys())
+    del d["large"]
+    with pytest.raises(exception.DeserializationError, match="the value of 'bad' in"):
+        list(d.values())
+
+
+class Shy:
+    def __repr__(self) -> str:
+        raise RuntimeError("nobody shall know")
+
+
+def test_keys_that_cannot_be_shown(d: modal.Dict) -> None:
+    with pytest.raises(KeyError, match="<Shy> not in dict"):
+        d[Shy()]
+    d[Shy()] = 1
+    assert Shy() in d
+    assert d.pop(Shy()) == 1
+    with pytest.raises(KeyError, match="<Shy>"):
+        del d[Shy()]
+
+
+def test_any_word_may_be_a_keyword_of_update(d: modal.Dict) -> None:
+    d.update({"x": 1}, self=2, other=3)
+    assert dict(d.items()) == {"x": 1, "self": 2, "other": 3}
+    asyncio.run(d.update.aio(self=4))
+    assert d["self"] == 4
+    flag: object = "yes"
+    assert d.put("self", 5, skip_if_exists=flag) is False  # type: ignore[arg-type]
+
+
 def test_names(d: modal.Dict) -> None:
     with pytest.raises(exception.NotFoundError, match="'no-such-dict' not found"):
         modal.Dict.from_name("no-such-dict").get("k")

@@ -298,19 +298,19 @@ async def test_websockets_beside_requests(make_rig: MakeRig) -> None:
     assert rig.dispatch.scheduler.pools["fu-1"].assigned == 60  # each is an input, as long as it is open
     client.wire.reset_stream(lines[0].number, ErrorCodes.CANCEL)
     client.flush()
-    assert await asyncio.wait_for(left.get(), 20) == 1006
+    assert await left.get() == 1006
     lines[1].end()  # without a close frame
-    assert await asyncio.wait_for(left.get(), 20) == 1006
+    assert await left.get() == 1006
     assert await lines[1].read() == b""
     lines[2].write(wires[2].send(CloseConnection(4002, "enough")))
-    assert await asyncio.wait_for(left.get(), 20) == 4002
+    assert await left.get() == 4002
     wires[2].receive_data(await lines[2].read())
     (goodbye,) = wires[2].events()
     assert goodbye.code == 4002
     assert await lines[2].read() == b""
     assert lines[2].answer.ended
     client.close()
-    assert [await asyncio.wait_for(left.get(), 20) for _ in lines[3:]] == [1006] * 57
+    assert [await left.get() for _ in lines[3:]] == [1006] * 57
 
 
 async def test_a_websocket_that_nobody_reads_holds_up_itself_alone(make_rig: MakeRig) -> None:

@@ -19,7 +19,7 @@ from intermodal.worker.devices.edits import Edits, Mount, Node
 from intermodal.worker.images import BuildFailed, Images
 from intermodal.worker.images import images as module
 from intermodal.worker.images.interpreters import find
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.trees import remove_tree
 from modal._protocol.errors import Fault
 from modal._protocol.messages.file import FileEntry
 from modal._protocol.messages.image import BuildLog

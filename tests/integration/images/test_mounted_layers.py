@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from intermodal.worker.images import Images, layer_mounts, registry_index, registry_unpack
 from intermodal.worker.images import registry as registry_module
 from intermodal.worker.images.failures import StepError
-from intermodal.worker.images.layers import survey
 from intermodal.worker.images.merge import is_whiteout
 from intermodal.worker.images.registry_reference import parse_reference
+from intermodal.worker.images.trees import survey
 from tests.oci import layouts
 from tests.oci.bases import SETTINGS, base_layer
 from tests.oci.layouts import Layout, archive, directory, entry, file, link

@@ -18,8 +18,8 @@ import pytest
 
 from intermodal.worker.images import BuildFailed
 from intermodal.worker.images.interpreters import interpreters
-from intermodal.worker.images.layers import remove_tree
 from intermodal.worker.images.registry_ecr import signed
+from intermodal.worker.images.trees import remove_tree
 from modal._protocol.messages.image import ImageConfig
 from tests.oci import layouts
 from tests.oci.bases import base_layer

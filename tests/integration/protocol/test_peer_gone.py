@@ -20,7 +20,6 @@ from modal._protocol.errors import ConnectionLost, Unreachable
 from modal._protocol.frames import VERSION_MAX, VERSION_MIN, Kind, pack
 from modal._protocol.messages.call import BlobGet
 from modal._protocol.messages.wire import Done, Hello, Welcome
-from modal._protocol.retry import LONGEST_SECONDS, Backoff
 from tests.integration.protocol.conftest import HELLO, another_program, gone
 
 SERVER = """
@@ -188,12 +187,3 @@ async def test_close_does_not_wait_for_a_peer_that_reads_nothing(
         connection.on_close.append(lost.set_result)
         connection.close()
         await asyncio.wait_for(lost, 100)
-
-
-def test_delays_grow_and_begin_again() -> None:
-    backoff = Backoff()
-    delays = [backoff.next() for _ in range(20)]
-    assert delays[0] <= 0.05
-    assert LONGEST_SECONDS / 2 <= delays[-1] <= LONGEST_SECONDS
-    backoff.reset()
-    assert backoff.next() <= 0.05

@@ -144,7 +144,7 @@ async def test_a_slow_reader_of_logs_costs_no_memory(server: Server, worker: Pap
         server.logs.append(app_id, [LogEntry(1.0, Stream.STDOUT, f"{number} {text}")])
         if number % 500 == 0:
             await asyncio.sleep(0)
-    (connection,) = [each for each in server._connections if each.peer and each.peer.role == "client"]
+    (connection,) = [each for each in server._listeners.connections if each.peer and each.peer.role == "client"]
     queued = connection._transport.get_write_buffer_size() if connection._transport else 0
     assert queued < 4 << 20
     seen = 0
@@ -315,7 +315,7 @@ async def test_from_outside_a_token_is_needed(home: Home) -> None:
     server = Server(home, Options(listen=["tcp://127.0.0.1:0"], worker=False))
     await server.start()
     try:
-        port = server._listeners[1].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        port = server._listeners.open_ones[1].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         address = f"tcp://127.0.0.1:{port}"
         owner = await client(home)
         with pytest.raises(Fault, match="wants a token"):
@@ -353,7 +353,7 @@ async def test_over_tls(home: Home) -> None:
     server = Server(home, Options(listen=["tls://127.0.0.1:0"], tls_cert=str(certificate), worker=False))
     await server.start()
     try:
-        port = server._listeners[1].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        port = server._listeners.open_ones[1].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         token_id, secret = await server.tokens.create("", "client")
         context = ssl.create_default_context()
         authority.configure_trust(context)

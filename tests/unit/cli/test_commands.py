@@ -91,3 +91,11 @@ def test_runs_as_a_module(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "run", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: modal run [OPTIONS] FUNC_REF\n")
+
+
+def test_a_group_alone_shows_its_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["volume"]) in (0, 2)  # as click's version has it
+    out, err = capfd.readouterr()
+    assert out.startswith("Usage: modal volume")
+    assert "rename" in out
+    assert err == ""

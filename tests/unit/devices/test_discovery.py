@@ -61,7 +61,6 @@ def test_devices_of_a_stand_in_library(fake_nvml: None) -> None:
         nvml.Device(0, "GPU-fake-0", "NVIDIA A100-SXM4-80GB", 81920, 0),
         nvml.Device(1, "GPU-fake-1", "Tesla T4", 15360, 3),
     ]
-    assert nvml.driver_version() == "570.86.15"
     found, problem = gpus.find()
     assert [gpu.kind for gpu in found] == ["A100-80GB", "T4"]
     assert problem == ""
@@ -76,7 +75,6 @@ def test_without_a_library_there_are_no_devices(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("INTERMODAL_NVML", "/nowhere/libnvidia-ml.so.1")
     monkeypatch.delenv(gpus.VARIABLE, raising=False)
     assert gpus.find() == ([], "")
-    assert nvml.driver_version() == ""
 
 
 def test_simulated_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +104,6 @@ def test_a_simulated_device_is_no_device(monkeypatch: pytest.MonkeyPatch) -> Non
     inventory.open()
     made = inventory.edits(["SIM-0"])
     assert (made.nodes, made.mounts, made.env) == ([], [], {"NVIDIA_VISIBLE_DEVICES": "void"})
-    assert inventory.edits([], isolated=False).env["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_driver_is_found_without_a_toolkit(fake_nvml: None, dev: Path, tmp_path: Path) -> None:
@@ -178,7 +175,6 @@ def test_a_cdi_specification(fake_nvml: None, dev: Path, tmp_path: Path) -> None
     assert made.hooks == {"createContainer": [{"path": "/bin/true", "args": ["true", "update-ldcache"]}]}
     assert made.env["NVIDIA_VISIBLE_DEVICES"] == "GPU-fake-1,GPU-fake-0"
     assert made.env["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert inventory.edits(["GPU-fake-1"], isolated=False).env["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_a_specification_that_lacks_a_device_is_not_used(fake_nvml: None, dev: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from intermodal.files import EMPTY, Files, process_lives
+from intermodal.files import EMPTY, Files
 from intermodal.home import Home
+from intermodal.processes import lives
 from modal._protocol.errors import Code, Fault
 
 
@@ -102,9 +103,9 @@ def test_a_mode_of_a_file_that_is_not_here(files: Files) -> None:
 
 def test_a_process_that_was_killed_and_not_waited_for_does_not_live() -> None:
     child = subprocess.Popen(["sleep", "60"])
-    assert process_lives(child.pid)
+    assert lives(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    assert not process_lives(child.pid)
+    assert not lives(child.pid)
     child.wait()
-    assert not process_lives(child.pid)
+    assert not lives(child.pid)

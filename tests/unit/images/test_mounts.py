@@ -47,6 +47,13 @@ def test_directories_that_every_image_has_keep_their_nature(mounts: MountStore) 
     assert (root / "run/y").exists()
 
 
+def test_empty_directories(mounts: MountStore) -> None:
+    root = mounts.materialise("mo-1", [entry("/data/a"), FileEntry("/data/empty/er", "", 0), FileEntry("/bin", "", 0)])
+    assert (root / "data/empty/er").is_dir()
+    assert (root / "usr/bin").is_dir()
+    assert not (root / "bin").exists()
+
+
 def test_a_set_is_made_once(mounts: MountStore) -> None:
     first = mounts.materialise("mo-1", [entry("/a")])
     assert mounts.has("mo-1")
@@ -62,6 +69,7 @@ def test_a_set_is_made_once(mounts: MountStore) -> None:
         ([entry("/")], "take the place"),
         ([entry("/a"), entry("/a")], "twice"),
         ([entry("/a"), entry("/a/b")], "is a file in the same set"),
+        ([entry("/a"), FileEntry("/a", "", 0)], "is a file in the same set"),
         ([entry("/out/x"), entry("/out", link="/etc")], "twice"),
     ],
 )

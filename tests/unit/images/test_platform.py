@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from intermodal.home import Home
 from intermodal.worker.images.platform import CARRIED, LIB, Platform, compile_command
 
@@ -41,3 +43,17 @@ def test_traces_name_the_path_in_the_container(tmp_path: Path) -> None:
     subprocess.run(compile_command(sys.executable, str(lib.parent)), check=True)
     cached = Path(importlib.util.cache_from_source(str(lib / "modal/_protocol/frames.py")))
     assert f"{LIB}/modal/_protocol/frames.py".encode() in cached.read_bytes()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_earlier_versions_go_when_nothing_runs_on_them(tmp_path: Path, alone: bool) -> None:
+    home = Home(tmp_path)
+    earlier = home.platform / "0123456789abcdef01234567/lib"
+    earlier.mkdir(parents=True)
+    half = home.platform / ".new-4194305-0/lib"
+    half.mkdir(parents=True)
+    platform = Platform(home)
+    platform.alone = alone
+    assert (platform.path() / "lib/modal/__init__.py").is_file()
+    assert (earlier.exists(), half.exists()) == (not alone, not alone)
+    assert {path.name for path in home.platform.iterdir()} >= {platform.path().name}

@@ -8,11 +8,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from modal._protocol import messages as _all_messages  # noqa: F401 - registers them
+from modal._protocol import messages
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.frames import PREFIX, Kind, pack
 from modal._protocol.message import Message, Record, _hints
 from modal._protocol.messages.wire import Hello, Welcome
+
+messages.load_all()  # strategies know every message
 
 HELLO = Hello("client", 1, 1)
 

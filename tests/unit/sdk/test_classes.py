@@ -106,7 +106,6 @@ def test_construct_gives_what_a_container_serves() -> None:
     for hook in instance.enter_hooks:
         hook()
     assert entered == ["before", "load z"]
-    assert len(instance.snapshot_hooks) == 1
     assert instance.callable("hello")(3) == "z 1 3"
     assert instance.callable("both")(4) == "z 1 4"
     with pytest.raises(AttributeError):

@@ -101,6 +101,23 @@ def test_wrong_values_are_named(toml: Path, monkeypatch: pytest.MonkeyPatch) -> 
         config.get("build_validation")
 
 
+def test_what_is_no_text(toml: Path) -> None:
+    toml.write_text('[default]\nenvironment = ["dev"]\ntoken_secret = ["as-hidden"]\n')
+    with pytest.raises(InvalidError, match=r"environment in .*: \['dev'\] is no valid value: a string is needed"):
+        config.get("environment")
+    with pytest.raises(InvalidError, match="this is no valid value") as caught:
+        config.get("token_secret")
+    assert "as-hidden" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "none" / "modal.toml"))
+    with pytest.raises(
+        InvalidError, match=r"none/modal\.toml cannot be written: No such file or directory\. MODAL_CONF"
+    ):
+        store_profile("a", {"environment": "dev"})
+
+
 def test_override_and_to_dict(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODAL_ENVIRONMENT", "before")
     config.override_locally("environment", "dev")

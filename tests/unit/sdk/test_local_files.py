@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from intermodal.disk import remove_deep
 from modal import _hashing, _mounts
 from modal._building import MOUNT_HEADER, _mount_id, _portions
 from modal._mounts import LocalDir, LocalFile, PythonSource
@@ -70,6 +71,37 @@ def test_links_are_followed_and_never_endless(tmp_path: Path) -> None:
     (root / "gone").symlink_to("nowhere")
     links = {one.remote: one.link for one in LocalDir(root, "/d").find()}
     assert links == {"/d/file": "", "/d/gone": "nowhere", "/d/out/o.txt": "", "/d/real.txt": ""}
+
+
+def test_empty_directories_come_along(tmp_path: Path) -> None:
+    tree(tmp_path, "a/x.log", "full/y")
+    for name in ("empty/er", "logs", "a/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("logs")
+    empty = {"/d/a/deep", "/d/empty/er", "/d/logs", "/d/link"}
+    entries = list(LocalDir(tmp_path, "/d").find())
+    assert {one.remote for one in entries if one.directory} == empty
+    assert {one.remote for one in entries} == empty | {"/d/a/x.log", "/d/full/y"}
+    assert found(LocalDir(tmp_path, "/d", ["**/*.log", "logs", "empty"])) == ["/d/a/deep", "/d/full/y", "/d/link"]
+    assert found(LocalDir(tmp_path, "/d", ~FilePatternMatcher("**/y"))) == ["/d/full/y"]
+    assert [tuple(one) for one in LocalDir(tmp_path / "logs", "/var/logs").find()] == [
+        ("/var/logs", str(tmp_path / "logs"), "", True)
+    ]
+    assert found(LocalDir(tmp_path / "logs", "/")) == []
+
+
+def test_directories_nested_deeper_than_calls(tmp_path: Path) -> None:
+    path = "d/" * 1100 + "f"
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+    assert found(LocalDir(tmp_path, "/")) == [f"/{path}"]
+    remove_deep(tmp_path / "d")  # pytest's own way ends at Python's limit
 
 
 def test_special_files_are_left_out(tmp_path: Path) -> None:

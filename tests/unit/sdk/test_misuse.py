@@ -28,6 +28,19 @@ def batch() -> VolumeUpload:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "a new Dict": (lambda: modal.Dict({"a": 1}), r"use modal.Dict.from_name\(name, create_if_missing=True\), or eph"),
+    "a new Secret": (lambda: Secret(), "modal.Secret is not made by calling it: use modal.Secret.from_name, from_dict"),
+    "a new Image": (lambda: Image(), r"use modal.Image.debian_slim\(\)"),
+    "a secret's value": (lambda: Secret.from_dict({"A": b"x"}), "value of 'A' must be a string or None, not bytes"),
+    "a secret of no text": (lambda: Secret.from_dict({"A": "\udcff"}), "value of 'A' has bytes that are no UTF-8"),
+    "a secret's key": (lambda: Secret.from_dict({"\udcff": "x"}), "cannot be the name of an environment variable"),
+    "a secret's size": (lambda: Secret.from_dict({"A": "ü" * 65_535}), "larger than the 128 KiB that Linux lets a var"),
+    "a dotenv path": (lambda: Secret.from_dotenv(3), "from_dotenv: a path is needed, not 3"),
+    "a dotenv name": (lambda: Secret.from_dotenv(filename=None), "from_dotenv: a path is needed, not None"),
+    "no client": (lambda: queue.hydrate("x"), "hydrate takes a modal.Client, or nothing, not str"),
+    "required keys": (lambda: Secret.from_name("x", required_keys=None), "must be a list of strings, not NoneType"),
+    "a required key": (lambda: Secret.from_name("x", required_keys=[1]), "must hold strings, not 1"),
+    "no local variables": (lambda: Secret.from_local_environ(None), "must be a list of strings, not NoneType"),
     "a name that is no text": (lambda: Volume.from_name(1), "must be a string, not int"),
     "a long name": (lambda: Volume.from_name("x" * 64), "shorter than 64"),
     "an environment that is no text": (lambda: Volume.from_name("x", environment_name=1), "environment_name must be"),
@@ -60,6 +73,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a prefix without a slash": (lambda: Bucket("b", key_prefix="x"), "end with a slash: 'x/'"),
     "a list of volumes": (lambda: function(volumes=[volume]), "must be a dict"),
     "a relative mount": (lambda: function(volumes={"data": volume}), "must be absolute"),
+    "a mount at no path": (lambda: function(volumes={"/data\0": volume}), "NUL"),
     "a mount over the program": (lambda: function(volumes={"/root": volume}), "nothing can be mounted at /root"),
     "a mount over the kernel's files": (lambda: function(volumes={"/proc/x": volume}), "mounted at /proc/x"),
     "a mount over the system": (lambda: function(volumes={"/usr/bin/": volume}), "nothing can be mounted at /usr/bin"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import modal
-from modal import Secret
-from modal._protocol.messages.secret import SecretCreate, SecretLookup
-from modal.exception import InvalidError
+from modal import Secret, _serialization
+from modal._protocol.messages.secret import MAX_VARIABLE, SecretCreate, SecretLookup
+from modal.exception import InvalidError, RequestSizeError, SerializationError
 
 
 def values(secret: Secret) -> dict[str, str]:
@@ -26,6 +27,17 @@ def test_from_dict() -> None:
     for wrong in ({"A": 1}, {1: "a"}, {"": "a"}, {"A=B": "c"}, ["A"]):
         with pytest.raises(InvalidError, match="from_dict"):
             Secret.from_dict(wrong)  # type: ignore[arg-type]
+
+
+def test_as_much_as_fits() -> None:
+    largest = "x" * (MAX_VARIABLE - len("A=") - 1)
+    assert values(Secret.from_dict({"A": largest})) == {"A": largest}
+    with pytest.raises(InvalidError, match="'A' is larger"):
+        Secret.from_dict({"A": largest + "x"})
+    thousand = {f"KEY_{number}": "v" * 100 for number in range(1000)}
+    assert values(Secret.from_dict(thousand)) == thousand
+    with pytest.raises(RequestSizeError, match="at most 512 KiB together, and these have 8"):
+        Secret.from_dict({f"KEY_{number}": "ü" * 600 for number in range(230)})
 
 
 def test_from_local_environ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +81,37 @@ def test_hydration(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.of(SecretCreate)[0].values == {"K": "v"}
     with pytest.raises(InvalidError, match="name"):
         Secret.from_name("no good")
+
+
+def test_sent_by_name_or_by_id(server: Any, container: Any) -> None:
+    named = pickle.loads(_serialization.dumps({"s": Secret.from_name("my-secret", required_keys=["A"])}))["s"]
+    assert repr(named) == "modal.Secret.from_name('my-secret')"
+    named.hydrate()
+    (asked,) = server.of(SecretLookup)
+    assert (asked.name, asked.environment, asked.required_keys) == ("my-secret", container.environment, ["A"])
+    by_id = pickle.loads(_serialization.dumps(named))
+    assert by_id.object_id == named.object_id
+    assert repr(by_id) == f"modal.Secret({named.object_id})"
+    with pytest.raises(SerializationError, match=r"call \.hydrate"):
+        _serialization.dumps(Secret.from_dict({"A": "hunter2"}))
+
+
+def test_what_goes_from_a_container_stays_in_its_environment(container: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(name: str) -> tuple[Any, Any]:
+        pair = modal.Dict.from_name("d", environment_name=name or None), Secret.from_name("s")
+        return tuple(one._environment for one in pickle.loads(_serialization.dumps(pair)))  # type: ignore[return-value]
+
+    container.environment = "dev"
+    assert sent("") == ("dev", "dev")
+    assert sent("main") == ("main", "dev")
+    monkeypatch.setattr(modal._context, "spec", None)  # a program: its app's environment is not known yet
+    assert sent("") == (None, None)
+
+
+def test_a_dotenv_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff\n")
+    with pytest.raises(InvalidError, match=r"\.env cannot be read: 'utf-8' codec"):
+        values(Secret.from_dotenv(tmp_path))
 
 
 async def test_hydration_in_asyncio(server: Any) -> None:

@@ -17,6 +17,7 @@ from intermodal.server.store.store import Store
 from modal._protocol.aio import Connection, Handlers
 from modal._protocol.errors import Fault
 from modal._protocol.messages.call import CallGraphGet, CallGraphNode, Status
+from tests.unit.server.stored_calls import add
 
 
 class Graphs:
@@ -29,7 +30,7 @@ class Graphs:
 
     async def spawned(self, call_id: str, parent: str = "", count: int = 1) -> None:
         rows = [NewInput(index, b"", "", "") for index in range(count)]
-        await self.store.calls.add_spawned(NewCall(call_id, "fu-1", parent), rows)
+        await add(self.store.calls, NewCall(call_id, "fu-1", parent), rows)
 
     def call(self, call_id: str, parent: str = "", count: int = 1, kind: str = "map") -> Call:
         """A call of which nothing is over."""

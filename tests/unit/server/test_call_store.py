@@ -20,6 +20,7 @@ from intermodal.server.store.calls import (
 )
 from intermodal.server.store.database import Database
 from modal._protocol.messages.call import Status
+from tests.unit.server.stored_calls import add, finish
 
 
 class Clock:
@@ -47,9 +48,9 @@ A, B = NewCall("fc-A", "fu-1"), NewCall("fc-B", "fu-1")
 
 
 async def test_inputs_come_back_in_the_order_of_arrival(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(*range(100)), last=False)
-    await calls.add_spawned(B, rows(0, 1))
-    await calls.add_spawned(A, rows(*range(100, 150)))
+    await add(calls, A, rows(*range(100)), last=False)
+    await add(calls, B, rows(0, 1))
+    await add(calls, A, rows(*range(100, 150)))
     found, cursor = [], 0
     while batch := await calls.pending("fu-1", cursor, 40):
         found += [(item.call_id, item.index) for item in batch]
@@ -61,35 +62,35 @@ async def test_inputs_come_back_in_the_order_of_arrival(calls: CallStore) -> Non
 
 
 async def test_a_cursor_misses_nothing_after_everything_was_finished(calls: CallStore) -> None:
-    first = await calls.add_spawned(A, rows(0, 1, 2), last=False)
-    await calls.finish_now([Finished("fc-A", index, Status.SUCCESS) for index in range(3)])
-    await calls.add_spawned(A, rows(3))
+    first = await add(calls, A, rows(0, 1, 2), last=False)
+    await finish(calls, [Finished("fc-A", index, Status.SUCCESS) for index in range(3)])
+    await add(calls, A, rows(3))
     assert [item.index for item in await calls.pending("fu-1", first.cursor)] == [3]
 
 
 @pytest.mark.parametrize("count", [3, 64, 200])
 async def test_sent_again_is_kept_once(calls: CallStore, count: int) -> None:
-    added = await calls.add_spawned(A, rows(*range(count)))
+    added = await add(calls, A, rows(*range(count)))
     assert added.indexes == list(range(count))
-    again = await calls.add_spawned(A, rows(*range(count + 2)))
+    again = await add(calls, A, rows(*range(count + 2)))
     assert again.indexes == [count, count + 1]
     assert again.cursor == (await calls.pending("fu-1", 0, 1000))[-1].cursor
-    assert (await calls.add_spawned(A, rows(*range(count)))).indexes == []
+    assert (await add(calls, A, rows(*range(count)))).indexes == []
     assert await calls.count_pending() == {"fu-1": count + 2}
 
 
 async def test_sent_again_after_it_finished_does_not_run_again(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1, 2))
-    await calls.finish_now([Finished("fc-A", 1, Status.SUCCESS, b"done")])
-    assert (await calls.add_spawned(A, rows(0, 1, 2))).indexes == []
+    await add(calls, A, rows(0, 1, 2))
+    await finish(calls, [Finished("fc-A", 1, Status.SUCCESS, b"done")])
+    assert (await add(calls, A, rows(0, 1, 2))).indexes == []
     assert [item.index for item in await calls.pending("fu-1")] == [0, 2]
 
 
 async def test_the_first_output_stands(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1))
+    await add(calls, A, rows(0, 1))
     assert await calls.output("fc-A", 0) is None
-    await calls.finish_now([Finished("fc-A", 0, Status.SUCCESS, b"first", "", "ta-1")])
-    await calls.finish_now([Finished("fc-A", 0, Status.FAILURE, b"second")])
+    await finish(calls, [Finished("fc-A", 0, Status.SUCCESS, b"first", "", "ta-1")])
+    await finish(calls, [Finished("fc-A", 0, Status.FAILURE, b"second")])
     output = await calls.output("fc-A", 0)
     assert output is not None
     assert (output.status, output.value, output.container_id) == (Status.SUCCESS, b"first", "ta-1")
@@ -97,7 +98,7 @@ async def test_the_first_output_stands(calls: CallStore) -> None:
 
 
 async def test_finish_tells_when_it_is_durable(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(*range(130)))
+    await add(calls, A, rows(*range(130)))
     told: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
     calls.finish([Finished("fc-A", index, Status.SUCCESS, b"%d" % index) for index in range(130)], told.set_result)
     assert await told is None
@@ -108,21 +109,21 @@ async def test_finish_tells_when_it_is_durable(calls: CallStore) -> None:
 
 
 async def test_an_output_of_an_unknown_call_is_ignored(calls: CallStore) -> None:
-    await calls.finish_now([Finished("fc-gone", 0, Status.SUCCESS)])
+    await finish(calls, [Finished("fc-gone", 0, Status.SUCCESS)])
     assert await calls.output("fc-gone") is None
     assert await calls.call("fc-gone") is None
 
 
 async def test_cancel_ends_what_has_no_output_and_takes_no_more(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1, 2), last=False)
-    await calls.add_spawned(B, rows(0))
-    await calls.finish_now([Finished("fc-A", 1, Status.SUCCESS, b"done")])
+    await add(calls, A, rows(0, 1, 2), last=False)
+    await add(calls, B, rows(0))
+    await finish(calls, [Finished("fc-A", 1, Status.SUCCESS, b"done")])
     assert await calls.cancel("fc-A", b"cancelled") == 2
     assert await calls.cancel("fc-A", b"cancelled") == 0
     assert await calls.cancel("fc-none") == 0
     outputs = [await calls.output("fc-A", index) for index in range(3)]
     assert [output and output.status for output in outputs] == [Status.TERMINATED, Status.SUCCESS, Status.TERMINATED]
-    added = await calls.add_spawned(A, rows(3))
+    added = await add(calls, A, rows(3))
     assert added.cancelled
     assert added.indexes == []
     call = await calls.call("fc-A")
@@ -132,8 +133,8 @@ async def test_cancel_ends_what_has_no_output_and_takes_no_more(calls: CallStore
 
 
 async def test_a_stopped_function_fails_its_inputs(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1))
-    await calls.add_spawned(NewCall("fc-C", "fu-2"), rows(0))
+    await add(calls, A, rows(0, 1))
+    await add(calls, NewCall("fc-C", "fu-2"), rows(0))
     assert await calls.fail_function(["fu-1", "fu-unknown"], Status.TERMINATED, b"stopped") == 2
     output = await calls.output("fc-A", 1)
     assert output is not None
@@ -142,10 +143,10 @@ async def test_a_stopped_function_fails_its_inputs(calls: CallStore) -> None:
 
 
 async def test_outputs_expire_after_seven_days(calls: CallStore, clock: Clock) -> None:
-    await calls.add_spawned(A, rows(*range(70)))
-    await calls.finish_now([Finished("fc-A", index, Status.SUCCESS, b"x") for index in range(70)])
+    await add(calls, A, rows(*range(70)))
+    await finish(calls, [Finished("fc-A", index, Status.SUCCESS, b"x") for index in range(70)])
     clock.now += OUTPUTS_KEPT - 10
-    await calls.add_spawned(B, rows(0))
+    await add(calls, B, rows(0))
     assert await calls.expire(clock.now - OUTPUTS_KEPT) == []
     clock.now += 20
     output = await calls.output("fc-A", 3)
@@ -163,13 +164,13 @@ async def test_outputs_expire_after_seven_days(calls: CallStore, clock: Clock) -
 
 
 async def test_attempts_survive(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1))
+    await add(calls, A, rows(0, 1))
     await calls.set_attempts([("fc-A", 1, Attempts(3, "ta-1/7")), ("fc-none", 0, Attempts(1, "ta-1/8"))])
     assert [item.attempts for item in await calls.pending("fu-1")] == [0, 3]
     one = await calls.input("fc-A", 1)
     assert one is not None
     assert (one.index, one.attempts, one.args) == (1, 3, b"args 1")
-    await calls.finish_now([Finished("fc-B", 0, Status.SUCCESS, b"")])
+    await finish(calls, [Finished("fc-B", 0, Status.SUCCESS, b"")])
     assert await calls.without_output(["in-A-0", "in-A-1", "in-none-0"]) == {
         "in-A-0": Attempts(0, ""),
         "in-A-1": Attempts(3, "ta-1/7"),
@@ -177,11 +178,11 @@ async def test_attempts_survive(calls: CallStore) -> None:
 
 
 async def test_the_graph_has_everything_below_a_call(calls: CallStore) -> None:
-    await calls.add_spawned(A, rows(0, 1))
-    await calls.add_spawned(NewCall("fc-child", "fu-2", "in-A-1"), rows(0))
-    await calls.add_spawned(NewCall("fc-grandchild", "fu-1", "in-child-0"), rows(0))
-    await calls.add_spawned(B, rows(0))
-    await calls.finish_now([Finished("fc-child", 0, Status.SUCCESS, b"", "", "ta-7")])
+    await add(calls, A, rows(0, 1))
+    await add(calls, NewCall("fc-child", "fu-2", "in-A-1"), rows(0))
+    await add(calls, NewCall("fc-grandchild", "fu-1", "in-child-0"), rows(0))
+    await add(calls, B, rows(0))
+    await finish(calls, [Finished("fc-child", 0, Status.SUCCESS, b"", "", "ta-7")])
     graph = await calls.graph(["fc-A"])
     assert {(item.call_id, item.index, item.status) for item in graph} == {
         ("fc-A", 0, None), ("fc-A", 1, None), ("fc-child", 0, Status.SUCCESS), ("fc-grandchild", 0, None),
@@ -191,7 +192,7 @@ async def test_the_graph_has_everything_below_a_call(calls: CallStore) -> None:
     assert await calls.children(["fc-A"]) == ["fc-child"]
     below = await calls.graph(["fc-child"])
     assert {item.call_id for item in below} == {"fc-child", "fc-grandchild"}
-    await calls.add_spawned(NewCall("fc-other", "fu-1", "in-unstored-3"), rows(0))
+    await add(calls, NewCall("fc-other", "fu-1", "in-unstored-3"), rows(0))
     assert [item.call_id for item in await calls.graph(["fc-unstored"])] == ["fc-other"], (
         "the call between is not stored"
     )
@@ -201,9 +202,9 @@ async def test_the_graph_has_everything_below_a_call(calls: CallStore) -> None:
 async def test_values_that_no_row_names_any_more_are_told(calls: CallStore, clock: Clock) -> None:
     told: list[str] = []
     calls.forget_values = told.extend
-    await calls.add_spawned(A, [NewInput(0, b"", "vl-in0"), NewInput(1, b"x"), NewInput(2, b"", "vl-in2")])
-    await calls.add_spawned(B, [NewInput(0, b"", "vl-b")])
-    await calls.finish_now([Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out0"), Finished("fc-A", 1, Status.SUCCESS)])
+    await add(calls, A, [NewInput(0, b"", "vl-in0"), NewInput(1, b"x"), NewInput(2, b"", "vl-in2")])
+    await add(calls, B, [NewInput(0, b"", "vl-b")])
+    await finish(calls, [Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out0"), Finished("fc-A", 1, Status.SUCCESS)])
     assert told == ["vl-in0"]
     await calls.cancel("fc-A")
     assert told == ["vl-in0", "vl-in2"]
@@ -215,19 +216,19 @@ async def test_values_that_no_row_names_any_more_are_told(calls: CallStore, cloc
 
 
 async def test_blobs_belong_to_the_rows_that_name_them(calls: CallStore) -> None:
-    await calls.add_spawned(A, [NewInput(0, b"", "vl-in", ""), NewInput(1, b"", "", "")])
+    await add(calls, A, [NewInput(0, b"", "vl-in", ""), NewInput(1, b"", "", "")])
     assert await calls.blobs_in_use(["vl-in", "vl-out", ""]) == {"vl-in"}
-    await calls.finish_now([Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out")])
+    await finish(calls, [Finished("fc-A", 0, Status.SUCCESS, b"", "vl-out")])
     assert await calls.blobs_in_use(["vl-in", "vl-out"]) == {"vl-out"}
 
 
 async def test_order_goes_on_after_a_restart(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "restarted.sqlite")
-    await CallStore(database).add_spawned(A, rows(*range(10)), last=False)
+    await add(CallStore(database), A, rows(*range(10)), last=False)
     await database.close()
     database = await Database.open(tmp_path / "restarted.sqlite")
     calls = CallStore(database)
-    await calls.add_spawned(A, rows(10))
+    await add(calls, A, rows(10))
     assert [item.index for item in await calls.pending("fu-1")] == list(range(11))
     call = await calls.call("fc-A")
     assert call is not None

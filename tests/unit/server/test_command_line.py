@@ -103,9 +103,9 @@ def test_a_full_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert path.with_name("server.log.1").read_bytes() == b"y" * 20
 
 
-def test_no_isolation_is_said_loudly() -> None:
+def test_that_there_are_no_containers_is_said_loudly() -> None:
     found = {"workers": [{"runtimes": ["host"]}]}
-    assert "WITHOUT any isolation" in running.host_warning(found)
+    assert "NO CONTAINERS" in running.host_warning(found)
     assert running.host_warning({"workers": [{"runtimes": ["crun", "host"]}]}) == ""
 
 
@@ -114,3 +114,8 @@ def test_no_isolation_is_said_loudly() -> None:
 )
 def test_sizes(number: int, text: str) -> None:
     assert tables.size(number) == text
+
+
+def test_a_pipe_gets_whole_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.table(["Image", "Note", "Used"], [["im-" + "x" * 22, "a note of many words " * 6, "2026-11-26 08:09:31"]])
+    assert "a note of many words " * 5 in capsys.readouterr().out

@@ -100,4 +100,6 @@ def test_what_is_no_domain(domain: str) -> None:
     "domain", ["example.com", "API.example.com", "*.example.com", "*.a.b-c.example", "xn--bcher-kva.ch"]
 )
 def test_what_is_one(domain: str) -> None:
-    modal.asgi_app(custom_domains=[domain])
+    def served() -> None: ...
+
+    assert modal.asgi_app(custom_domains=[domain])(served).web.custom_domains == [domain.lower()]

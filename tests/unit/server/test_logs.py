@@ -44,6 +44,17 @@ async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     assert (await replay(logs, 4))[0] == ["4\n", "5\n"]
 
 
+async def test_zeros_where_the_disk_has_not_got_lines_are_cut_off(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.append(APP, [entry(f"line {number}\n") for number in range(3)])
+    (file,) = (tmp_path / APP).iterdir()
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + bytes(len(lines[1])) + lines[2][-20:])
+    after = Logs(tmp_path)
+    after.append(APP, [entry("next\n")])
+    assert await replay(after) == (["line 0\n", "next\n"], 2)
+
+
 async def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     Logs(tmp_path).append(APP, [entry("whole\n")])
     (path,) = (tmp_path / APP).iterdir()

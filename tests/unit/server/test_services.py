@@ -307,6 +307,18 @@ async def test_later_secrets_win_and_equal_inline_ones_are_one(parts: Parts) -> 
     assert await parts.secrets.merged([two, one]) == {"A": "1", "B": "1"}
 
 
+async def test_what_no_container_could_have_is_refused(parts: Parts) -> None:
+    main = parts.environments.default
+    await fault(Code.INVALID, parts.secrets.create(main, "s", {"A": "\udcff"}, False))
+    await fault(Code.INVALID, parts.secrets.create(main, "s", {"A": "ü" * 65_535}, False))
+    await fault(Code.TOO_LARGE, parts.secrets.create_inline(main, {str(n): "x" * 1000 for n in range(530)}))
+    parts_of_it = [
+        await parts.secrets.create_inline(main, {f"{number}-{n}": "x" * 1000 for n in range(450)}) for number in "ab"
+    ]
+    with pytest.raises(Fault, match=r"its secrets have 8.. KiB of variables together, and a container takes 768"):
+        await parts.secrets.merged(parts_of_it)
+
+
 async def test_inline_secrets_go_when_no_app_names_them(parts: Parts, tmp_path: Path) -> None:
     main = parts.environments.default
     kept = await parts.secrets.create_inline(main, {"A": "1"})
@@ -320,6 +332,25 @@ async def test_inline_secrets_go_when_no_app_names_them(parts: Parts, tmp_path: 
 
 
 # -- environments, names, tokens
+async def test_a_container_finds_its_environment_under_another_name(parts: Parts) -> None:
+    environments = parts.environments
+    await environments.create("dev")
+    own = environments.resolve("dev").environment_id
+    in_container = Principal(Role.CONTAINER, app_id="ap-1", environment_id=own, started_in="dev")
+    await environments.update("dev", "staging", None)
+    for name in ("", "dev", "staging"):
+        assert environments.resolve(name, in_container).environment_id == own
+    with pytest.raises(Fault, match="'dev' not found"):
+        environments.resolve("dev", OWNER)
+    await environments.create("dev")  # another one, which is not the container's
+    assert environments.resolve("dev", in_container).environment_id == own
+    assert environments.resolve("dev", OWNER).environment_id != own
+    assert environments.resolve("main", in_container).default
+    await environments.delete(environments.resolve("staging"))
+    with pytest.raises(Fault, match="'dev' of this container was deleted"):  # not that of somebody else
+        environments.resolve("", in_container)
+
+
 async def test_environments(parts: Parts) -> None:
     environments = parts.environments
     await environments.create("Dev_1")
@@ -333,11 +364,15 @@ async def test_environments(parts: Parts) -> None:
     assert environments.resolve("M").web_suffix == "m-2"
     await environments.delete(environments.resolve("M"))
     assert [(each.name, each.web_suffix) for each in environments.all] == [("main", "m"), ("staging", "")]
-    in_container = Principal(Role.CONTAINER, environment="staging")
-    assert environments.resolve("", in_container).name == "staging"
+    in_build = Principal(Role.CONTAINER, environment="staging")
+    assert environments.resolve("", in_build).name == "staging"
     assert environments.resolve("", OWNER).name == "main"
-    with pytest.raises(Fault, match="there are main, staging"):
+    with pytest.raises(
+        Fault, match=r"there are main, staging\. Create it with `modal environment create none`, or choose"
+    ):
         environments.resolve("none")
+    with pytest.raises(Fault, match=r"there are main, staging\. Choose another one"):  # no command could create it
+        environments.resolve("no good")
     await parts.secrets.create(environments.resolve("staging"), "s", {}, False)
     app = await parts.apps.publish(deploy(spec(), environment="staging"), OWNER)
     await parts.apps.stop_environment(environments.resolve("staging"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -203,6 +204,27 @@ async def test_an_interrupted_write_leaves_nothing(network_files: NetworkFiles) 
     assert os.listdir(network_files.root("nf-1")) == []
 
 
+async def test_what_a_killed_server_was_writing_is_removed(network_files: NetworkFiles) -> None:
+    never = asyncio.Event()
+
+    async def held_up() -> AsyncIterator[bytes]:
+        yield b"half"
+        written.set()
+        await never.wait()
+
+    written = asyncio.Event()
+    writing = asyncio.ensure_future(network_files.write("nf-1", "x", 0o644, held_up()))
+    await written.wait()
+    root = network_files.root("nf-1")
+    assert os.listdir(root) == []  # containers see nothing of it
+    (half,) = (root.parent / ".incoming").iterdir()
+    writing.cancel()
+    await asyncio.wait([writing])
+    half.write_bytes(b"as after a kill")
+    network_files.open()
+    assert list((root.parent / ".incoming").iterdir()) == []
+
+
 async def test_network_files_follow_no_link_out(network_files: NetworkFiles, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -220,3 +242,89 @@ async def test_network_files_follow_no_link_out(network_files: NetworkFiles, tmp
     await network_files.remove("nf-1", "/", True)
     assert sorted(os.listdir(secret)) == ["key"]
     assert hashlib.sha256((secret / "key").read_bytes()).hexdigest()
+
+
+async def test_several_network_files_at_once(network_files: NetworkFiles) -> None:
+    entries = [
+        Entry("empty", DIRECTORY),
+        Entry("d", DIRECTORY),
+        Entry("d/link", SYMLINK, content="../new\nline"),
+        Entry("new\nline", FILE, 0o755, mtime=7),
+        *(Entry(f"many/{number}", FILE, 0o644) for number in range(100)),
+    ]
+    contents = [b"x", *(b"%d" % number for number in range(100))]
+    for _again in range(2):  # what is there is replaced
+        await network_files.write_all("nf-1", entries, contents)
+    root = network_files.root("nf-1")
+    assert sorted(os.listdir(root)) == ["d", "empty", "many", "new\nline"]
+    assert (root / "d/link").read_bytes() == b"x"
+    status = (root / "new\nline").stat()
+    assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o755, 7)
+    assert sorted(os.listdir(root / "many")) == sorted(str(number) for number in range(100))
+    assert (root / "many/42").read_text() == "42"
+    assert "/new\nline" in [entry.path for entry in await network_files.entries("nf-1", "**", True)]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_network_files_that_cannot_be_placed_leave_nothing(network_files: NetworkFiles, count: int) -> None:
+    root = network_files.root("nf-1")
+    (root / "dir/x").mkdir(parents=True)
+    (root / "file").write_text("old")
+    for path, words in [("dir", "is a directory"), ("file/x", "leads over")]:
+        entries = [*(Entry(f"a{number}", FILE) for number in range(count - 1)), Entry(path, FILE)]
+        with pytest.raises(Fault, match=words) as caught:
+            await network_files.write_all("nf-1", entries, [b""] * count)
+        assert repr(path) in caught.value.text
+    assert not [name for name in os.listdir(root) if name.startswith(".")]
+    assert (root / "file").read_text() == "old"
+
+
+async def test_paths_nested_as_deep_as_can_be(volumes: Volumes, objects: Contents, network_files: NetworkFiles) -> None:
+    path = "d/" * 1100 + "f"
+    await volumes.upload(VOLUME_ID, [stored(objects, path, b"x")], False)
+    assert b"".join([chunk async for chunk in volumes.read(VOLUME_ID, path)]) == b"x"
+    assert len(await volumes.entries(VOLUME_ID, "/", True)) == 1101
+    await volumes.upload(VOLUME_ID, [stored(objects, f"{path}{number}", b"x") for number in range(600)], False)
+    await volumes.remove(VOLUME_ID, "d", True)
+    with pytest.raises(Fault, match="4,101 bytes, of 4,095"):
+        await volumes.entries(VOLUME_ID, "d/" * 2050 + "f", False)
+    await network_files.write("nf-1", path, 0o644, chunks(b"x"))
+    assert len(await network_files.entries("nf-1", "/", True)) == 1101
+    assert [entry.path for entry in await network_files.entries("nf-1", "**/f", True)] == [f"/{path}"]
+    await network_files.remove("nf-1", "d", True)
+    assert await network_files.entries("nf-1", "/", True) == []
+    await network_files.write("nf-1", path, 0o644, chunks(b"x"))
+    await network_files.remove_all("nf-1")
+    assert await network_files.entries("nf-1", "/", True) == []
+
+
+async def test_links_to_directories_on_the_way(volumes: Volumes, objects: Contents) -> None:
+    entries = [
+        stored(objects, "d/x", b"x"),
+        Entry("to", SYMLINK, content="d"),
+        Entry("d/again", SYMLINK, content="../to"),
+        Entry("link", SYMLINK, content="to/x"),
+        Entry("round", SYMLINK, content="round"),
+    ]
+    await volumes.upload(VOLUME_ID, entries, False)
+    assert await paths(volumes, "to", False) == ["to"]  # the link itself
+    assert await paths(volumes, "to/", False) == ["to/again", "to/x"]
+    assert await paths(volumes, "to/again/again/x", False) == ["to/again/again/x"]
+    assert await read(volumes, "to/again/x") == b"x"
+    for path in ("round", "round/x"):
+        with pytest.raises(Fault, match="too many"):
+            await read(volumes, path)
+    with pytest.raises(Fault, match="No such file or directory in volume 'test': 'to/y'"):
+        await volumes.entries(VOLUME_ID, "to/y", False)
+    await volumes.copy(VOLUME_ID, ["link"], "copy", False)
+    assert (await volumes.entry(VOLUME_ID, "copy")).kind == FILE
+    await volumes.copy(VOLUME_ID, ["link"], "to", False)
+    assert await read(volumes, "d/link") == b"x"
+    await volumes.upload(VOLUME_ID, [stored(objects, "new", b"new")], False)
+    await volumes.copy(VOLUME_ID, ["new"], "link", False)  # through the link
+    await volumes.copy(VOLUME_ID, ["new"], "to/placed", False)
+    assert (await volumes.entry(VOLUME_ID, "link")).kind == SYMLINK
+    assert await read(volumes, "d/x") == await read(volumes, "d/placed") == b"new"
+    await volumes.remove(VOLUME_ID, "to/x", False)
+    await volumes.remove(VOLUME_ID, "to", False)
+    assert await paths(volumes, "", False) == ["copy", "d", "link", "new", "round"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from intermodal.contents import Contents
+from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.volumes import scan
 from intermodal.worker.volumes.checkouts import Checkouts, Layer, _longest_chain, build_layer
 from intermodal.worker.volumes.scan import Memo, Scan, memo_from_json, memo_to_json
@@ -209,3 +210,46 @@ async def test_layers_stay_few_and_unused_ones_go(tmp_path: Path, objects: Conte
         again = Checkouts(tmp_path / "checkouts", objects, executor, server.changed)
         again.open()
         assert (await again.get("vo-1", at_least=1000)).layers == latest.layers
+
+
+def _nested(root: Path, depth: int) -> str:
+    """A file below so many directories; its path."""
+    fd = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("f", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+    os.close(fd)
+    return "d/" * depth + "f"
+
+
+def test_directories_nested_deeper_than_calls(upper: Path, tmp_path: Path, objects: Contents) -> None:
+    path = _nested(upper, 1100)
+    found = look(upper, {}, objects)
+    assert found.changes[-1].path == path
+    assert len(found.changes) == 1101
+    layer = tmp_path / ("a layer at a long path of its own " * 3) / "layer"
+    layer.mkdir(parents=True)
+    build_layer(str(layer), found.changes, objects, False)
+    assert look(layer, {}, objects).changes == found.changes
+    remove_tree(layer)
+    remove_tree(upper)
+    assert not layer.exists()
+    assert not upper.exists()
+
+
+def test_long_names_on_a_long_way(tmp_path: Path, objects: Contents) -> None:
+    digest = place_bytes(b"x", str(objects.directory), 0o644, 0)
+    directories = ["/".join(["n" * 255] * count) for count in range(1, 16)]
+    entries = [Entry(path, DIRECTORY, 0o755, os.geteuid(), os.getegid()) for path in directories]
+    entries += [
+        Entry(f"{directories[-1]}/{name}" + "z" * 254, FILE, 0o644, os.geteuid(), os.getegid(), 9, 1, digest)
+        for name in "ab"
+    ]
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    build_layer(str(layer), entries, objects, False)
+    assert [entry.path for entry in look(layer, {}, objects).changes] == [entry.path for entry in entries]
+    remove_tree(layer)

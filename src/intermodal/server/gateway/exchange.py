@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from intermodal.server.gateway.routes import Route
 from intermodal.server.inputs import Call, Held
@@ -220,8 +220,3 @@ def explain(status: int, value: bytes, ephemeral: bool) -> tuple[int, str]:
     if status == Status.TERMINATED:
         return 503, f"The request was ended: {failure.text or 'it was cancelled'}."
     return 502, f"The container that handled this request ended.{reason or ' Its logs say why.'}"
-
-
-def brief(value: Any) -> str:
-    """For messages."""
-    return str(value)[:200]

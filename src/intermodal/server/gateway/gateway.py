@@ -7,7 +7,6 @@ import ipaddress
 import json
 import logging
 import os
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -31,6 +30,7 @@ from intermodal.server.gateway.routes import PATH_FORM, Route, Routes
 from intermodal.server.gateway.settings import WebSettings
 from intermodal.server.gateway.websocket import check_handshake
 from modal._protocol.errors import Fault
+from modal._protocol.messages.call import new_call_id
 from modal._protocol.messages.web import LOCAL, WebHandover
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ DOMAIN_QUESTION = b"/_domain"
 CHALLENGE = b"/.well-known/acme-challenge/"
 LOOK_SECONDS = 0.5  # between looks at what has a time limit
 LINK_SECONDS = 10.0  # that a container's connection may be away before its requests fail
-_BASE32 = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
 UNAUTHORIZED = "This endpoint needs the headers Modal-Key and Modal-Secret of a valid proxy auth token."
 _CHALLENGE = ((b"proxy-authenticate", b"Basic"),)
 
@@ -369,13 +368,3 @@ class Gateway:
         temporary = self._home.gateway.with_suffix(".new")
         temporary.write_text(json.dumps({"port": port}))
         os.replace(temporary, self._home.gateway)
-
-
-def new_call_id() -> str:
-    """`fc-` and 26 characters."""
-    number = int.from_bytes(secrets.token_bytes(17), "big")
-    letters = []
-    for _ in range(26):
-        letters.append(_BASE32[number & 31])
-        number >>= 5
-    return "fc-" + "".join(letters)

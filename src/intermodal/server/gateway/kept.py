@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from intermodal.boots import changed_since
+
 RUNNING, WHOLE, BROKEN = "running", "whole", "broken"
 KEPT_SECONDS = 24 * 3600.0  # that a result can be loaded after it was complete
 ONE_BYTES = 4 << 30  # of one result
@@ -108,6 +110,13 @@ class Kept:
         temporary = self._head.with_suffix(".new")
         temporary.write_text(json.dumps(said))
         os.replace(temporary, self._head)
+
+
+def forget_since(directory: Path, since: float) -> None:
+    """After a loss of power: what is newer than this may be half."""
+    for path in directory.glob("*"):
+        if changed_since(path, since):
+            path.unlink(missing_ok=True)
 
 
 def found_in(directory: Path) -> Iterator[Kept]:

@@ -86,6 +86,7 @@ FROM_OPERATORS: set[int] = FROM_OWNERS | {
 BUILD_PREFIX = "ib-"  # ids of containers in which steps of images run
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
+# The ids of its app, function and environment, and whether it is restricted; None where there is no such container.
 ContainerFinder = Callable[[str], "tuple[str, str, str, bool] | None"]
 
 
@@ -186,7 +187,7 @@ class Gate:
         found = self._find_container(hello.container_id)
         if found is None:
             raise Fault(Code.AUTH, f"no container {hello.container_id!r} runs here")
-        app_id, function_id, environment, restricted = found
+        app_id, function_id, environment_id, restricted = found
         if restricted:
             raise Fault(
                 Code.AUTH,
@@ -194,8 +195,9 @@ class Gate:
                 "(restrict_modal_access=True)",
             )
         return Principal(
-            Role.CONTAINER, hello.container_id, principal.token_id, hello.container_id, app_id, function_id, environment
-        )
+            Role.CONTAINER, hello.container_id, principal.token_id, hello.container_id, app_id, function_id,
+            environment_id=environment_id, started_in=hello.environment,
+        )  # fmt: skip
 
 
 def peer_of(connection: Connection) -> tuple[int, int] | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from intermodal.files import Files
+from intermodal.server.rpc.uploads import chunks, put_all, take
 from intermodal.server.services.mounts import Mounts
 from intermodal.server.services.values import CHUNK, Values
 from modal._protocol.aio import Connection, Handlers, Stream
@@ -39,23 +39,12 @@ class FileHandlers:
         return FilesMissing(await asyncio.to_thread(self._files.missing, message.hashes))
 
     async def put_many(self, connection: Connection, message: FilesPut) -> Done:
-        if len(message.hashes) != len(message.contents):
-            raise Fault(Code.INVALID, "hashes and contents differ in number")
-
-        def put() -> None:
-            for digest, content in zip(message.hashes, message.contents, strict=True):
-                self._files.put(digest, content)
-
-        await asyncio.to_thread(put)
+        await put_all(self._files, message.hashes, message.contents)
         return Done()
 
     async def put(self, connection: Connection, message: FilePut, stream: Stream) -> Done:
         with self._files.writer(message.hash) as writer:
-            async for chunk in _chunks(stream):
-                if writer.size + len(chunk) > message.size:
-                    raise Fault(Code.INVALID, f"the file is longer than the {message.size} bytes that were announced")
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit)
+            await take(writer, stream, message.size)
         return Done()
 
     async def put_mount(self, connection: Connection, message: MountPut) -> MountKnown:
@@ -76,7 +65,7 @@ class FileHandlers:
         return MountEntries(message.mount_id, await self._mounts.entries(message.mount_id))
 
     async def put_value(self, connection: Connection, message: BlobPut, stream: Stream) -> Done:
-        await self._values.put(message.blob_id, message.size, _chunks(stream))
+        await self._values.put(message.blob_id, message.size, chunks(stream))
         return Done()
 
     async def get_value(self, connection: Connection, message: BlobGet, stream: Stream) -> None:
@@ -85,10 +74,3 @@ class FileHandlers:
 
     def forget_values(self, connection: Connection, message: BlobForget) -> None:
         self._values.forget_soon(message.blob_ids)
-
-
-async def _chunks(stream: Stream) -> AsyncIterator[bytes]:
-    async for item in stream:
-        if not isinstance(item, BlobChunk):
-            raise Fault(Code.INVALID, f"{type(item).__name__} has no place in an upload")
-        yield item.data

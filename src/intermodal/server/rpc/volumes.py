@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from intermodal.files import FileWriter
 from intermodal.server.principal import Role, principal_of
+from intermodal.server.rpc.uploads import chunks, put_all, take
 from intermodal.server.services.environments import Environments
 from intermodal.server.services.network_files import NetworkFiles
 from intermodal.server.services.volume_names import VolumeNames
@@ -19,9 +21,12 @@ from modal._protocol.aio import Connection, Handlers, Stream
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.call import BlobChunk
 from modal._protocol.messages.volume import (
+    FILE,
     NETWORK_FILE_SYSTEM,
     Entry,
+    FileContents,
     NetworkFilePut,
+    NetworkFilesPut,
     ObjectBegun,
     ObjectPut,
     ObjectsMissing,
@@ -37,6 +42,7 @@ from modal._protocol.messages.volume import (
     VolumeList,
     VolumeLs,
     VolumeRead,
+    VolumeReadMany,
     VolumeRename,
     VolumeSync,
     VolumeUpload,
@@ -49,6 +55,7 @@ from modal._protocol.messages.volume import (
 )
 from modal._protocol.messages.wire import Done
 
+MAX_READ = 16 << 20  # bytes of several files in one answer
 MAX_ENTRIES = 1_000_000  # of one upload or commit
 SyncContainer = Callable[[str, str, str, str], Awaitable[None]]  # container id, volume id, action, a build's worker
 
@@ -79,6 +86,7 @@ class VolumeHandlers:
         handlers.unary(VolumeHistory)(self.history)
         handlers.stream(VolumeLs)(self.ls)
         handlers.stream(VolumeRead)(self.read)
+        handlers.unary(VolumeReadMany)(self.read_many)
         handlers.unary(VolumeEdit)(self.edit)
         handlers.unary(ObjectsMissing)(self.missing)
         handlers.unary(ObjectsPut)(self.put_objects)
@@ -89,6 +97,7 @@ class VolumeHandlers:
         handlers.stream(VolumeChanges)(self.changes)
         handlers.stream(VolumeCheckout)(self.checkout)
         handlers.stream(NetworkFilePut)(self.put_file)
+        handlers.unary(NetworkFilesPut)(self.put_files)
 
     # -- names
     async def get(self, connection: Connection, message: VolumeGet) -> VolumesKnown:
@@ -141,6 +150,19 @@ class VolumeHandlers:
         async for chunk in where.read(message.volume_id, message.path, message.offset):
             await stream.send(BlobChunk(chunk))
 
+    async def read_many(self, connection: Connection, message: VolumeReadMany) -> FileContents:
+        where = self._files if await self._is_network(message.volume_id) else self._volumes
+        contents, size = [], 0
+        for path in message.paths:
+            parts = []
+            async for chunk in where.read(message.volume_id, path):
+                parts.append(chunk)
+                size += len(chunk)
+                if size > MAX_READ:
+                    raise Fault(Code.TOO_LARGE, f"more than {MAX_READ:,} bytes at once: read {path!r} by itself")
+            contents.append(b"".join(parts))
+        return FileContents(contents)
+
     async def edit(self, connection: Connection, message: VolumeEdit) -> Done:
         if message.action == "remove":
             where = self._files if await self._is_network(message.volume_id) else self._volumes
@@ -157,8 +179,17 @@ class VolumeHandlers:
         return Done()
 
     async def put_file(self, connection: Connection, message: NetworkFilePut, stream: Stream) -> Done:
-        await self._is_network(message.volume_id)
-        await self._files.write(message.volume_id, message.path, message.mode, _chunks(stream))
+        await self._check_network(message.volume_id)
+        mtime = message.mtime or None
+        await self._files.write(message.volume_id, message.path, message.mode, chunks(stream), mtime)
+        return Done()
+
+    async def put_files(self, connection: Connection, message: NetworkFilesPut) -> Done:
+        await self._check_network(message.volume_id)
+        entries = await asyncio.to_thread(_checked, message.entries, False)
+        if sum(entry.kind == FILE for entry in entries) != len(message.contents):
+            raise Fault(Code.INVALID, "files and contents differ in number")
+        await self._files.write_all(message.volume_id, entries, message.contents)
         return Done()
 
     # -- uploads
@@ -168,17 +199,7 @@ class VolumeHandlers:
         return ObjectsMissing(missing, str(self._volumes.objects.directory) if own else "")
 
     async def put_objects(self, connection: Connection, message: ObjectsPut) -> Done:
-        if len(message.hashes) != len(message.contents):
-            raise Fault(Code.INVALID, "hashes and contents differ in number")
-
-        def put() -> None:
-            for digest, content in zip(message.hashes, message.contents, strict=True):
-                if not self._volumes.objects.has(digest):
-                    with self._volumes.objects.writer(digest) as writer:
-                        writer.write(content)
-                        writer.commit()
-
-        await asyncio.to_thread(put)
+        await put_all(self._volumes.objects, message.hashes, message.contents)
         return Done()
 
     async def put_object(self, connection: Connection, message: ObjectPut, stream: Stream) -> Done:
@@ -189,11 +210,7 @@ class VolumeHandlers:
             resumed = objects.writer(message.hash)
         with contextlib.ExitStack() as stack:
             writer = await _entered(resumed, stack)
-            async for chunk in _chunks(stream):
-                if writer.size + len(chunk) > message.size:
-                    raise Fault(Code.INVALID, f"the file is longer than the {message.size} bytes that were announced")
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit)
+            await take(writer, stream, message.size)
         return Done()
 
     async def begun(self, connection: Connection, message: ObjectBegun) -> ObjectBegun:
@@ -232,6 +249,11 @@ class VolumeHandlers:
         """Fault: not-found."""
         return (await self._names.get(volume_id)).kind == NETWORK_FILE_SYSTEM
 
+    async def _check_network(self, volume_id: str) -> None:
+        """Fault: not-found, invalid."""
+        if not await self._is_network(volume_id):
+            raise Fault(Code.INVALID, f"{volume_id} is no network file system")
+
     def _environment(self, connection: Connection, name: str) -> Environment:
         return self._environments.resolve(name, principal_of(connection))
 
@@ -260,27 +282,21 @@ async def _entries(stream: Stream) -> list[Entry]:
     async for item in stream:
         if not isinstance(item, VolumeEntries):
             raise Fault(Code.INVALID, f"{type(item).__name__} has no place among the entries of a volume")
-        found += await asyncio.to_thread(_checked, item)
+        found += await asyncio.to_thread(_checked, item.entries)
         if len(found) > MAX_ENTRIES:
             raise Fault(Code.TOO_LARGE, f"more than {MAX_ENTRIES:,} files at once: send them in several parts")
     return found
 
 
-def _checked(item: VolumeEntries) -> list[Entry]:
+def _checked(sent: list[Any], hashed: bool = True) -> list[Entry]:
+    """As entries. `hashed`: files have the hash of their content. Fault: invalid."""
     try:
-        entries = [Entry(*values) for values in item.entries]
+        entries = [Entry(*values) for values in sent]
         for entry in entries:
             numbers = (entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime, entry.size)
             if not all(type(number) is int for number in numbers) or not isinstance(entry.content, str):
                 raise TypeError("a field has a wrong type")
-            check_entry(entry)
+            check_entry(entry, hashed)
     except (TypeError, AttributeError) as error:
         raise Fault(Code.INVALID, f"what was sent is no entry of a volume: {error}") from None
     return entries
-
-
-async def _chunks(stream: Stream) -> AsyncIterator[bytes]:
-    async for item in stream:
-        if not isinstance(item, BlobChunk):
-            raise Fault(Code.INVALID, f"{type(item).__name__} has no place in an upload")
-        yield item.data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Iterable
 
 from intermodal.server.ids import looks_like, new_id
 from intermodal.server.ports import CallsPort, WebPort
@@ -26,6 +27,10 @@ from modal._protocol.messages.function import FunctionHandle
 
 LISTED_AFTER_STOP = 2 * 3600.0  # seconds that a stopped app stays in the list
 _log = logging.getLogger(__name__)
+
+
+async def _leave(_mount_ids: Iterable[str]) -> None:
+    return
 
 
 class Apps:
@@ -50,6 +55,7 @@ class Apps:
         self._web = web
         self._publishing = asyncio.Lock()
         self.schedules: Schedules | None = None  # told of what is published and stopped
+        self.secure_files: Callable[[Iterable[str]], Awaitable[None]] = _leave  # puts the files of mounts on the disk
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, asyncio.Event] = {}
         options = {} if grace is None else {"grace": grace}
@@ -77,6 +83,8 @@ class Apps:
         )
         await self._calls.check_room(message.functions)
         Schedules.check(message.functions)
+        if message.deploy:  # nobody will be there to upload its files again
+            await self.secure_files({mount_id for spec in message.functions for mount_id in spec.mount_ids})
         async with self._publishing:
             app = await (self._deployment(message, principal) if message.deploy else self._running(message))
             version = app.version + 1 if message.deploy else app.version
@@ -157,6 +165,14 @@ class Apps:
         """Stop all apps of an environment."""
         doomed = [app.app_id for app in self.live.values() if app.environment_id == environment.environment_id]
         await asyncio.gather(*(self.stop(app_id, "its environment was deleted") for app_id in doomed))
+
+    async def readdress(self, environment_id: str) -> None:
+        """The environment has another web suffix: what it serves has other addresses, and only these."""
+        async with self._publishing:
+            for app in [app for app in self.live.values() if app.environment_id == environment_id]:
+                rows = await self._store.functions.of_app(app.app_id)
+                if app.live and app.app_id in self.live:
+                    self._web.publish(app, rows)
 
     async def ended(self, app_id: str) -> str:
         """Wait for an app's end; the reason, "" when it was stopped on request."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from intermodal.server.store.dicts import DictChanges, Entry
 
 MAX_ENTRY = 64 << 10  # bytes of a value that stays here when the store has it
 _OVERHEAD = 300  # bytes of an entry besides key and value
+_key_of = itemgetter(0)
 
 
 class Unknown:
@@ -75,6 +77,34 @@ class Table:
     def settled(self) -> bool:
         """The store knows all of it."""
         return not (self.changed or self.cleared or self.collected)
+
+    # -- of a dict that is wholly in memory (`complete`)
+    def page(
+        self, after: bytes, cutoff: float, values: bool, limit: int, limit_bytes: int
+    ) -> tuple[list[tuple[bytes, Entry]], bool]:
+        """The entries behind the key `after`, in the order of keys, and whether there are more.
+
+        As DictStore.after: those used since `cutoff`, at most `limit`, and no more bytes than asked for, where that
+        is not a single entry. Values count only where they are asked for.
+        """
+        found = [
+            (key, entry)
+            for key, entry in self.known.items()
+            if entry is not None and key > after and entry.used_at >= cutoff
+        ]
+        found.sort(key=_key_of)
+        page = found[:limit]
+        if sum([len(key) + len(entry.value) for key, entry in page]) > limit_bytes:
+            size = 0
+            for index, (key, entry) in enumerate(page):
+                size += len(key) + (len(entry.value) if values else 0)
+                if size > limit_bytes and index:
+                    return page[:index], True
+        return page, len(found) > limit
+
+    def count(self, cutoff: float) -> int:
+        """How many entries were used since `cutoff`."""
+        return sum(entry is not None and entry.used_at >= cutoff for entry in self.known.values())
 
     # -- changes
     def put(self, keys: list[bytes], entries: list[Entry], token: bytes) -> Undo:

@@ -10,15 +10,14 @@ therefore lives for between IDLE_SECONDS and TOUCH_STEP longer.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
+from intermodal.server.services.dict_notes import LateNotes
 from intermodal.server.services.dict_table import UNKNOWN, Known, Memory, Table, Unknown
 from intermodal.server.services.values import Values
 from intermodal.server.store import dicts as sql
@@ -44,7 +43,6 @@ from modal._protocol.messages.object import Stored
 
 IDLE_SECONDS = 7 * 86400.0
 TOUCH_STEP = 600.0  # seconds
-TOUCH_DELAY = 5.0  # seconds until reads are noted on the disk
 POPPED_KEPT = 600.0  # seconds that a popped value waits for a client that lost its connection
 MAX_SCAN = 10_000  # entries in one page
 MAX_MEMORY = 32 << 20  # bytes of entries that the store has too
@@ -77,9 +75,7 @@ class Dicts:
         self._drops = 0  # dicts that were deleted so far
         self._with_blobs: set[int] = set()
         self._popped: dict[bytes, Popped] = {}  # by token: not in the store yet
-        self._touched: set[tuple[int, bytes]] = set()
-        self._arrived: list[bytes] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._notes = LateNotes(store, now, self._delete)
         self._tasks: set[asyncio.Task[Any]] = set()
         behind.sources.append(self)
 
@@ -99,7 +95,7 @@ class Dicts:
         """Note what was read."""
         for task in self._tasks:
             task.cancel()
-        await self._flush()
+        await self._notes.close()
 
     # -- reading
     def _take_get(self, connection: Connection, stream_id: int, message: DictGet) -> None:
@@ -127,7 +123,7 @@ class Dicts:
                     entry = None
                 else:
                     table.touched(message.key, entry, now)
-                    self._touch((table.number, message.key))
+                    self._notes.touched(table.number, message.key)
         self._respond(connection, stream_id, _answer(entry, message.value), table)
 
     def _respond(self, connection: Connection, stream_id: int, answer: Message, table: Table) -> None:
@@ -158,7 +154,7 @@ class Dicts:
         table = await self._table(message.dict_id)
         limit = max(1, min(message.limit, MAX_SCAN))
         if table.complete and len(table.known) <= MAX_SCAN:
-            rows, more = self._page(table, message.after, message.values, limit)
+            rows, more = table.page(message.after, self._cutoff(), message.values, limit, MAX_BODY)
         else:
             await self._settle(table)
             rows, more = await self._store.after(
@@ -172,35 +168,16 @@ class Dicts:
         for key, entry in rows:
             if entry.used_at < old:
                 table.touched(key, entry, now)
-                self._touch((table.number, key))
+                self._notes.touched(table.number, key)
         blobs = [row[1].blob for row in rows]
         return DictPage(keys, [row[1].value for row in rows], blobs if any(blobs) else [], more)
-
-    def _page(self, table: Table, after: bytes, values: bool, limit: int) -> tuple[list[tuple[bytes, Entry]], bool]:
-        """As DictStore.after, of a dict that is wholly in memory."""
-        cutoff = self._cutoff()
-        found = [
-            (key, entry)
-            for key, entry in table.known.items()
-            if entry is not None and key > after and entry.used_at >= cutoff
-        ]
-        found.sort(key=_key_of)
-        page = found[:limit]
-        if sum([len(key) + len(entry.value) for key, entry in page]) > MAX_BODY:
-            size = 0
-            for index, (key, entry) in enumerate(page):
-                size += len(key) + (len(entry.value) if values else 0)
-                if size > MAX_BODY and index:
-                    return page[:index], True
-        return page, len(found) > limit
 
     async def length(self, object_id: str) -> int:
         """At most MAX_LEN. Fault: not-found."""
         table = await self._table(object_id)
         cutoff = self._cutoff()
         if table.complete:
-            entries = table.known.values()
-            return min(MAX_LEN, sum(entry is not None and entry.used_at >= cutoff for entry in entries))
+            return min(MAX_LEN, table.count(cutoff))
         await self._settle(table)
         return await self._store.count(table.number, cutoff, MAX_LEN)
 
@@ -274,20 +251,11 @@ class Dicts:
         """The sizes of the values, the large ones among which are now on the disk for good. Raises Fault."""
         sizes = []
         for value, blob in zip(message.values, message.blobs, strict=True):
-            size = await asyncio.to_thread(self._secure, blob) if blob else len(value)
+            size = await asyncio.to_thread(self._values.secure, blob) if blob else len(value)
             if size > MAX_VALUE:
                 raise Fault(Code.TOO_LARGE, f"a value in a Dict has at most {MAX_VALUE} bytes, and this one has {size}")
             sizes.append(size)
         return sizes
-
-    def _secure(self, blob: str) -> int:
-        """Put a large value on the disk for good; its size."""
-        try:
-            with self._values.path(blob).open("rb") as file:
-                os.fsync(file.fileno())
-                return os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            raise Fault(Code.NOT_FOUND, f"the value {blob} did not arrive: try again") from None
 
     # -- taking out
     def _take_pop(self, connection: Connection, stream_id: int, message: DictPop) -> None:
@@ -335,8 +303,7 @@ class Dicts:
         for token in tokens:
             popped = self._popped.pop(token, None)
             if popped is None:
-                self._arrived.append(token)
-                self._flush_later()
+                self._notes.arrived(token)
             elif popped.entry.blob:
                 self._background(self._delete([popped.entry.blob]))
 
@@ -415,7 +382,7 @@ class Dicts:
     async def sweep(self) -> int:
         """Delete what has expired; how many."""
         await self._behind.settle()
-        await self._flush()
+        await self._notes.write()
         count, gone = await self._store.expire(self._cutoff())
         gone += await self._store.forget_popped(self._now() - POPPED_KEPT)
         await self._delete(gone)
@@ -440,26 +407,6 @@ class Dicts:
     def _cutoff(self) -> float:
         return self._now() - IDLE_SECONDS - TOUCH_STEP
 
-    def _touch(self, name: tuple[int, bytes]) -> None:
-        self._touched.add(name)
-        self._flush_later()
-
-    def _flush_later(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TOUCH_DELAY, self._time_to_flush)
-
-    def _time_to_flush(self) -> None:
-        self._timer = None
-        self._background(self._flush())
-
-    async def _flush(self) -> None:
-        touched, self._touched = self._touched, set()
-        arrived, self._arrived = self._arrived, []
-        if touched:
-            await self._store.touch(sorted(touched), self._now())
-        if arrived:
-            await self._delete(await self._store.popped_arrived(arrived))
-
     async def _delete(self, blobs: list[str]) -> None:
         if blobs:
             await self._behind.settle()  # so that the store says what is still in use
@@ -478,9 +425,6 @@ class Dicts:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-_key_of = itemgetter(0)
 
 
 def _check(message: DictPut) -> None:

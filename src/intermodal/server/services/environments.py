@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from intermodal.server.principal import Principal
-from intermodal.server.services.names import check_name, check_web_suffix
+from intermodal.server.services.names import check_name, check_web_suffix, is_name
 from intermodal.server.store.environments import Environment, EnvironmentStore
 from modal._protocol.errors import Code, Fault
 
@@ -33,16 +33,26 @@ class Environments:
         return next(environment for environment in self._by_name.values() if environment.default)
 
     def resolve(self, name: str, principal: Principal | None = None) -> Environment:
-        """The named one; without a name the container's own, else the default. Fault: not-found."""
+        """The named one; without a name the container's own, else the default. Fault: not-found.
+
+        A container goes on naming its own as it was called when it was started.
+        """
+        if principal is not None and principal.environment_id and name in ("", principal.started_in):
+            own = self._by_id.get(principal.environment_id)
+            if own is None:
+                raise Fault(Code.NOT_FOUND, f"the environment {principal.started_in!r} of this container was deleted")
+            return own
         name = name or (principal.environment if principal is not None else "")
         if not name:
             return self.default
         found = self._by_name.get(name)
         if found is None:
             known = ", ".join(self._by_name)
+            how = f" Create it with `modal environment create {name}`, or choose" if is_name(name) else " Choose"
             raise Fault(
                 Code.NOT_FOUND,
-                f"Environment {name!r} not found: there are {known}. Create it with `modal environment create {name}`.",
+                f"Environment {name[:80]!r} not found: there are {known}.{how} another one with --env, "
+                "MODAL_ENVIRONMENT or `modal config set-environment`.",
             )
         return found
 

@@ -55,12 +55,14 @@ class Segments:
         return self.directory / f"{first:0{_NAME_DIGITS}}.log"
 
     def last_seq(self) -> int:
-        """The number of the last whole entry; what an interrupted write left behind it is cut off."""
+        """The number of the last whole entry; what a loss of power or an interrupted write left behind is cut off."""
         for first in reversed(self.names()):
             path = self.path(first)
             with path.open("r+b") as file:
                 size = file.seek(0, os.SEEK_END)
                 whole, line = _last_line(file, size)
+                while line and decode(line) is None:  # zeros, say, where the disk has not got what was written
+                    whole, line = _last_line(file, whole - len(line) - 1)
                 if whole < size:
                     file.truncate(whole)
             found = decode(line) if line else None

@@ -16,13 +16,18 @@ def check_name(kind: str, name: str) -> str:
     """The name itself. Raises Fault(invalid) with the rule that it breaks; `kind` is for people ("Secret")."""
     if not name:
         raise Fault(Code.INVALID, f"{kind} needs a name")
-    if len(name) >= MAX_NAME or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise Fault(
             Code.INVALID,
             f"Invalid {kind} name: {name[:80]!r}. Names may contain only alphanumeric characters, dashes, periods, "
             f"and underscores, and must be shorter than {MAX_NAME} characters.",
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `check_name` would take it."""
+    return len(name) < MAX_NAME and _NAME.fullmatch(name) is not None
 
 
 def check_app_name(name: str) -> str:

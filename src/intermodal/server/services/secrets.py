@@ -13,10 +13,12 @@ from intermodal.server.services.vault import Vault
 from intermodal.server.store.environments import Environment
 from intermodal.server.store.secrets import SecretRow, SecretStore
 from modal._protocol.errors import Code, Fault
+from modal._protocol.messages.secret import MAX_ENVIRONMENT, MAX_VALUES, MAX_VARIABLE, size_of
 
 USED_STEP = 3600.0  # seconds: how exact "last used" is
 INLINE_KEPT = 86400.0  # seconds that an inline secret is kept after its last use when no app names it
 _VARIABLE = re.compile(r"[^=\0]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are no UTF-8
 
 
 class Secrets:
@@ -98,9 +100,16 @@ class Secrets:
         return count
 
     async def merged(self, secret_ids: list[str]) -> dict[str, str]:
-        """The variables of all these secrets; later ones win."""
+        """The variables of all these secrets; later ones win. Faults: not-found, too-large."""
         opened = await self.values(secret_ids)
-        return {key: value for secret_id in secret_ids for key, value in opened[secret_id].items()}
+        values = {key: value for secret_id in secret_ids for key, value in opened[secret_id].items()}
+        if size_of(values) > MAX_ENVIRONMENT:
+            raise Fault(
+                Code.TOO_LARGE,
+                f"its secrets have {size_of(values) >> 10} KiB of variables together, and a container takes "
+                f"{MAX_ENVIRONMENT >> 10}: keep what is large in a modal.Volume",
+            )
+        return values
 
     async def check(self, secret_ids: set[str]) -> None:
         """Fault(not-found) unless all of them exist."""
@@ -125,3 +134,13 @@ def _check_values(values: dict[str, str]) -> None:
             raise Fault(
                 Code.INVALID, f"{key!r} cannot be an environment variable: no '=' in its name, no NUL in name or value"
             )
+        if _SURROGATE.search(key) or _SURROGATE.search(value):
+            raise Fault(
+                Code.INVALID,
+                f"{key!a} cannot be an environment variable: name or value has bytes that are no UTF-8 text. Encode "
+                "them, say with base64",
+            )
+        if len(f"{key}={value}".encode()) >= MAX_VARIABLE:
+            raise Fault(Code.INVALID, f"the value of {key!r} is larger than the {MAX_VARIABLE >> 10} KiB of a variable")
+    if size_of(values) > MAX_VALUES:
+        raise Fault(Code.TOO_LARGE, f"the variables of one secret have at most {MAX_VALUES >> 10} KiB together")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from intermodal.files import sync
+from intermodal.disk import sync
 from intermodal.server.private_files import PRIVATE, replace
 from intermodal.server.store.migrations import Refused
 from modal._protocol.errors import Code, Fault

@@ -32,16 +32,18 @@ def check(path: str) -> None:
         longest = max((len(os.fsencode(part)) for part in parts), default=0)
     except UnicodeEncodeError:
         raise Fault(Code.INVALID, f"{path[:200]!r} is no path: it has characters that no file system takes") from None
-    if len(encoded) > MAX_PATH or longest > MAX_NAME:
+    if longest > MAX_NAME:
         raise Fault(Code.INVALID, f"the path {path[:80]!r}… is too long: a name may have {MAX_NAME} bytes")
+    if len(encoded) > MAX_PATH:
+        raise Fault(Code.INVALID, f"the path {path[:80]!r}… is too long: {len(encoded):,} bytes, of {MAX_PATH:,}")
 
 
-def check_entry(entry: Entry) -> Entry:
-    """The entry itself, if a peer may say it. Fault: invalid."""
+def check_entry(entry: Entry, hashed: bool = True) -> Entry:
+    """The entry itself, if a peer may say it. `hashed`: a file must have the hash of its content. Fault: invalid."""
     check(entry.path)
     if entry.kind not in KINDS or not (0 <= entry.mode <= 0o7777):
         raise Fault(Code.INVALID, f"{entry.path[:200]!r} is neither a file nor a directory nor a symbolic link")
-    if entry.kind == FILE and (len(entry.content) != 64 or entry.size < 0 or not entry.content.isalnum()):
+    if hashed and entry.kind == FILE and (len(entry.content) != 64 or entry.size < 0 or not entry.content.isalnum()):
         raise Fault(Code.INVALID, f"{entry.path[:200]!r}: a file has a SHA-256 and a size")
     if entry.kind == SYMLINK and (not entry.content or "\0" in entry.content or len(entry.content) > MAX_PATH):
         raise Fault(Code.INVALID, f"{entry.path[:200]!r}: a symbolic link has a target")

@@ -35,27 +35,39 @@ class Volumes:
 
     # -- reading
     async def entry(self, volume_id: str, path: str) -> Entry:
-        """What is at a path. Fault: not-found."""
-        cleaned = clean(path)
-        if not cleaned:
-            await self.names.get(volume_id)
-            return Entry("", DIRECTORY, 0o755)
-        found = await self._store.entry(volume_id, cleaned)
-        if found is None:
-            row = await self.names.get(volume_id)
-            raise Fault(Code.NOT_FOUND, f"No such file or directory in volume {row.name or volume_id!r}: {cleaned!r}")
-        return found
+        """What is at a path; links to directories on the way are followed. Faults: not-found, invalid."""
+        cleaned = wanted = clean(path)
+        for _ in range(MAX_LINKS):
+            if not cleaned:
+                await self.names.get(volume_id)
+                return Entry("", DIRECTORY, 0o755)
+            found = await self._store.entry(volume_id, cleaned)
+            if found is not None:
+                return found
+            link, rest = await self._link_above(volume_id, cleaned)
+            if link is None:
+                name = (await self.names.get(volume_id)).name or volume_id
+                raise Fault(Code.NOT_FOUND, f"No such file or directory in volume {name!r}: {wanted!r}")
+            cleaned = join(self._target(link), rest)
+        raise Fault(Code.INVALID, f"{wanted!r}: too many symbolic links")
 
     async def entries(self, volume_id: str, path: str, recursive: bool) -> list[Entry]:
-        """A directory's entries; a file's own. Fault: not-found."""
-        found = await self.entry(volume_id, path)
+        """A directory's entries; that of a file, or of a link unless the path ends with a slash. Their paths begin
+        as the one that was asked for, where it leads over links too. Faults: not-found, invalid."""
+        found = await (self._follow if path.endswith("/") else self.entry)(volume_id, path)
+        asked = clean(path)
+        entries = [found]
+        if found.kind == DIRECTORY:
+            entries = await self._store.children(volume_id, found.path, recursive)
+        if found.path == asked:
+            return entries
         if found.kind != DIRECTORY:
-            return [found]
-        return await self._store.children(volume_id, found.path, recursive)
+            return [found._replace(path=asked)]
+        return [entry._replace(path=join(asked, entry.path[len(found.path) :].lstrip("/"))) for entry in entries]
 
     async def read(self, volume_id: str, path: str, offset: int = 0) -> AsyncIterator[bytes]:
         """A file's content from there on, in chunks. Faults: not-found, invalid."""
-        entry = await self._follow(volume_id, clean(path))
+        entry = await self._follow(volume_id, path)
         if entry.kind == DIRECTORY:
             raise Fault(Code.INVALID, f"{entry.path or '/'!r} is a directory: only files can be read")
         try:
@@ -68,18 +80,12 @@ class Volumes:
                 yield chunk
 
     async def _follow(self, volume_id: str, path: str) -> Entry:
-        """The entry at a path, symbolic links inside the volume followed. Faults: not-found, invalid."""
+        """What is at a path, all symbolic links inside the volume followed. Faults: not-found, invalid."""
+        entry = await self.entry(volume_id, path)
         for _ in range(MAX_LINKS):
-            entry = await self._store.entry(volume_id, path) if path else await self.entry(volume_id, path)
-            if entry is None:
-                above, rest = await self._link_above(volume_id, path)
-                if above is None:
-                    return await self.entry(volume_id, path)
-                path = join(self._target(above), rest)
-            elif entry.kind == SYMLINK:
-                path = self._target(entry)
-            else:
+            if entry.kind != SYMLINK:
                 return entry
+            entry = await self.entry(volume_id, self._target(entry))
         raise Fault(Code.INVALID, f"{path!r}: too many symbolic links")
 
     async def _link_above(self, volume_id: str, path: str) -> tuple[Entry | None, str]:
@@ -159,17 +165,33 @@ class Volumes:
         """As `cp`. Faults: not-found, invalid."""
         if not sources:
             raise Fault(Code.INVALID, "copying needs a source")
-        cleaned = [clean(source) for source in sources]
-        place, into = clean(target), target.endswith("/")
+        found = [(await self._follow(volume_id, source), clean(source).rpartition("/")[2]) for source in sources]
+        place, into = await self._place(volume_id, target), target.endswith("/")
 
         def work(edit: VolumeEdit) -> None:
-            self._copy(edit, cleaned, place, into, recursive)
+            self._copy(edit, [(entry.path, name) for entry, name in found], place, into, recursive)
 
         await self.names.get(volume_id)
         await self._edit(volume_id, "copy", [], work)
 
+    async def _place(self, volume_id: str, target: str) -> str:
+        """Where something written to a path comes to be: links are followed, as far as there is something."""
+        try:
+            return (await self._follow(volume_id, target)).path
+        except Fault as fault:
+            if fault.code != Code.NOT_FOUND:
+                raise
+        parent, _, name = clean(target).rpartition("/")
+        try:
+            return join((await self._follow(volume_id, parent)).path, name)
+        except Fault as fault:
+            if fault.code != Code.NOT_FOUND:
+                raise
+            return clean(target)
+
     @staticmethod
-    def _copy(edit: VolumeEdit, sources: list[str], target: str, into: bool, recursive: bool) -> None:
+    def _copy(edit: VolumeEdit, sources: list[tuple[str, str]], target: str, into: bool, recursive: bool) -> None:
+        """`sources`: paths, and the names of their copies in a directory."""
         there = edit.get(target)
         is_directory = there is not None and there.kind == DIRECTORY
         if (len(sources) > 1 or into) and not is_directory:
@@ -177,13 +199,13 @@ class Volumes:
         above = edit.get(target.rpartition("/")[0])
         if above is None or above.kind != DIRECTORY:
             raise Fault(Code.NOT_FOUND, f"there is no directory {target.rpartition('/')[0]!r} to copy into")
-        for source in sources:
+        for source, name in sources:
             entry = edit.get(source)
             if entry is None:
                 raise Fault(Code.NOT_FOUND, f"No such file or directory: {source!r}")
             if entry.kind == DIRECTORY and not recursive:
                 raise Fault(Code.INVALID, f"{source or '/'!r} is a directory: only files can be copied")
-            place = join(target, source.rpartition("/")[2]) if is_directory else target
+            place = join(target, name) if is_directory else target
             if place == source:
                 raise Fault(Code.INVALID, f"{source!r} and the target are the same file")
             if entry.kind == DIRECTORY and (place + "/").startswith(source + "/"):
@@ -248,6 +270,12 @@ class Volumes:
                     log.info("%d volumes nobody kept are gone; %d bytes of old contents were deleted", gone, freed)
             except Exception:
                 log.exception("volumes could not be cleaned; it will be tried again")
+
+    async def mend(self, since: float) -> int:
+        """After a loss of power, before anything is served: delete contents since then that no version names."""
+        if not await asyncio.to_thread(self.objects.mend, since, None):
+            return 0
+        return await asyncio.to_thread(self.objects.mend, since, await self._store.contents())
 
     async def collect(self, older_than: float | None = None) -> int:
         """Forget versions beyond what is kept, and delete contents that no version needs; bytes freed."""

@@ -138,10 +138,6 @@ class CallStore:
         self._next_seq = 0  # touched by the writer's thread only; 0: not read yet
 
     # -- inputs
-    async def add_spawned(self, call: NewCall, rows: Sequence[NewInput], last: bool = True) -> Added:
-        """Keep inputs; durable when this returns. Rows that exist, or have an output, are ignored."""
-        return await self._database.write(lambda connection: self._add(connection, call, rows, last))
-
     def add_spawned_soon(
         self,
         call: NewCall,
@@ -149,7 +145,10 @@ class CallStore:
         last: bool,
         done: Callable[[Added | None, Exception | None], None],
     ) -> None:
-        """As `add_spawned` without a task; `done(added, error)` is called on the event loop once it is durable."""
+        """Keep inputs; `done(added, error)` is called on the event loop once they are durable.
+
+        Rows that exist, or have an output, are ignored.
+        """
         self._database.write_soon(lambda connection: self._add(connection, call, rows, last), done)
 
     async def pending(self, function_id: str, after_cursor: int = 0, limit: int = 1000) -> list[PendingInput]:
@@ -224,10 +223,6 @@ class CallStore:
                 done(error)
 
         self._database.write_soon(lambda connection: self._finish(connection, rows), finished)
-
-    async def finish_now(self, rows: Sequence[Finished]) -> None:
-        """As `finish`; durable when this returns."""
-        self.forget_values(await self._database.write(lambda connection: self._finish(connection, rows)))
 
     async def output(self, call_id: str, index: int = 0) -> Output | None:
         """The output of one input, None while there is none (or the call is not known: see `call`)."""

@@ -45,6 +45,10 @@ class Job:
         self.error: Exception | None = None
 
 
+def _nobody_waits(_result: Any, _error: Exception | None) -> None:
+    """For what may be lost."""
+
+
 class Database:
     """Open it with `Database.open` on the event loop that will use it."""
 
@@ -92,7 +96,7 @@ class Database:
         """One statement, durable; the number of rows that it changed."""
         return await self.write(lambda connection: connection.execute(sql, parameters).rowcount)
 
-    def write_soon(self, work: Work[Any], done: Done) -> None:
+    def write_soon(self, work: Work[Any], done: Done = _nobody_waits) -> None:
         """As `write` without a task: `done(result, error)` is called on the event loop."""
         if self._closing:
             raise Fault(Code.INTERNAL, "the server is stopping")

@@ -34,9 +34,6 @@ class FleetStore:
         rows = await self._database.rows("SELECT worker_id, info FROM workers")
         return {worker_id: json.loads(info) for worker_id, info in rows}
 
-    async def forget_worker(self, worker_id: str) -> None:
-        await self._database.execute("DELETE FROM workers WHERE worker_id = ?", (worker_id,))
-
     async def drain(self, worker_id: str) -> None:
         """It shall get no containers."""
         await self._database.execute(
@@ -58,8 +55,7 @@ class FleetStore:
                 "INSERT OR IGNORE INTO containers (container_id, app_id, function_id, worker_id, started_at) "
                 "VALUES (?, ?, ?, ?, ?)",
                 values,
-            ),
-            _ignored,
+            )
         )
 
     async def container(self, container_id: str) -> ContainerRow | None:
@@ -74,7 +70,3 @@ class FleetStore:
             "DELETE FROM containers WHERE started_at < ? AND container_id NOT IN (SELECT value FROM json_each(?))",
             (started_before, json.dumps(running)),
         )
-
-
-def _ignored(_result: Any, _error: Exception | None) -> None:
-    pass

@@ -125,12 +125,16 @@ class _Ground:
         return bad
 
     def _is_clear(self, path: bytes) -> bool:
-        known = self._clear.get(path)
-        if known is None:
+        new = []
+        while path not in self._clear:
+            new.append(path)
+            path = path.rpartition(b"/")[0]
+        known = self._clear[path]
+        for path in reversed(new):
             above, _, name = path.rpartition(b"/")
             row = self._edit.row(above, name)
             kinds = {DIRECTORY, self._incoming(path) or DIRECTORY, row[0] if row is not None else DIRECTORY}
-            known = self._clear[path] = kinds == {DIRECTORY} and self._is_clear(above)
+            known = self._clear[path] = known and kinds == {DIRECTORY}
         return known
 
     def _incoming(self, path: bytes) -> int:

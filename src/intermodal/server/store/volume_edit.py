@@ -155,14 +155,16 @@ class VolumeEdit:
 
     def make_parents(self, path: bytes, mtime: int) -> None:
         """The directory, and those above it."""
-        if path in self._known_parents:
-            return
-        parent, _, name = path.rpartition(b"/")
-        self.make_parents(parent, mtime)
-        old = self.row(parent, name)
-        if old is None or old[0] != DIRECTORY:
-            self._write(parent, name, (DIRECTORY, 0o755, 0, 0, mtime, 0, b""), old)
-        self._known_parents.add(path)
+        new = []
+        while path not in self._known_parents:
+            new.append(path)
+            path = path.rpartition(b"/")[0]
+        for path in reversed(new):
+            parent, _, name = path.rpartition(b"/")
+            old = self.row(parent, name)
+            if old is None or old[0] != DIRECTORY:
+                self._write(parent, name, (DIRECTORY, 0o755, 0, 0, mtime, 0, b""), old)
+            self._known_parents.add(path)
 
     def _write(self, parent: bytes, name: bytes, row: Row | None, old: Row | None) -> None:
         key = (self.number, parent, name)

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from intermodal.server.store import volume_bulk
 from intermodal.server.store.database import Database
@@ -98,9 +98,6 @@ class VolumeStore:
         )
         return [VolumeRow(*row) for row in rows]
 
-    async def all_ids(self) -> set[str]:
-        return {row[0] for row in await self._database.rows("SELECT volume_id FROM volumes")}
-
     # -- the newest tree
     async def entry(self, volume_id: str, path: str) -> Entry | None:
         """What is at a path; a volume's root is not among them."""
@@ -158,7 +155,7 @@ class VolumeStore:
             yield found
         finally:
             with contextlib.suppress(Fault):  # the server is stopping
-                self._database.write_soon(lambda connection: volume_bulk.unstage(connection, found), _ignored)
+                self._database.write_soon(lambda connection: volume_bulk.unstage(connection, found))
 
     async def edit(self, volume_id: str, reason: str, work: Callable[[VolumeEdit], None], token: str = "") -> int:
         """Make one new version, durable when this returns; its number. Raises what `work` raises; Fault.
@@ -231,10 +228,6 @@ class VolumeStore:
             "UNION ALL SELECT content FROM volume_changes WHERE kind = 1"
         )
         return {row[0].decode() for row in rows}
-
-
-def _ignored(_result: Any, _error: Exception | None) -> None:
-    return
 
 
 def _of(table: str) -> str:

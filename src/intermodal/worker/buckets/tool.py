@@ -20,6 +20,8 @@ ENDPOINT_SETTING = "INTERMODAL_S3_ENDPOINT"  # of the operator's: for mounts tha
 REMOTE = "bucket"  # rclone's name for it
 FRESH_SECONDS = 5  # how old a listing may be
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# rclone from 1.63 on signs a header that Google changes on its way, and expects checksums of parts as AWS has them.
+_GOOGLE = {"USE_ACCEPT_ENCODING_GZIP": "false", "USE_MULTIPART_ETAG": "false"}
 _PASSED_ON = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
@@ -97,6 +99,7 @@ def environment(mount: VolumeMount, secret: Mapping[str, str], own: Mapping[str,
         "NO_HEAD": "true",  # one request less for each upload, which carries a checksum anyhow
         "CHUNK_SIZE": "16Mi",  # files of up to 150 GiB
         "REQUESTER_PAYS": "true" if options.get("requester_pays") else "",
+        **(_GOOGLE if ".googleapis.com" in endpoint else {}),
         **_credentials(mount, secret),
     }
     env = {name: own[name] for name in _PASSED_ON if own.get(name)}

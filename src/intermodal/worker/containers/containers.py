@@ -16,13 +16,13 @@ from intermodal.home import Home
 from intermodal.worker.containers import leftovers, names, probe, protected_binary, runtimes, seccomp_filter, sweep
 from intermodal.worker.containers.cgroups import Cgroup, CgroupTree
 from intermodal.worker.containers.disks import Disks
-from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed
+from intermodal.worker.containers.launch import NETWORKS, ContainersError, Launch, StartFailed, StartInterrupted
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.pid_files import PidFiles
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.preparation import Prepared, prepare, undo
 from intermodal.worker.containers.private_mounts import delegated, enter_private_mounts, in_user_namespace
-from intermodal.worker.containers.running import Running
+from intermodal.worker.containers.running import Running, remove_directory
 from intermodal.worker.containers.slots import Slot, SlotPool, discard_slot, make_slot
 from intermodal.worker.containers.state import State
 from intermodal.worker.network.bridge import Bridge, NetworkError
@@ -35,10 +35,7 @@ log = logging.getLogger(__name__)
 
 POOL = 3  # slots made ahead; each is a waiting shell (0.7 MB) with its namespace
 START_WITHIN = 60.0  # seconds that a runtime has to bring a container up
-HOST_WARNING = (
-    "CONTAINERS ARE NOT ISOLATED: functions run as plain processes of this machine, with the worker's rights and "
-    "without their images. `intermodal doctor` says what is missing for real containers."
-)
+START_PAUSES = (0.1, 0.5, 2.0)  # seconds before it is tried again, where what brought it up was ended from outside
 
 
 class Containers:
@@ -83,10 +80,10 @@ class Containers:
         """What control groups limit here, of cpu, memory and pids."""
         return self._tree.enforced
 
-    def isolates(self, runtime: str = "") -> bool:
-        """Whether containers of this runtime ("": the best one here) have file systems of their own."""
+    def works(self, runtime: str = "") -> bool:
+        """Whether this runtime ("": the best one here) can start containers."""
         try:
-            return self._runtime_for(runtime).isolates
+            return self._runtime_for(runtime).works
         except ContainersError:
             return True  # the start says what is wrong with it
 
@@ -124,8 +121,8 @@ class Containers:
         self._runtime = runtimes.choose(self.wanted, self._possible, state_root, self._user_namespace)
         self._protect(self._runtime)
         self._all_runtimes = {self._runtime.name: self._runtime}
-        if not self._runtime.isolates:
-            self._warn_unisolated()
+        if not self._runtime.works:
+            self._warn_of_none()
         notes = self.home.path / "control-groups"
         self._tree = CgroupTree(names.cgroup_name(self.home.path), None, delegated(), notes)
         self._record.open()  # before anything is there that it tells of
@@ -134,7 +131,7 @@ class Containers:
             self.problems.append(self._tree.problem)
             log.warning("%s", self._tree.problem)
         seccomp_filter.compiled()
-        if self._runtime.isolates:
+        if self._runtime.works:
             self.disks.open()
             if self.disks.problem:
                 self.problems.append(self.disks.problem)
@@ -151,16 +148,16 @@ class Containers:
         if isinstance(runtime, runtimes.OciRuntime) and runtime.name == "crun":
             runtime.binary = protected_binary.protect(runtime.binary, self._binary)
 
-    def _warn_unisolated(self) -> None:
+    def _warn_of_none(self) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in self._possible.items() if why)
-        text = f"{HOST_WARNING} ({reasons})" if reasons else HOST_WARNING
+        text = f"NO CONTAINERS: {runtimes.NO_CONTAINERS}" + (f" ({reasons})" if reasons else "")
         self.problems.append(text)
         log.warning("%s", text)
         print(f"WARNING: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it must be seen
 
     def _open_bridge(self) -> None:
         assert self._runtime is not None
-        if not self._runtime.isolates:
+        if not self._runtime.works:
             return
         if self._user_namespace or os.geteuid() != 0:
             self.problems.append("without root, containers share this machine's network")
@@ -186,8 +183,8 @@ class Containers:
             return self._runtime
         if name not in self._all_runtimes:
             chosen = runtimes.choose(name, self._possible, self.home.path / "crun", self._user_namespace)
-            if not chosen.isolates:
-                self._warn_unisolated()
+            if not chosen.works:
+                self._warn_of_none()
             self._protect(chosen)
             self._all_runtimes[name] = chosen
         return self._all_runtimes[name]
@@ -216,12 +213,29 @@ class Containers:
 
     async def _start_in_turn(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
         try:
-            async with self._gate:
-                return await self._start(launch, runtime, began)
+            return await self._start_patiently(launch, runtime, began)
         finally:
             self._starting.discard(launch.container_id)
             if not self._starting:
                 self._pools[self._bridge is not None].fill()
+
+    async def _start_patiently(self, launch: Launch, runtime: runtimes.Runtime, began: float) -> Running:
+        """Again and again, where what was to bring it up was ended from outside."""
+        for pause in (*START_PAUSES, None):
+            try:
+                async with self._gate:
+                    return await self._start(launch, runtime, began)
+            except StartInterrupted as error:
+                if pause is None or self._closed:
+                    left = Places(launch.directory, launch.upper)
+                    await self._do(remove_directory, left, launch.upper is not None)
+                    raise StartFailed(
+                        f"{error}, {len(START_PAUSES) + 1} times in a row: find out what ends processes on this "
+                        "machine (where memory ran out, `dmesg` says so)"
+                    ) from error
+                log.warning("%s: %s; it is tried again in %g s", launch.container_id, error, pause)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _close_unwanted(self, starting: asyncio.Task[Running]) -> None:
         try:
@@ -244,9 +258,11 @@ class Containers:
             raise
         except ContainersError as error:
             raise StartFailed(str(error)) from error
-        if runtime.isolates and not launch.layers:
+        if not runtime.works:
+            raise StartFailed(runtimes.NO_CONTAINERS)
+        if not launch.layers:
             raise StartFailed("a container needs at least one layer")
-        if launch.network == "bridge" and runtime.isolates and self._network_problem:
+        if launch.network == "bridge" and self._network_problem:
             raise StartFailed(self._network_problem)
         return runtime
 
@@ -258,7 +274,7 @@ class Containers:
             marks[name] = round((time.perf_counter() - began) * 1000, 3)
 
         mark("turn")
-        connected = launch.network == "bridge" and self._bridge is not None and runtime.isolates
+        connected = launch.network == "bridge" and self._bridge is not None
         slot = await self._take_slot(connected)
         mark("slot")
         try:
@@ -280,7 +296,11 @@ class Containers:
             await self._await_pid(running, written)
         except BaseException as error:
             slot.release()
-            await running.close()
+            if isinstance(error, BrokenPipeError):
+                error = StartInterrupted("the container's monitor ended before it was to bring it up")
+            await running.close(keep_directory=isinstance(error, StartInterrupted))
+            if isinstance(error, StartInterrupted):
+                raise error from None
             if isinstance(error, OSError):
                 raise StartFailed(f"container {launch.container_id} could not be started: {error}") from error
             raise
@@ -341,14 +361,17 @@ class Containers:
             await asyncio.wait([written, ending], timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ending.cancel()
-        try:
-            running.attach(int(running.places.pid.read_text()))
-        except (OSError, ValueError):
-            if running.exit is None:
-                raise StartFailed(f"{running.state.runtime} did not start within {START_WITHIN:.0f} s") from None
-            raise StartFailed(running.exit.detail or f"{running.state.runtime} failed") from None
-        if running.exit is not None and running.exit.reason == "start-failed":
-            raise StartFailed(running.exit.detail)
+        exit, runtime = running.exit, running.state.runtime
+        if not running.places.began():
+            if exit is None and written.done():
+                raise StartInterrupted(f"{runtime} was ended while it wrote the container's pid file")
+            if exit is None:
+                raise StartFailed(f"{runtime} did not start within {START_WITHIN:.0f} s")
+            kind = StartInterrupted if exit.reason == "interrupted" else StartFailed
+            raise kind(exit.detail or f"{runtime} failed")
+        running.attach(int(running.places.pid.read_text()))
+        if exit is not None and exit.reason == "start-failed":
+            raise StartFailed(exit.detail)
 
     # Adopting and closing
 

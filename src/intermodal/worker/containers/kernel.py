@@ -7,20 +7,17 @@ import os
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
-CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
-MS_NOEXEC = 0x8
 MS_REMOUNT = 0x20
 MS_NOATIME = 0x400
 MS_BIND = 0x1000
 MS_MOVE = 0x2000
 MS_REC = 0x4000
-MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 
 MNT_DETACH = 0x2
@@ -34,8 +31,6 @@ _AT_FDCWD = -100
 
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_TO = 0x80
-IN_DELETE_SELF = 0x400
-IN_IGNORED = 0x8000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NETWORKS = ("bridge", "none", "host")
-RUNTIMES = ("crun", "runc", "host")
 
 
 class ContainersError(Exception):
@@ -15,6 +14,10 @@ class ContainersError(Exception):
 
 class StartFailed(ContainersError):
     """One container did not start; the text says why."""
+
+
+class StartInterrupted(StartFailed):
+    """What was to bring the container up was itself ended from outside: nobody's mistake, so it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -85,5 +88,6 @@ class Exit:
 
     code: int  # as a shell gives it: 128 + the signal when a signal ended it
     signal: int = 0
-    reason: str = "exited"  # "exited", "out-of-memory", "killed", "start-failed", "out-of-disk"
+    # "exited", "out-of-memory", "killed", "start-failed", "out-of-disk"; "interrupted": as StartInterrupted
+    reason: str = "exited"
     detail: str = ""

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from intermodal.disk import remove_deep
 from intermodal.worker.containers import kernel
 from intermodal.worker.containers.launch import StartFailed
 
@@ -139,4 +140,7 @@ def remove_tree(path: Path) -> None:
         else:
             os.unlink(name)
 
-    shutil.rmtree(path, onerror=retry)
+    try:
+        shutil.rmtree(path, onerror=retry)
+    except RecursionError:
+        remove_deep(path)

@@ -29,3 +29,10 @@ class Places:
         self.pid = directory / "pid"  # written by the runtime once the container is there
         self.exit = directory / "exit"  # written by the monitor at the end
         self.log = directory / "runtime.log"  # errors of the runtime, JSON lines
+
+    def began(self) -> bool:
+        """Whether the container came up: its pid file is whole."""
+        try:
+            return int(self.pid.read_text()) > 0
+        except (OSError, ValueError):
+            return False

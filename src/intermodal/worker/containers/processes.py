@@ -68,10 +68,19 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def boot_id() -> str:
-    """This boot's identity: state of an earlier one is void."""
-    with open("/proc/sys/kernel/random/boot_id") as boot:
-        return boot.read().strip()
+def kill_below(top: Process, *, and_itself: bool = False) -> None:
+    """SIGKILL to all that this process has started, and to what that has started; nothing where it has ended."""
+    if not top.alive:
+        return
+    left = children_of(top.pid)  # before its end, which would make them somebody else's
+    if and_itself:
+        top.kill()
+    while left:
+        pid = left.pop()
+        left.extend(children_of(pid))
+        process = Process.of(pid)
+        if process is not None:
+            process.kill()
 
 
 def resources_of(pid: int) -> tuple[float, float]:

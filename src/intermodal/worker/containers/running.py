@@ -19,8 +19,9 @@ from intermodal.worker.containers.disks import unmount
 from intermodal.worker.containers.launch import Exit
 from intermodal.worker.containers.overlay import Overlay, remove_tree
 from intermodal.worker.containers.places import Places
-from intermodal.worker.containers.processes import Process, children_of, resources_of
+from intermodal.worker.containers.processes import kill_below, resources_of
 from intermodal.worker.containers.slots import reap
+from intermodal.worker.containers.start_faults import other_half_ended
 from intermodal.worker.containers.state import State
 
 if TYPE_CHECKING:
@@ -144,21 +145,25 @@ class Running:
             code = int(self.places.exit.read_text())
         except (OSError, ValueError):
             self._kill_pid()
-            code = 128 + signal.SIGKILL
-            if not self._killed and not self.places.pid.exists():
-                detail = runtimes.start_errors(self.places.log) or "the container's monitor ended before it began"
-                return Exit(code, reason="start-failed", detail=detail)
-        return self._judge(code)
+            return self._judge(128 + signal.SIGKILL, "the container's monitor")
+        return self._judge(code, self.state.runtime)
 
-    def _judge(self, code: int) -> Exit:
+    def _judge(self, code: int, ended: str) -> Exit:
+        """`ended`: whose end the code tells of, where the container was not there yet."""
         number = code - 128 if 128 < code <= 128 + signal.SIGRTMAX else 0
-        error = runtimes.start_errors(self.places.log) if code in START_CODES else ""
-        if error:
+        began = self.places.began()
+        error = runtimes.start_errors(self.places.log) if code in START_CODES or not began else ""
+        halved = not began and other_half_ended(error)
+        if error and not halved:
             return Exit(code, reason="start-failed", detail=error)
-        if number == signal.SIGKILL and self.cgroup.out_of_memory():
+        if (halved or number == signal.SIGKILL) and self.cgroup.out_of_memory():
             return Exit(code, number, "out-of-memory", "the container used more memory than its limit")
         if self._killed:
             return Exit(code, number, "killed", "stopped by the worker")
+        if halved:
+            return Exit(code, number, "interrupted", "its first process was killed before its program began")
+        if number and not began:
+            return Exit(code, number, "interrupted", f"{ended} was ended by {_name(number)} while it brought it up")
         if number == signal.SIGKILL:
             return Exit(code, number, "killed", "killed by SIGKILL from outside the container or by its own program")
         if code and self._disk_full():
@@ -197,24 +202,14 @@ class Running:
             self._killed = True
             self._kill_pid()
             self.cgroup.thaw()
-            if not self.pid or not self._runtime.isolates:
-                # No process namespace ends with its first process.
+            if not self.pid:
+                # What is there has no first process of a namespace to end with.
                 self.cgroup.kill(spare=(self.state.monitor.pid,))
-                self._kill_children()
+                kill_below(self.state.monitor)
         await self.wait()
 
     def _kill_pid(self) -> None:
         self.signal(signal.SIGKILL)
-
-    def _kill_children(self) -> None:
-        """Everything below the monitor."""
-        left = children_of(self.state.monitor.pid) if self.state.monitor.alive else []
-        while left:
-            pid = left.pop()
-            left.extend(children_of(pid))
-            process = Process.of(pid)
-            if process is not None:
-                process.kill()
 
     def usage(self) -> tuple[float, float]:
         """CPU seconds used so far and MiB in memory now."""
@@ -224,13 +219,14 @@ class Running:
 
     # Removing
 
-    async def close(self, keep_upper: bool = False) -> None:
-        """Kill it if it runs; remove its mount, control groups and directory. `keep_upper` leaves what it wrote."""
+    async def close(self, keep_upper: bool = False, keep_directory: bool = False) -> None:
+        """Kill it if it runs; remove its mount, control groups and directory. `keep_upper` leaves what it wrote,
+        `keep_directory` all that its next start finds there."""
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close(keep_upper))
+            self._closing = asyncio.get_running_loop().create_task(self._close(keep_upper, keep_directory))
         await asyncio.shield(self._closing)
 
-    async def _close(self, keep_upper: bool) -> None:
+    async def _close(self, keep_upper: bool, keep_directory: bool) -> None:
         await self.kill()
         for fd in (self.stdout_fd, self.stderr_fd, self._pidfd):
             if fd >= 0:
@@ -238,18 +234,19 @@ class Running:
         self.stdout_fd = self.stderr_fd = self._pidfd = -1
         try:
             keep = keep_upper or self._keep_upper
-            await asyncio.get_running_loop().run_in_executor(self._removers, self._remove, keep)
+            await asyncio.get_running_loop().run_in_executor(self._removers, self._remove, keep, keep_directory)
         finally:
             self._on_close(self)
 
-    def _remove(self, keep_upper: bool) -> None:
+    def _remove(self, keep_upper: bool, keep_directory: bool) -> None:
         if self._overlay is not None:
             self._overlay.unmount()
         if self.state.disk:
             unmount(self.places.disk)
         self.cgroup.remove()
         self._runtime.remove(self.container_id)
-        remove_directory(self.places, keep_upper)
+        if not keep_directory:
+            remove_directory(self.places, keep_upper)
 
     def abandon(self) -> None:
         """Let it run on for the next worker: forget it here."""
@@ -259,6 +256,13 @@ class Running:
             if fd >= 0:
                 os.close(fd)
         self.stdout_fd = self.stderr_fd = self._pidfd = self._monitor_fd = -1
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def remove_directory(places: Places, keep_upper: bool) -> None:

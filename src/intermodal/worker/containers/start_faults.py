@@ -10,6 +10,7 @@ _PROGRAM = re.compile(
 _FORBIDDEN = re.compile(r"open executable: Permission denied|exec: \"(?P<other>[^\"]+)\": permission denied", re.I)
 _ON_FILE = re.compile(r"mount `[^`]*` to `/?(?P<path>[^`]+)`: Not a directory")
 _WORKDIR = re.compile(r"chdir(?: to cwd)? [`\(]?\"?(?P<path>/[^`\"\)]*)[`\"\)]*.*?: (?P<why>[\w ]+)\Z", re.I)
+_OTHER_HALF = re.compile(r"sync socket.*: (Connection reset by peer|Broken pipe)|(read|write) (from|to) sync socket\Z")
 _IN_ROOT = re.compile(r"`[^`]*/containers/ta-\w+/root(?P<path>/[^`]*)`")
 
 
@@ -27,3 +28,8 @@ def explain(detail: str) -> str:
     if found := _IN_ROOT.search(detail):
         return _IN_ROOT.sub(lambda one: f"{one['path']} of the image", detail)
     return detail
+
+
+def other_half_ended(detail: str) -> bool:
+    """Whether a runtime says no more than that the process which it made for the container was ended."""
+    return bool(_OTHER_HALF.search(detail))

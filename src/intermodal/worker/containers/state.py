@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from intermodal.boots import boot_id
 from intermodal.worker.containers.places import Places
-from intermodal.worker.containers.processes import Process, boot_id, parent_of
+from intermodal.worker.containers.processes import Process, parent_of
 
 VERSION = 1
 

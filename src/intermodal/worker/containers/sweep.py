@@ -9,7 +9,7 @@ from pathlib import Path
 
 from intermodal.worker.containers.cgroups import CgroupTree
 from intermodal.worker.containers.places import Places
-from intermodal.worker.containers.processes import Process, children_of
+from intermodal.worker.containers.processes import kill_below
 from intermodal.worker.containers.running import remove_directory
 from intermodal.worker.containers.state import State
 
@@ -61,23 +61,9 @@ def remove(rubbish: list[tuple[Places, State | None]], keep: set[str], tree: Cgr
     for places, state in rubbish:
         log.info("removing what an earlier worker left of container %s", places.directory.name)
         if state is not None:
-            _kill_monitor(state)
+            kill_below(state.monitor, and_itself=True)  # whether in a control group or not
         if state is not None and state.slot not in keep:
             tree.find(state.slot).remove()
         remove_directory(places, keep_upper=False)
     for name in tree.names() - keep:
         tree.find(name).remove()
-
-
-def _kill_monitor(state: State) -> None:
-    """The monitor and everything below it, whether it is in a control group or not."""
-    if not state.monitor.alive:
-        return
-    left = children_of(state.monitor.pid)
-    state.monitor.kill()
-    while left:
-        pid = left.pop()
-        left.extend(children_of(pid))
-        process = Process.of(pid)
-        if process is not None:
-            process.kill()

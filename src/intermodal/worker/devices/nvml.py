@@ -51,17 +51,6 @@ def devices() -> list[Device]:
         return [_device(found, index) for index in range(count.value)]
 
 
-def driver_version() -> str:
-    """ "570.86.15"; "" where there is no driver. Raises NvmlError."""
-    found = library()
-    if found is None:
-        return ""
-    with _session(found):
-        text = ctypes.create_string_buffer(TEXT)
-        _check(found, found.nvmlSystemGetDriverVersion(text, TEXT))
-        return text.value.decode()
-
-
 @contextmanager
 def _session(found: ctypes.CDLL) -> Iterator[None]:
     _check(found, found.nvmlInit_v2())

@@ -24,8 +24,8 @@ from intermodal.worker.containers.launch import (
     User,
 )
 from intermodal.worker.images.failures import LAST_LINES, StepError
-from intermodal.worker.images.layers import remove_tree
 from intermodal.worker.images.merge import is_opaque
+from intermodal.worker.images.trees import remove_tree
 from intermodal.worker.images.view import View
 
 READ_SIZE = 1 << 16  # bytes

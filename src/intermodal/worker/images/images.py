@@ -28,6 +28,7 @@ from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
 from intermodal.worker.images.kinds import KINDS, Context, Instruction, Made, Making
 from intermodal.worker.images.layers import Layer, LayerStore
+from intermodal.worker.images.mending import mend_caches
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
@@ -69,15 +70,28 @@ class Images:
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))  # steps that run at once
         self._compiling = asyncio.Lock()
         self._syncing: set[asyncio.Task[None]] = set()
+        self._settling: dict[str, asyncio.Task[Layer | None]] = {}  # layers on their way to the disk, by id
 
-    async def open(self) -> None:
-        """Remove what interrupted builds and uploads left. Call it once, before anything else."""
+    async def open(self, suspect: float | None = None) -> None:
+        """Remove what interrupted builds and uploads left. Call it once, before anything else.
+
+        `suspect`: the machine was down; what has changed since this time may be half (see `boots`).
+        """
         for path in (self._home.images, self._home.layers, self._home.mounts, self._home.files):
             path.mkdir(parents=True, exist_ok=True)
+        if suspect is not None:
+            await asyncio.to_thread(self._mend, suspect)
         await asyncio.to_thread(self._layers.clean)
         await asyncio.to_thread(self._mounts.clean)
         await asyncio.to_thread(self._files.clean)
         self._scrubbing = asyncio.create_task(self._scrub.run())
+
+    def _mend(self, since: float) -> None:
+        """All of this can be made or fetched again."""
+        self._layers.mend()
+        self._mounts.mend(since)
+        self._platform.mend(since)
+        mend_caches(self._home.cache, since)
 
     async def close(self) -> None:
         """End the builds that run, and wait until finished layers are on disk."""
@@ -120,6 +134,10 @@ class Images:
         if self._mounts.has(mount_id):
             return self._mounts.path(mount_id)
         return await asyncio.to_thread(self._mounts.materialise, mount_id, entries)
+
+    def nothing_runs(self) -> None:
+        """No container of an earlier worker goes on: what only these had is not needed any more."""
+        self._platform.alone = True
 
     def platform(self) -> list[Bind]:
         """The read-only binds that every container gets."""
@@ -178,6 +196,7 @@ class Images:
             _salt.reset(salted)
             _context.reset(context)
         await self.prepare(config)
+        await self._settled(config.layers)
         await asyncio.to_thread(_write_json, path, {"config": to_json(config), "created": time.time()})
         log(BuildLog("done", f"Built image {image_id} in {time.monotonic() - started:.2f}s", 0, image_id))
         return config
@@ -332,14 +351,31 @@ class Images:
             return DiskFull(str(self._home.path), error.last_lines if isinstance(error, StepError) else [])
         return error if isinstance(error, StepError) else StepError(f"{error.strerror}: {error.filename}")
 
+    async def _settled(self, layers: list[str]) -> None:
+        """Return when the disk has these layers: who is told of an image may rely on it."""
+        if waited := [self._settling[layer] for layer in layers if layer in self._settling]:
+            await asyncio.wait(waited)  # which a build that is cancelled leaves alone
+
     def _sync_later(self, layer: Layer) -> None:
-        async def sync() -> None:
+        async def settle() -> Layer | None:
             try:
-                await asyncio.to_thread(self._layers.sync, layer)
+                return await asyncio.to_thread(self._layers.sync, layer)
             except OSError as error:
                 log.warning("layer %s may not survive a crash of the machine: %s", layer.id, error)
+                return None
+            finally:
+                self._settling.pop(layer.id, None)
 
-        self._keep(sync())
+        async def fingerprint() -> None:
+            settled = await settling
+            if settled is not None:
+                try:
+                    await asyncio.to_thread(self._layers.fingerprint, settled)
+                except OSError as error:
+                    log.warning("layer %s cannot be read: %s", layer.id, error)
+
+        settling = self._settling[layer.id] = asyncio.create_task(settle())
+        self._keep(fingerprint())
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -58,6 +58,12 @@ def find(minor: str, environ: Mapping[str, str] | None = None) -> Interpreter | 
     return next((one for one in interpreters(environ) if one.minor == minor), None)
 
 
+def find_exactly(version: str) -> Interpreter | None:
+    """The interpreter for "3.12.4", None where this machine has another 3.12 or none."""
+    found = find(version.rpartition(".")[0])
+    return found if found is not None and found.version == version else None
+
+
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 

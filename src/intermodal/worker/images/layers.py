@@ -10,43 +10,30 @@ the old directory.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import fcntl
-import hashlib
-import itertools
 import json
 import logging
 import os
 import secrets
-import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from intermodal.files import process_lives
+from intermodal.boots import boot_id
+from intermodal.disk import sync, sync_file_system
 from intermodal.home import Home
 from intermodal.worker.images.layer_mounts import SUFFIXES, LayerMounts
+from intermodal.worker.images.stages import clean_stages, new_stage
+from intermodal.worker.images.trees import remove_tree, survey
 
 LOCK_POLL = 0.1  # seconds between tries for a layer that another process builds
 ORPHANED = 3600.0  # seconds after which an archive without its layer is nobody's
-STAGE = ".new-"  # names of layers in the making: .new-<pid>-<number>
 
 log = logging.getLogger(__name__)
-_numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def boot_id() -> str:
-    """Changes whenever the machine starts."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ class LayerStore:
 
         The layer itself is built in its subdirectory `upper`.
         """
-        path = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
+        path = new_stage(self._root)
         path.mkdir(parents=True)
         upper = path / "upper"
         upper.mkdir()
@@ -168,18 +155,33 @@ class LayerStore:
         self._write(layer)
         return layer
 
-    def sync(self, layer: Layer) -> None:
-        """Wait until the disk has the layer; until then only this boot of the machine trusts it."""
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _libc.syncfs(fd) != 0:
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
-        finally:
-            os.close(fd)
+    def sync(self, layer: Layer) -> Layer:
+        """Wait until the disk has the layer; until then only this boot of the machine trusts it. Blocking."""
+        sync_file_system(self._root)
+        settled = replace(layer, boot="")
+        if self._known.get(layer.key) == layer:
+            self._write(settled, durably=True)
+        return settled
+
+    def fingerprint(self, layer: Layer) -> None:
+        """Note a hash of all that is in a layer which the disk has. Blocking."""
         digest = survey(self.path(layer.id), content=True).digest
         if self._known.get(layer.key) == layer:
-            self._write(replace(layer, boot="", digest=digest))
+            self._write(replace(layer, digest=digest), durably=True)
+
+    def mend(self) -> None:
+        """After a loss of power: remove the layers that the disk did not have for certain. Blocking."""
+        for path in self._root.glob("*.json"):
+            if path.name.startswith("."):
+                continue
+            try:
+                layer = Layer(**json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                path.unlink()
+                continue
+            if layer.boot and layer.boot != self._boot:
+                log.info("the machine went down before layer %s was on disk: it is removed", layer.id)
+                self.discard(layer)
 
     def all(self) -> list[Layer]:
         """Every layer that is there."""
@@ -213,7 +215,7 @@ class LayerStore:
         self._known.pop(layer.key, None)
         (self._root / f"{layer.key}.json").unlink(missing_ok=True)
         self._mounts.remove(layer.id)
-        gone = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
+        gone = new_stage(self._root)
         try:
             os.rename(self.path(layer.id), gone)
         except FileNotFoundError:
@@ -221,20 +223,20 @@ class LayerStore:
         if not gone.is_symlink():
             remove_tree(gone)
 
-    def _write(self, layer: Layer) -> None:
+    def _write(self, layer: Layer, durably: bool = False) -> None:
         path = self._root / f"{layer.key}.json"
-        temporary = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}.json"
+        temporary = new_stage(self._root, ".json")
         temporary.write_text(json.dumps(asdict(layer), indent=1))
+        if durably:
+            sync(temporary)
         temporary.rename(path)
+        if durably:
+            sync(self._root)
         self._known[layer.key] = layer
 
     def clean(self) -> None:
         """Remove the half layers that builds of ended processes left."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        for path in self._root.glob(f"{STAGE}*"):
-            pid = path.name[len(STAGE) :].partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
-                remove_tree(path)
+        clean_stages(self._root)
         for path in [one for suffix in SUFFIXES for one in self._root.glob(f"*{suffix}")]:
             # The directory is the last that a mounted layer gets, and the first that it loses.
             with suppress(FileNotFoundError):
@@ -263,58 +265,3 @@ class LayerStore:
         finally:
             path.unlink(missing_ok=True)
             os.close(fd)
-
-
-class Survey(NamedTuple):
-    """What a look at a whole layer finds."""
-
-    size: int  # bytes on disk
-    files: int
-    shape: str
-    digest: str  # "" where the content was not read
-
-
-def survey(root: Path, content: bool = False) -> Survey:
-    """Look at every name below a directory and, with `content`, at every byte. Raises OSError."""
-    size = files = 0
-    shape, digest = hashlib.sha256(), hashlib.sha256()
-    pending = [os.fspath(root)]
-    while pending:
-        place = pending.pop()
-        with os.scandir(place) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-        shape.update(b"%d\n" % len(entries))
-        for entry in entries:
-            found = entry.stat(follow_symlinks=False)
-            line = f"{entry.name}\0{found.st_mode:o} {found.st_uid} {found.st_gid} ".encode("utf-8", "surrogateescape")
-            if stat.S_ISDIR(found.st_mode):
-                pending.append(entry.path)
-                shape.update(line)
-                continue
-            files += 1
-            size += found.st_blocks * 512
-            if stat.S_ISLNK(found.st_mode):
-                line += os.fsencode(os.readlink(entry.path))
-            shape.update(line + b"%d %d %d\n" % (found.st_size, found.st_mtime_ns, found.st_rdev))
-            if content and stat.S_ISREG(found.st_mode):
-                with open(entry.path, "rb", buffering=0) as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(shape.digest())
-    return Survey(size, files, shape.hexdigest(), digest.hexdigest() if content else "")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file or directory, wholly, whatever its permissions; it need not exist."""
-
-    def again(function: object, name: str, error: object) -> None:
-        os.chmod(os.path.dirname(name), 0o700)
-        os.chmod(name, 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
-
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    shutil.rmtree(path, onerror=again)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import posixpath
 import re
 from pathlib import Path
 
-from intermodal.files import USUAL_MODE, Files, disk_fault, process_lives
+from intermodal.boots import changed_since
+from intermodal.disk import disk_fault
+from intermodal.files import USUAL_MODE, Files
 from intermodal.home import Home
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.stages import clean_stages, new_stage
+from intermodal.worker.images.trees import remove_tree
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.file import FileEntry
-
-STAGE = ".new-"  # names of sets in the making: .new-<pid>-<number>
 
 # Names that are links in every image: a directory there would hide what they lead to.
 LINKS = {
@@ -28,7 +28,6 @@ LINKS = {
 MODES = {"tmp": 0o1777, "var/tmp": 0o1777, "root": 0o700}  # of directories that are in every image, else 0755
 
 _MOUNT_ID = re.compile(r"mo-[A-Za-z0-9]{1,80}\Z")
-_numbers = itertools.count()
 
 
 class MountStore:
@@ -46,12 +45,18 @@ class MountStore:
     def has(self, mount_id: str) -> bool:
         return self.path(mount_id).is_dir()
 
+    def mend(self, since: float) -> None:
+        """After a loss of power: remove the sets that have changed since then. Blocking."""
+        for path in self._root.iterdir():
+            if changed_since(path, since):
+                remove_tree(path)
+
     def materialise(self, mount_id: str, entries: list[FileEntry]) -> Path:
         """The directory of the set. Blocking. Raises Fault: invalid (an entry), not-found (a file's content)."""
         path = self.path(mount_id)
         if path.is_dir():
             return path
-        temporary = self._root / f"{STAGE}{os.getpid()}-{next(_numbers)}"
+        temporary = new_stage(self._root)
         try:
             temporary.mkdir(parents=True)
             temporary.chmod(0o755)
@@ -69,19 +74,17 @@ class MountStore:
 
     def clean(self) -> None:
         """Remove what ended processes left half made."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        for path in self._root.glob(f"{STAGE}*"):
-            pid = path.name[len(STAGE) :].partition("-")[0]
-            if not pid.isdigit() or not process_lives(int(pid)):
-                remove_tree(path)
+        clean_stages(self._root)
 
     def _fill(self, root: Path, entries: list[FileEntry]) -> None:
         made: set[str] = {""}
         # Symbolic links last: then no name below the root leads out of it while files are written.
         for entry in sorted(entries, key=lambda one: bool(one.link)):
             relative = _checked(entry)
-            parent = posixpath.dirname(relative)
-            _make_parents(root, parent, made, entry)
+            if not entry.link and not entry.hash:
+                _make_parents(root, LINKS.get(relative, relative), made, entry)
+                continue
+            _make_parents(root, posixpath.dirname(relative), made, entry)
             target = root / relative
             try:
                 if entry.link:

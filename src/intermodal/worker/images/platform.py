@@ -9,21 +9,19 @@ from __future__ import annotations
 import compileall
 import hashlib
 import importlib.util
-import itertools
-import os
 import py_compile
 import shutil
 import sys
 from pathlib import Path
 
+from intermodal.boots import tree_changed_since
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.stages import new_stage
+from intermodal.worker.images.trees import remove_tree
 
 LIB = "/.intermodal/lib"  # modal and intermodal.runner
 CARRIED = "/.intermodal/carried"  # cloudpickle, after the image's own
-
-_numbers = itertools.count()
 
 
 class Platform:
@@ -32,6 +30,7 @@ class Platform:
     def __init__(self, home: Home) -> None:
         self._root = home.platform
         self._path: Path | None = None
+        self.alone = False  # nothing runs on what earlier versions have made here
 
     def path(self) -> Path:
         """The directory with `lib` and `carried`."""
@@ -40,8 +39,18 @@ class Platform:
             path = self._root / _digest(sources)
             if not path.is_dir():
                 self._make(path, sources)
+            if self.alone:
+                for other in self._root.iterdir():
+                    if other != path:
+                        remove_tree(other)
             self._path = path
         return self._path
+
+    def mend(self, since: float) -> None:
+        """After a loss of power: remove what was made since then. Blocking."""
+        for path in self._root.iterdir() if self._root.is_dir() else ():
+            if tree_changed_since(path, since):
+                remove_tree(path)
 
     def binds(self) -> list[Bind]:
         path = self.path()
@@ -58,7 +67,7 @@ class Platform:
         return self.path() / f"compiled-{minor}"
 
     def _make(self, path: Path, sources: dict[str, Path]) -> None:
-        temporary = self._root / f".new-{os.getpid()}-{next(_numbers)}"
+        temporary = new_stage(self._root)
         try:
             for name, source in sources.items():
                 target = temporary / name

@@ -11,7 +11,6 @@ from typing import Any
 from intermodal.worker.images.failures import StepError
 from modal._protocol.messages.image import ImageConfig
 
-ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"  # annotation of a layer
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -31,7 +30,6 @@ class Blob:
     digest: str
     size: int  # bytes, compressed
     diff_id: str  # digest of the uncompressed archive: the layer's identity
-    estargz: bool = False
 
 
 @dataclass
@@ -87,8 +85,7 @@ def describe(manifest: dict[str, Any], config: dict[str, Any], name: str, wanted
             raise StepError(f"{name} has a layer with the digest {digest[:80]!r}: only sha256 is known here")
         if "tar" not in kind or "encrypted" in kind:
             raise StepError(f"{name} has a layer of the type {kind!r}, which is no file system")
-        notes = layer.get("annotations") or {}
-        blobs.append(Blob(digest, int(layer.get("size") or 0), str(diff_id), ESTARGZ in notes))
+        blobs.append(Blob(digest, int(layer.get("size") or 0), str(diff_id)))
     if not blobs:
         raise StepError(f"{name} is empty: it has no layers")
     return Description(blobs, *_settings(config.get("config") or {}))

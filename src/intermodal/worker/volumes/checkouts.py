@@ -20,8 +20,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+from intermodal.boots import changed_since
 from intermodal.contents import Contents, apply_attributes
-from intermodal.files import disk_fault
+from intermodal.disk import disk_fault
 from intermodal.worker.containers.overlay import remove_tree
 from modal._protocol.errors import Code, Fault
 from modal._protocol.messages.volume import DIRECTORY, FILE, REMOVED, SYMLINK, Entry
@@ -29,6 +30,7 @@ from modal._protocol.messages.volume import DIRECTORY, FILE, REMOVED, SYMLINK, E
 log = logging.getLogger("intermodal.volumes")
 
 MAX_LAYERS = 12
+MAX_PATH = 4095  # bytes, of what a system call takes
 EMPTY = "empty"  # what stands for version 0
 _LAYER = re.compile(r"(\d+)-(\d+)-(\d+)\Z")
 _numbers = itertools.count()
@@ -67,12 +69,16 @@ class Checkouts:
         self._locks: dict[str, asyncio.Lock] = {}
         self._joining: set[asyncio.Task[None]] = set()
 
-    def open(self) -> None:
-        """Blocking: find what an earlier worker has left."""
+    def open(self, suspect: float | None = None) -> None:
+        """Blocking: find what an earlier worker has left. `suspect`: what is newer may be half (see `boots`)."""
         (self._directory / EMPTY).mkdir(parents=True, exist_ok=True)
         for place in self._directory.iterdir():
             if place.name == EMPTY or not place.is_dir():
                 continue
+            if suspect is not None:
+                for path in place.iterdir():
+                    if changed_since(path, suspect):
+                        remove_tree(path)
             layers = [
                 Layer(*map(int, found.groups())) for path in place.iterdir() if (found := _LAYER.match(path.name))
             ]
@@ -216,26 +222,60 @@ class Checkouts:
 
 def build_layer(root: str, changes: list[Entry], objects: Contents, over_another: bool) -> None:
     """Blocking: make a tree of these entries, parents first. Raises OSError, Fault (a content is missing)."""
-    hidden = ""  # below this path nothing can be any more
-    directories: list[tuple[str, Entry]] = []
-    for entry in changes:
-        if hidden and entry.path.startswith(hidden):
-            continue
-        target = f"{root}/{entry.path}"
-        if entry.kind == DIRECTORY:
-            os.mkdir(target, 0o700)
-            directories.append((target, entry))
-            continue
-        hidden = entry.path + "/"
-        if entry.kind == FILE:
-            objects.link(entry, target)
-        elif entry.kind == SYMLINK:
-            os.symlink(entry.content, target)
-            apply_attributes(target, entry)
-        elif entry.kind == REMOVED and over_another:
-            os.mknod(target, stat.S_IFCHR | 0o600, 0)
-    for target, entry in reversed(directories):
-        apply_attributes(target, entry)
+    with _Places(root) as places:
+        hidden = ""  # below this path nothing can be any more
+        directories: list[Entry] = []
+        for entry in changes:
+            if hidden and entry.path.startswith(hidden):
+                continue
+            target = places.of(entry.path)
+            if entry.kind == DIRECTORY:
+                os.mkdir(target, 0o700)
+                directories.append(entry)
+                continue
+            hidden = entry.path + "/"
+            if entry.kind == FILE:
+                objects.link(entry, target)
+            elif entry.kind == SYMLINK:
+                os.symlink(entry.content, target)
+                apply_attributes(target, entry)
+            elif entry.kind == REMOVED and over_another:
+                os.mknod(target, stat.S_IFCHR | 0o600, 0)
+        for entry in reversed(directories):
+            apply_attributes(places.of(entry.path), entry)
+
+
+class _Places:
+    """Where the entries of a tree lie. A path in a volume may be as long as the system takes one (4,095 bytes), and
+    with ours before it, it would be longer: then an open directory on the way stands for its beginning."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._above = ""  # a directory of the tree, or "" for none, that `_fd` is
+        self._fd = -1
+
+    def of(self, path: str) -> str:
+        """As a path that system calls take, until the next one is asked for."""
+        whole = f"{self._root}/{path}"
+        if len(whole) * 4 < MAX_PATH or len(os.fsencode(whole)) <= MAX_PATH:
+            return whole
+        if not self._above or not path.startswith(self._above + "/"):
+            self.close()
+            middle = path.index("/", len(path) // 2) if "/" in path[len(path) // 2 :] else path.rindex("/")
+            self._fd = os.open(f"{self._root}/{path[:middle]}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._above = path[:middle]
+        return f"/proc/self/fd/{self._fd}/{path[len(self._above) + 1 :]}"
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._above = -1, ""
+
+    def __enter__(self) -> _Places:
+        return self
+
+    def __exit__(self, *_problem: object) -> None:
+        self.close()
 
 
 def _longest_chain(layers: list[Layer]) -> list[Layer]:

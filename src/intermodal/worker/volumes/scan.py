@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from intermodal.contents import Contents
@@ -35,6 +35,19 @@ class Seen(NamedTuple):
 
 
 Memo = dict[str, Seen]
+
+
+class _Directory(NamedTuple):
+    """One that is being looked through."""
+
+    fd: int
+    path: str
+    anew: bool
+    names: Iterator[str]  # of what is still to come
+
+
+def _open_directory(fd: int, path: str, anew: bool) -> _Directory:
+    return _Directory(fd, path, anew, iter(sorted(os.listdir(fd))))
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -83,22 +96,41 @@ class Scan:
 
     # -- walking
     def _directory(self, fd: int, prefix: str, anew: bool) -> None:
-        """All entries of an open directory. `anew`: whatever was committed before is of no account."""
-        for name in sorted(os.listdir(fd)):
-            path = f"{prefix}/{name}" if prefix else name
+        """All that is in an open directory, and below it. `anew`: whatever was committed before is of no account."""
+        way = [_open_directory(fd, prefix, anew)]  # directories can be nested deeper than Python's calls
+        try:
+            while way:
+                below = self._next_below(way[-1])
+                if below is not None:
+                    way.append(below)
+                elif len(way) > 1:
+                    os.close(way.pop().fd)
+                else:
+                    return
+        finally:
+            for one in way[1:]:
+                os.close(one.fd)
+
+    def _next_below(self, directory: _Directory) -> _Directory | None:
+        """Go on with its entries, up to a directory that has to be looked into."""
+        for name in directory.names:
+            path = f"{directory.path}/{name}" if directory.path else name
             try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                self._entry(fd, name, path, status, anew)
+                status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+                below = self._entry(directory.fd, name, path, status, directory.anew)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # removed at this very moment: the next scan says so
+            if below is not None:
+                return below
+        return None
 
-    def _entry(self, fd: int, name: str, path: str, status: os.stat_result, anew: bool) -> None:
+    def _entry(self, fd: int, name: str, path: str, status: os.stat_result, anew: bool) -> _Directory | None:
         kind = stat.S_IFMT(status.st_mode)
         old = None if anew else self._old.get(path)
         if kind == stat.S_IFREG:
             self._file(fd, name, path, status, old)
         elif kind == stat.S_IFDIR:
-            self._subdirectory(fd, name, path, status, old, anew)
+            return self._subdirectory(fd, name, path, old, anew)
         elif kind == stat.S_IFLNK:
             stamp = stamp_of(status)
             if old is None or old.stamp != stamp:
@@ -109,10 +141,10 @@ class Scan:
             if old is None or old.kind != REMOVED:
                 self._found.append(Entry(path, REMOVED))
             self.memo[path] = Seen(REMOVED, UNKNOWN)
+        return None
 
-    def _subdirectory(
-        self, fd: int, name: str, path: str, status: os.stat_result, old: Seen | None, anew: bool
-    ) -> None:
+    def _subdirectory(self, fd: int, name: str, path: str, old: Seen | None, anew: bool) -> _Directory | None:
+        """The directory itself; open, where what is in it is still to be looked at."""
         below = os.open(name, _DIRECTORY, dir_fd=fd)
         try:
             status = os.fstat(below)
@@ -123,7 +155,8 @@ class Scan:
                 self._found.append(Entry(path, CLEARED))
                 self.memo[path] = Seen(DIRECTORY, stamp)
                 self._moved(path)
-                return
+                os.close(below)
+                return None
             seen = Seen(DIRECTORY, stamp)
             if old is None or not _is_same(old, seen):
                 self._found.append(_entry(path, DIRECTORY, status))
@@ -131,9 +164,10 @@ class Scan:
             if not same and _attribute(below, "opaque") == b"y":
                 self._found.append(Entry(path, CLEARED))
                 anew = True
-            self._directory(below, path, anew)
-        finally:
+            return _open_directory(below, path, anew)
+        except BaseException:
             os.close(below)
+            raise
 
     def _moved(self, path: str) -> None:
         """A renamed directory: all that is in it now, wherever it lies."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from intermodal.boots import tree_changed_since
 from intermodal.contents import Contents
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind, StartFailed
@@ -55,16 +56,26 @@ class Volumes:
         self._rootless = in_user_namespace()
         self._inputs: dict[str, int] = {}  # container id -> inputs it had been given when it was last committed
 
-    def open(self) -> None:
-        """Blocking: find what earlier workers have left."""
+    def open(self, suspect: float | None = None) -> None:
+        """Blocking: find what earlier workers have left.
+
+        `suspect`: the machine was down; what has changed since this time may be half (see `boots`).
+        """
         self._objects.prepare()
-        self._checkouts.open()
+        self._checkouts.open(suspect)
         self._mounts.mkdir(parents=True, exist_ok=True)
         for container in self._mounts.iterdir():
             found = []
             for place in sorted(container.iterdir()):
                 one = self._new(place, container.name, VolumeMount("", VOLUME))
-                if one.recall():
+                if suspect is not None and not one.durable and tree_changed_since(place, suspect):
+                    # Its files may be empty where their names are there: they must not take the place of good ones.
+                    log.warning(
+                        "the machine went down while container %s had a volume: what it had not committed is lost",
+                        container.name,
+                    )
+                    remove_tree(place)
+                elif one.recall():
                     found.append(one)
                 else:
                     remove_tree(place)
@@ -78,18 +89,13 @@ class Volumes:
         self._executor.shutdown()
 
     # -- containers
-    async def attach(self, container_id: str, volumes: Iterable[VolumeMount], isolates: bool = True) -> list[Bind]:
+    async def attach(self, container_id: str, volumes: Iterable[VolumeMount]) -> list[Bind]:
         """What a container with these volumes has to be started with. Raises Fault, StartFailed.
 
         `finish` must follow, whether it starts or not.
         """
         mounts = sorted(volumes, key=lambda one: one.path)
         wanted = [one for one in mounts if one.kind in (VOLUME, NETWORK_FILE_SYSTEM)]
-        if wanted and not isolates:
-            raise StartFailed(
-                "volumes cannot be mounted by the runtime `host`, which has no file systems of its own for containers: "
-                "`intermodal doctor` says how to get one that has"
-            )
         binds = []
         for number, volume in enumerate(wanted):
             if volume.kind == NETWORK_FILE_SYSTEM:
@@ -139,12 +145,19 @@ class Volumes:
             except TimeoutError:
                 problem = "the server does not answer"
             if problem:
+                await self._make_durable(one)
                 problems.append(
                     f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
                     "they are kept, and it is tried again"
                 )
         self._inputs.pop(container_id, None)
         return problems
+
+    async def _make_durable(self, one: Mounted) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, one.make_durable)
+        except OSError as error:  # it has just been committed, say
+            log.warning("%s: its volume at %s may not survive a loss of power: %s", one.container_id, one.target, error)
 
     async def settled(self) -> None:
         """Return when the last commits of containers that have ended are done, or have failed."""
@@ -193,7 +206,11 @@ class Volumes:
 
     async def reload(self, container_id: str, volume_id: str, pid: int) -> None:
         """Faults: execution (not mounted, busy), and those of a commit."""
-        for one in self._find(container_id, volume_id):
+        found = self._find(container_id, volume_id)
+        if len(found) > 1:  # each mount is to see what was written to the others
+            for one in found:
+                await one.commit()
+        for one in found:
             below = one.target.rstrip("/") + "/"
             nested = [other for other in self._by_container[container_id] if other.target.startswith(below)]
             await one.reload(pid, sorted(nested, key=lambda other: other.target))

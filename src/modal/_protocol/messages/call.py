@@ -8,6 +8,7 @@ into the blob store first and the message holds its blob id (the inline part is 
 
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List
 
 from modal._protocol.message import Message, Record
@@ -16,6 +17,13 @@ INLINE_LIMIT = 256 * 1024  # bytes
 BATCH_INPUTS = 64  # inputs or outputs a message, at most
 BATCH_BYTES = 1 << 20  # inline bytes a message, at most (one value may pass it)
 MAP_IN_FLIGHT = 1000  # inputs of one map that have no output yet, at most
+
+_BASE32 = bytes(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[i % 32] for i in range(256))
+
+
+def new_call_id() -> str:
+    """`fc-` and 26 random characters of base 32."""
+    return "fc-" + os.urandom(26).translate(_BASE32).decode()
 
 
 class Status:

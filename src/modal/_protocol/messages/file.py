@@ -30,10 +30,10 @@ class FilePut(Message, type=66):
 
 class FileEntry(Record):
     path: str  # absolute, in the container
-    hash: str
+    hash: str  # "" for a symbolic link, and for a directory that is empty
     size: int
     mode: int = 0o644
-    link: str = ""  # target, for a symbolic link (then hash is "")
+    link: str = ""  # target, for a symbolic link
 
 
 class MountPut(Message, type=67):

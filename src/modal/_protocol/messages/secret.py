@@ -6,6 +6,17 @@ from typing import Any, Dict, List
 
 from modal._protocol.message import Message, Record
 
+MAX_VARIABLE = 128 << 10  # bytes of `NAME=value` and the NUL behind it: Linux takes no longer one
+MAX_VALUES = 512 << 10  # bytes of one secret's variables, as JSON
+MAX_ENVIRONMENT = 768 << 10  # the same of all secrets of a function
+
+
+def size_of(values: Dict[str, str]) -> int:
+    """Bytes that these variables take in a message."""
+    import json
+
+    return len(json.dumps(values))
+
 
 class SecretCreate(Message, type=80):
     """An inline secret (no name) or a named one. Answered with ObjectId. Fault: conflict unless `overwrite`."""

@@ -117,6 +117,19 @@ class VolumeRead(Message, type=178):
     offset: int = 0
 
 
+class VolumeReadMany(Message, type=452):
+    """Several small files at once, of a volume or network file system. Answered with FileContents.
+
+    Faults: not-found, invalid (a directory), too-large (together)."""
+
+    volume_id: str
+    paths: List[str]
+
+
+class FileContents(Message, type=453):
+    contents: List[bytes]  # in the order of the question
+
+
 class VolumeEdit(Message, type=179):
     """`action` "remove": `paths`, directories only with `recursive`. "copy": `paths` to `target`, as `cp` does.
     "mkdir": `paths` become directories, with those above (network file systems).
@@ -238,6 +251,18 @@ class NetworkFilePut(Message, type=189):
     volume_id: str
     path: str
     mode: int = 0o644
+    mtime: int = 0  # nanoseconds since the epoch; 0: now
+
+
+class NetworkFilesPut(Message, type=451):
+    """Several small files, directories and links of a network file system, each whole or not at all.
+
+    A directory that is there stays; what else is there is replaced. Answered with Done. Faults: invalid (something is
+    in the way), exhausted."""
+
+    volume_id: str
+    entries: List[Any]  # Entry as array; those above come before those below
+    contents: List[bytes]  # of the files among them, in that order
 
 
 def portions(entries: List[Entry]) -> List[List[Any]]:

@@ -134,13 +134,8 @@ class LocalPorts(Message, type=460):
     ports: List[int]
 
 
-def join_headers(pairs: list[tuple[bytes, bytes]]) -> bytes:
-    """A header list as bytes."""
-    return b"\0".join([part for pair in pairs for part in pair])
-
-
 def split_headers(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The header list that `join_headers` made."""
+    """A header list: names and values in turn, with a NUL between any two."""
     if not data:
         return []
     parts = data.split(b"\0")

@@ -20,7 +20,7 @@ class Hello(Message, type=1):
     token_secret: str = ""
     container_id: str = ""
     worker_id: str = ""
-    environment: str = ""  # of a step of an image's build, which the server does not know by its id
+    environment: str = ""  # of a container, or a step of an image's build: its name when that was started
     process: int = 0  # pid of a client that reads this connection only for what it asked and has not got yet
 
 

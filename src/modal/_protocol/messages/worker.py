@@ -109,6 +109,10 @@ class ContainerReport(Record):
     devices: List[str] = []  # as in its ContainerSpec
     form: str = ""  # the same
     returned: List[int] = []  # those of `tokens` that were given back unstarted, in frames that follow
+    cancelled: List[int] = []  # those of `tokens` that it was told to end
+    cancelled_for: List[float] = []  # seconds since then, of each
+    ends_in: float = -1.0  # seconds until it is killed, where it was asked to end
+    end_reason: str = ""
 
 
 class WorkerRegister(Message, type=123):
@@ -290,12 +294,6 @@ class RunRecall(Message, type=155):
 
 class RunCancel(Message, type=156):
     """NOTE on the control connection: end these inputs with InputCancellation."""
-
-    tokens: List[int]
-
-
-class RunStarted(Message, type=157):
-    """NOTE from the runner on the control connection, for what has run longer than 50 ms: which inputs run now."""
 
     tokens: List[int]
 

@@ -213,7 +213,7 @@ def entries_of(files: FileSet) -> Iterator[Entry]:
             if any(is_noise(part) for part in parts):
                 continue
             directories.update(os.path.join(root, *parts[:depth]) for depth in range(len(parts) + 1))
-        if not found.link:
+        if not found.link and not found.directory:
             yield FILE, os.path.abspath(found.local)
     kind = PYTHON_DIRECTORY if isinstance(files, (PackageSource, PythonSource)) else DIRECTORY
     for directory in sorted(directories):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from intermodal.worker.images import debian, standalone
 from intermodal.worker.images.failures import StepError
-from intermodal.worker.images.interpreters import SETTING, copy_into, find
+from intermodal.worker.images.interpreters import SETTING, copy_into, find, find_exactly
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.relocate import relocate
 from intermodal.worker.images.workshop import Workshop
@@ -56,8 +56,8 @@ class AddedPython(Kind):
 
     async def make(self, workshop: Workshop, making: Making) -> Made | None:
         version = str(making.fields["version"])
-        interpreter = find(version.rpartition(".")[0])
-        if interpreter is None or interpreter.version != version:
+        interpreter = find_exactly(version)
+        if interpreter is None:
             raise StepError(f"Python {version} is no longer on this machine: build again")
         making.log("output", f"using Python {version} of {interpreter.prefix}\n")
         await asyncio.to_thread(copy_into, interpreter, making.upper)

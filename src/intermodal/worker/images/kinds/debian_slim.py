@@ -10,7 +10,7 @@ from collections.abc import Callable
 from intermodal.worker.images import debian, standalone
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.host import HostSettings
-from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find
+from intermodal.worker.images.interpreters import OLDEST, SETTING, copy_into, find, find_exactly
 from intermodal.worker.images.kinds.builder_packages import parts_for
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.workshop import Workshop
@@ -87,8 +87,8 @@ class InterpreterOfHost(Kind):
 
     async def make(self, workshop: Workshop, making: Making) -> Made | None:
         version = str(making.fields["version"])
-        interpreter = find(version.rpartition(".")[0])
-        if interpreter is None or interpreter.version != version:
+        interpreter = find_exactly(version)
+        if interpreter is None:
             raise StepError(f"Python {version} is no longer on this machine")
         making.log("output", f"using Python {version} of {interpreter.prefix}\n")
         await asyncio.to_thread(copy_into, interpreter, making.upper)

@@ -13,7 +13,7 @@ from intermodal.worker.images import packages
 from intermodal.worker.images.failures import StepError
 from intermodal.worker.images.kinds.kind import Fields, Instruction, Kind, Made, Making
 from intermodal.worker.images.kinds.uv import UV, install_uv, uv_bind
-from intermodal.worker.images.layers import remove_tree
+from intermodal.worker.images.trees import remove_tree
 from intermodal.worker.images.view import View
 from intermodal.worker.images.workshop import TOOLS, Workshop
 
