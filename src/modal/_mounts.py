@@ -50,6 +50,8 @@ class FileSet:
 def remote_path(path: Union[str, PurePosixPath], what: str) -> str:
     """An absolute path in a container, normalised. Raises InvalidError."""
     text = str(path)
+    if "\0" in text:
+        raise InvalidError(f"{what}: the remote path {text!r} has a NUL character, which no path may have.")
     if not text.startswith("/"):
         raise InvalidError(f"{what}: the remote path {text!r} must be absolute (begin with /).")
     return "/" + os.path.normpath(text).replace(os.sep, "/").strip("/")

@@ -228,6 +228,7 @@ class Server:
         self.proxy_tokens = ProxyTokens(store.proxy_tokens)
         self.secrets = Secrets(store.secrets, Vault(keys))
         network_files = NetworkFiles(home.network_files)
+        network_files.open()
         self.volume_names = VolumeNames(store.volumes, network_files.remove_all)
         self.volumes = Volumes(store.volumes, self.volume_names, Contents(home.volumes / "objects"))
         self.values = Values(home.values, store.calls.blobs_in_use, store.dicts.blobs_in_use)

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 import modal
-from modal import _volume_transfer
+from modal import _volume_download, _volume_transfer
+from modal._client import Client
 from modal._exchange import Exchange
 from modal._protocol.messages.call import BlobChunk
+from modal._protocol.messages.volume import VolumeRead
 from tests.integration.data.conftest import ServerProcess
 
 MIB = 1 << 20
@@ -191,3 +193,48 @@ def test_a_large_directory_of_a_network_file_system(server: ServerProcess, tmp_p
     assert nfs.write_file("/written", io.BytesIO(b"w" * size)) == size  # too large to be kept in memory
     assert nfs.listdir("/written")[0].size == size
     assert sum(map(len, nfs.read_file("/written"))) == size
+
+
+@pytest.mark.parametrize("noun", [modal.Volume, modal.NetworkFileSystem])
+def test_small_files_come_down_together(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noun: Any
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(1200):
+        (source / f"{number}").write_text(str(number))
+    (source / "large").write_bytes(b"l" * (2 * MIB))
+    files = noun.from_name(f"d-{uuid.uuid4().hex}", create_if_missing=True)
+    if noun is modal.Volume:
+        with files.batch_upload() as batch:
+            batch.put_directory(source, "/d")
+    else:
+        files.add_local_dir(source, "/d")
+    monkeypatch.setattr(
+        _volume_download.Download, "_directory", property(lambda _self: "", lambda _self, _value: None), raising=False
+    )
+    asked: list[Any] = []
+    open_ = Client.open
+
+    async def noting(client: Client, message: Any, **options: Any) -> Any:
+        asked.append(message)
+        return await open_(client, message, **options)
+
+    monkeypatch.setattr(Client, "open", noting)
+    found = _volume_download.list_entries(files, "/d", True)
+    names = [entry.path.rpartition("/")[2] for entry in found]
+    target = tmp_path / "target"
+    target.mkdir()
+    wanted = [(entry, f"d/{name}", str(target / name)) for entry, name in zip(found, names, strict=True)]
+    _volume_download.Download(files, False).fetch(wanted)
+    assert sorted(os.listdir(target)) == sorted(os.listdir(source))
+    for name in os.listdir(source):
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+        assert (target / name).stat().st_mtime_ns == (source / name).stat().st_mtime_ns
+    assert [message.path for message in asked if isinstance(message, VolumeRead)] == ["d/large"]
+    # One that is gone by now is named, as before.
+    (target / "7").unlink()
+    (target / "8").unlink()
+    files.remove_file("/d/7")
+    with pytest.raises(modal.exception.NotFoundError, match="d/7"):
+        _volume_download.Download(files, True).fetch(wanted)

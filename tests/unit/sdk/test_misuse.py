@@ -73,6 +73,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a prefix without a slash": (lambda: Bucket("b", key_prefix="x"), "end with a slash: 'x/'"),
     "a list of volumes": (lambda: function(volumes=[volume]), "must be a dict"),
     "a relative mount": (lambda: function(volumes={"data": volume}), "must be absolute"),
+    "a mount at no path": (lambda: function(volumes={"/data\0": volume}), "NUL"),
     "a mount over the program": (lambda: function(volumes={"/root": volume}), "nothing can be mounted at /root"),
     "a mount over the kernel's files": (lambda: function(volumes={"/proc/x": volume}), "mounted at /proc/x"),
     "a mount over the system": (lambda: function(volumes={"/usr/bin/": volume}), "nothing can be mounted at /usr/bin"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -201,6 +202,27 @@ async def test_an_interrupted_write_leaves_nothing(network_files: NetworkFiles) 
     with pytest.raises(Fault):
         await network_files.write("nf-1", "x", 0o644, broken())
     assert os.listdir(network_files.root("nf-1")) == []
+
+
+async def test_what_a_killed_server_was_writing_is_removed(network_files: NetworkFiles) -> None:
+    never = asyncio.Event()
+
+    async def held_up() -> AsyncIterator[bytes]:
+        yield b"half"
+        written.set()
+        await never.wait()
+
+    written = asyncio.Event()
+    writing = asyncio.ensure_future(network_files.write("nf-1", "x", 0o644, held_up()))
+    await written.wait()
+    root = network_files.root("nf-1")
+    assert os.listdir(root) == []  # containers see nothing of it
+    (half,) = (root.parent / ".incoming").iterdir()
+    writing.cancel()
+    await asyncio.wait([writing])
+    half.write_bytes(b"as after a kill")
+    network_files.open()
+    assert list((root.parent / ".incoming").iterdir()) == []
 
 
 async def test_network_files_follow_no_link_out(network_files: NetworkFiles, tmp_path: Path) -> None:

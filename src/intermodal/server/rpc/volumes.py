@@ -24,6 +24,7 @@ from modal._protocol.messages.volume import (
     FILE,
     NETWORK_FILE_SYSTEM,
     Entry,
+    FileContents,
     NetworkFilePut,
     NetworkFilesPut,
     ObjectBegun,
@@ -41,6 +42,7 @@ from modal._protocol.messages.volume import (
     VolumeList,
     VolumeLs,
     VolumeRead,
+    VolumeReadMany,
     VolumeRename,
     VolumeSync,
     VolumeUpload,
@@ -53,6 +55,7 @@ from modal._protocol.messages.volume import (
 )
 from modal._protocol.messages.wire import Done
 
+MAX_READ = 16 << 20  # bytes of several files in one answer
 MAX_ENTRIES = 1_000_000  # of one upload or commit
 SyncContainer = Callable[[str, str, str, str], Awaitable[None]]  # container id, volume id, action, a build's worker
 
@@ -83,6 +86,7 @@ class VolumeHandlers:
         handlers.unary(VolumeHistory)(self.history)
         handlers.stream(VolumeLs)(self.ls)
         handlers.stream(VolumeRead)(self.read)
+        handlers.unary(VolumeReadMany)(self.read_many)
         handlers.unary(VolumeEdit)(self.edit)
         handlers.unary(ObjectsMissing)(self.missing)
         handlers.unary(ObjectsPut)(self.put_objects)
@@ -145,6 +149,19 @@ class VolumeHandlers:
         where = self._files if await self._is_network(message.volume_id) else self._volumes
         async for chunk in where.read(message.volume_id, message.path, message.offset):
             await stream.send(BlobChunk(chunk))
+
+    async def read_many(self, connection: Connection, message: VolumeReadMany) -> FileContents:
+        where = self._files if await self._is_network(message.volume_id) else self._volumes
+        contents, size = [], 0
+        for path in message.paths:
+            parts = []
+            async for chunk in where.read(message.volume_id, path):
+                parts.append(chunk)
+                size += len(chunk)
+                if size > MAX_READ:
+                    raise Fault(Code.TOO_LARGE, f"more than {MAX_READ:,} bytes at once: read {path!r} by itself")
+            contents.append(b"".join(parts))
+        return FileContents(contents)
 
     async def edit(self, connection: Connection, message: VolumeEdit) -> Done:
         if message.action == "remove":

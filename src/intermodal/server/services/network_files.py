@@ -27,7 +27,7 @@ from modal._protocol.writing import append_all
 T = TypeVar("T")
 
 CHUNK = 1 << 20  # bytes
-PARTIAL = ".intermodal-upload-"  # begins the names of files that are still being written
+INCOMING = ".incoming"  # beside the file systems: what is still being written, where no container sees it
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _numbers = itertools.count()
 
@@ -37,6 +37,13 @@ class NetworkFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._incoming = directory / INCOMING
+
+    def open(self) -> None:
+        """Blocking: remove what an earlier server had not written to its end."""
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self._incoming.iterdir():
+            left.unlink()
 
     def root(self, volume_id: str) -> Path:
         """Its directory, made where it is missing."""
@@ -67,9 +74,9 @@ class NetworkFiles:
             raise Fault(Code.INVALID, "the root of a network file system is no place for a file")
         parent, _, name = cleaned.rpartition("/")
         directory = await self._do(self._make_directories, volume_id, parent)
-        temporary = f"{PARTIAL}{os.getpid()}-{next(_numbers)}"
+        temporary = self._temporary()
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 size = 0
                 async for chunk in chunks:
@@ -87,7 +94,7 @@ class NetworkFiles:
         except OSError as error:
             raise _explain(error, path) from error
         finally:
-            _unlink_quietly(temporary, directory)
+            temporary.unlink(missing_ok=True)
             os.close(directory)
 
     async def write_all(self, volume_id: str, entries: list[Entry], contents: list[bytes]) -> None:
@@ -145,7 +152,7 @@ class NetworkFiles:
     def _write_all(self, volume_id: str, entries: list[Entry], contents: list[bytes]) -> None:
         """All are written, then made durable together, then put into their places."""
         parts = iter(contents)
-        written: list[tuple[Entry, str]] = []  # and what it is called until it is in its place
+        written: list[tuple[Entry, Path]] = []  # and where it is until it is in its place
         together = len(contents) > SYNC_ALL_FROM
         with _Below(lambda path: self._make_directories(volume_id, path)) as below:
             try:
@@ -153,13 +160,13 @@ class NetworkFiles:
                     if entry.kind == DIRECTORY:
                         below.directory(entry.path)
                         continue
-                    temporary = f"{PARTIAL}{os.getpid()}-{next(_numbers)}"
-                    above = below.directory(entry.path.rpartition("/")[0])
+                    below.directory(entry.path.rpartition("/")[0])
+                    temporary = self._temporary()
                     written.append((entry, temporary))
                     if entry.kind == SYMLINK:
-                        os.symlink(entry.content, temporary, dir_fd=above)
+                        temporary.symlink_to(entry.content)
                     else:
-                        _write_file(entry, temporary, above, next(parts), not together)
+                        _write_file(entry, temporary, next(parts), not together)
                 if together:
                     sync_file_system(below.directory(""))
                 for entry, temporary in written:
@@ -173,9 +180,12 @@ class NetworkFiles:
             except OSError as error:
                 raise _explain(error, entry.path) from error
             finally:
-                for entry, temporary in written:
-                    with suppress(OSError):
-                        _unlink_quietly(temporary, below.directory(entry.path.rpartition("/")[0]))
+                for _entry, temporary in written:
+                    temporary.unlink(missing_ok=True)
+
+    def _temporary(self) -> Path:
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._incoming / f"{os.getpid()}-{next(_numbers)}"
 
     def _open_file(self, volume_id: str, path: str) -> int:
         parent, _, name = path.rpartition("/")
@@ -230,8 +240,6 @@ def _walk(directory: int, recursive: bool) -> Iterator[Entry]:
         while way:
             fd, prefix, names = way[-1]
             for name in names:
-                if name.startswith(PARTIAL):
-                    continue
                 path = join(prefix, name)
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -333,8 +341,8 @@ class _Below:
         self.close()
 
 
-def _write_file(entry: Entry, name: str, directory: int, content: bytes, durably: bool) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+def _write_file(entry: Entry, path: Path, content: bytes, durably: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         append_all(fd, content)
         os.fchmod(fd, entry.mode & 0o777)
@@ -346,21 +354,14 @@ def _write_file(entry: Entry, name: str, directory: int, content: bytes, durably
         os.close(fd)
 
 
-def _put_in_place(temporary: str, name: str, directory: int, path: str) -> None:
+def _put_in_place(temporary: Path, name: str, directory: int, path: str) -> None:
     """Fault: invalid where a directory has the name."""
     try:
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.rename(temporary, name, dst_dir_fd=directory)
     except IsADirectoryError:
         raise Fault(
             Code.INVALID, f"{path!r} is a directory in the network file system: a file cannot take its place"
         ) from None
-
-
-def _unlink_quietly(name: str, directory: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except OSError:
-        pass
 
 
 def _explain(error: OSError, path: str) -> Fault:

@@ -89,18 +89,13 @@ class Volumes:
         self._executor.shutdown()
 
     # -- containers
-    async def attach(self, container_id: str, volumes: Iterable[VolumeMount], isolates: bool = True) -> list[Bind]:
+    async def attach(self, container_id: str, volumes: Iterable[VolumeMount]) -> list[Bind]:
         """What a container with these volumes has to be started with. Raises Fault, StartFailed.
 
         `finish` must follow, whether it starts or not.
         """
         mounts = sorted(volumes, key=lambda one: one.path)
         wanted = [one for one in mounts if one.kind in (VOLUME, NETWORK_FILE_SYSTEM)]
-        if wanted and not isolates:
-            raise StartFailed(
-                "volumes cannot be mounted by the runtime `host`, which has no file systems of its own for containers: "
-                "`intermodal doctor` says how to get one that has"
-            )
         binds = []
         for number, volume in enumerate(wanted):
             if volume.kind == NETWORK_FILE_SYSTEM:

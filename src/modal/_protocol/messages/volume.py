@@ -117,6 +117,19 @@ class VolumeRead(Message, type=178):
     offset: int = 0
 
 
+class VolumeReadMany(Message, type=452):
+    """Several small files at once, of a volume or network file system. Answered with FileContents.
+
+    Faults: not-found, invalid (a directory), too-large (together)."""
+
+    volume_id: str
+    paths: List[str]
+
+
+class FileContents(Message, type=453):
+    contents: List[bytes]  # in the order of the question
+
+
 class VolumeEdit(Message, type=179):
     """`action` "remove": `paths`, directories only with `recursive`. "copy": `paths` to `target`, as `cp` does.
     "mkdir": `paths` become directories, with those above (network file systems).
