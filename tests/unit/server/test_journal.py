@@ -273,6 +273,38 @@ async def test_what_the_kernel_could_not_write_is_refused_and_its_place_used_aga
     assert contents(tmp_path) == [b"the first", b"kept"]
 
 
+async def test_who_waits_for_what_the_kernel_writes_hears_in_order(tmp_path: Path) -> None:
+    journal = await kernel_journal(tmp_path)
+    said: list[tuple[int, int]] = []
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def noting(place: int) -> Any:
+        def done(_error: Exception | None) -> None:
+            said.append((place, journal.durable))
+            if place == 6:
+                ended.set_result(None)
+
+        return done
+
+    journal.append(b"one", noting(1))
+    journal.append(b"two", noting(2))
+    journal.flush()
+    assert journal._flight is not None
+    journal.after(noting(3))  # alone with nothing to write, while the kernel is at it
+    await asyncio.sleep(0)
+    while journal.durable < 3:
+        await asyncio.sleep(0)
+    journal.append(b"three", noting(4))
+    journal.flush()
+    journal.append(b"four", noting(5))
+    journal.after(noting(6))
+    await ended
+    await journal.close()
+    assert [place for place, _durable in said] == [1, 2, 3, 4, 5, 6]
+    assert [durable for _place, durable in said] == [2, 3, 3, 4, 5, 5]
+    assert contents(tmp_path)[1:] == [b"one", b"two", b"three", b"four"]
+
+
 async def test_a_full_file_ends_the_kernel_s_turn(tmp_path: Path) -> None:
     journal = await kernel_journal(tmp_path)
     sent = [b"%5d" % number + bytes(1000) for number in range(100)]  # more than one file holds, less than two

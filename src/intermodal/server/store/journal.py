@@ -220,19 +220,17 @@ class Journal:
         if not pending or self._flight is not None:
             return
         self._alone = self._alone + 1 if len(pending) == 1 else 0
-        quick = self._quick >= QUICK_WRITES
-        kernel = self._blocks is not None and self._blocks.descriptor >= 0
+        quick = self._quick >= QUICK_WRITES and not self._unfilled
         size = _size(pending)
-        if self._unfilled or not (quick or kernel) or size > HERE:
+        if size > HERE or not (quick or self._kernel_writes):
             self._give(pending)
         elif self._under_way:
             return  # until the thread has done what it has
         elif self._at + size > SEGMENT:
             self._give(pending)
-        else:
+        elif (quick and self._alone >= ALONE) or not self._take_off(pending):
             self._pending = []
-            if not kernel or (quick and self._alone >= ALONE) or not self._begin_flight(pending):
-                together(self._loop, self._deliver, pending, self._try(pending, size))
+            together(self._loop, self._deliver, pending, self._try(pending, size))
 
     def _give(self, pending: list[_Entry]) -> None:
         """Let the thread write it."""
@@ -240,11 +238,16 @@ class Journal:
         self._under_way += len(pending)
         self._queue.put(pending)
 
-    def _begin_flight(self, group: list[_Entry]) -> bool:
+    @property
+    def _kernel_writes(self) -> bool:
+        """Whether it can be asked to."""
+        return self._blocks is not None and not self._unfilled and self._blocks.descriptor >= 0
+
+    def _take_off(self, pending: list[_Entry]) -> bool:
         """Let the kernel write it; False: it will not, or there is nothing to write."""
         blocks = self._blocks
-        data, last = self._encoded(group)
-        if not data or blocks is None:
+        data, last = self._encoded(pending)
+        if blocks is None or not data:
             return False
         try:
             if not blocks.begin(self._turn, data, self._at):
@@ -255,7 +258,8 @@ class Journal:
         if self._told != blocks.descriptor:
             self._told = blocks.descriptor
             self._loop.add_reader(self._told, self._landed)
-        self._flight = _Flight(group, self._at + len(data), last, time.perf_counter())
+        self._pending = []
+        self._flight = _Flight(pending, self._at + len(data), last, time.perf_counter())
         return True
 
     def _landed(self) -> None:
@@ -275,8 +279,13 @@ class Journal:
             self._written = self._ends[self._turn] = flight.last
             if time.perf_counter() - flight.began < QUICK:  # else the loop may have been busy: that says nothing
                 self._quick = min(self._quick + 1, MAX_QUICK)
-        self.flush()  # what came meanwhile is on its way before anybody is answered
+        pending = self._pending
+        if pending and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
+            self._alone = 0  # what comes during a write is another client's
+            self._take_off(pending)  # before anybody is answered: the disk does not wait for that
         together(self._loop, self._deliver, flight.group, error)
+        if not self._due:
+            self.flush()
 
     def release(self, number: int) -> None:
         """The store has all up to this number: it need not be kept here any more."""
