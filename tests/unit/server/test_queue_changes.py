@@ -66,12 +66,29 @@ class Life:
     def lend(self, count: int) -> None:
         ranges = self.partition.take(count)
         if ranges:
-            token = self.token()
-            self.partition.busy += 1
-            self.lent[token] = ranges
-            self.changes.lend(self.partition, token, ranges, self.changed())
+            self._lend(ranges)
+
+    def _lend(self, ranges: list[tuple[int, int]]) -> None:
+        token = self.token()
+        self.partition.busy += 1
+        self.lent[token] = ranges
+        self.changes.lend(self.partition, token, ranges, self.changed())
 
     def confirm(self, index: int) -> None:
+        if self._confirmed(index):
+            self.changes.flush()
+            self.changed()
+
+    def confirm_and_lend(self, index: int) -> None:
+        """A consumer in a loop: its next request says that it has what it was lent, and both are one record."""
+        lent, ranges = bool(self.lent), self.partition.take(1)
+        if ranges:
+            self._confirmed(index)
+            self._lend(ranges)
+        elif lent:
+            self.confirm(index)
+
+    def _confirmed(self, index: int) -> bool:
         if self.lent:
             token = list(self.lent)[index % len(self.lent)]
             ranges = self.lent.pop(token)
@@ -79,8 +96,8 @@ class Life:
                 for place in range(first, last + 1):
                     del self.items[place]
             self.changes.confirm(self.partition, ranges, token, False)
-            self.changes.flush()
-            self.changed()
+            return True
+        return False
 
     def take_back(self, index: int) -> None:
         if self.lent:
@@ -121,7 +138,20 @@ def stored(folder: Path) -> Model:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["put", "put", "lend", "lend", "confirm", "take_back", "clear", "settle", "sync"]),
+        st.sampled_from(
+            [
+                "put",
+                "put",
+                "lend",
+                "confirm",
+                "confirm_and_lend",
+                "confirm_and_lend",
+                "take_back",
+                "clear",
+                "settle",
+                "sync",
+            ]
+        ),
         st.integers(1, 4),
     ),
     min_size=1,
