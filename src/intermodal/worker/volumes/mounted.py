@@ -71,6 +71,7 @@ class Mounted:
         self._rootless = rootless
         self._memo: Memo = {}
         self._overlay: Overlay | None = None
+        self._closed = False
 
     # -- files
     @property
@@ -141,7 +142,7 @@ class Mounted:
         if self.read_only:
             return False
         async with self.lock:
-            return await self._commit_changes()
+            return not self._closed and await self._commit_changes()
 
     async def _commit_changes(self) -> bool:
         began = time.monotonic()
@@ -264,6 +265,7 @@ class Mounted:
     # -- the end
     async def close(self) -> None:
         """Unmount it and remove its files, committed or not."""
+        self._closed = True  # a commit in the background may wait for its turn
         self._checkouts.release(self.layers)
         self.layers = []
         await self._do(self._close)
