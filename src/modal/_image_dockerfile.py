@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Sequence, Union
 
+from modal._image_projects import read_text
 from modal._image_steps import Step
 from modal._mounts import FileSet, Found, _ignore_key, _matches
 from modal._protocol.dockerfile import DockerfileError, Instruction, arguments, pairs, parse
@@ -94,13 +95,7 @@ class DockerfileStep(Step):
 def _read(path: str, method: str) -> str:
     if os.path.isdir(path):
         raise InvalidError(f"Image.{method}: {path} is a directory; give the path of the Dockerfile in it.")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise InvalidError(f"Image.{method}: there is no file {path} (looked from {os.getcwd()}).") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"Image.{method}: {path} cannot be read: {error}.") from None
+    return read_text(path, method)
 
 
 def _ignore_of(ignore: Any, path: str, context_dir: str) -> _AbstractPatternMatcher:

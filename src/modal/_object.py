@@ -83,6 +83,8 @@ class Object:
         It is rarely necessary to call this method explicitly, as most operations will lazily hydrate when needed.
         The main use case is when you need to access object metadata, such as its ID.
         """
+        if client is not None and not hasattr(client, "request"):
+            raise InvalidError(f"hydrate takes a modal.Client, or nothing, not {type(client).__name__}.")
         await self._ready(client)
         return self
 

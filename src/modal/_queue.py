@@ -14,7 +14,7 @@ from modal._protocol.messages.object import Stored as StoredAnswer
 from modal._protocol.messages.queue import MAX_BODY, MAX_ITEM, MAX_ITEMS, QueueGet, QueueItems, QueuePut
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_iterator
-from modal.exception import InvalidError, RequestSizeError
+from modal.exception import DeserializationError, InvalidError, RequestSizeError
 
 if TYPE_CHECKING:
     from modal._client import Client
@@ -24,7 +24,6 @@ MAX_TTL = 24 * 3600  # seconds
 _BATCH = 1000  # items of a `put_many` that are put at once
 _PAGE = 100  # items that `iterate` asks for at once
 _FOREVER = -1.0
-_WHAT = "an item of a Queue"
 
 
 class Queue(Stored):
@@ -61,7 +60,10 @@ class Queue(Stored):
             return b""
         if not isinstance(partition, str):
             raise InvalidError(f"A queue's partition key must be a string, not {type(partition).__name__}.")
-        key = partition.encode()
+        try:
+            key = partition.encode()
+        except UnicodeEncodeError:
+            raise InvalidError(f"A queue's partition key must be text that UTF-8 has, not {partition!a}.") from None
         if not 0 < len(key) <= MAX_PARTITION_KEY:
             raise InvalidError(f"A queue's partition key must have 1 to {MAX_PARTITION_KEY} bytes, not {len(key)}.")
         return key
@@ -223,17 +225,47 @@ class Queue(Stored):
 
         Specify `item_poll_timeout` to control how long the iterator should wait for the next item before giving up.
         """
+        if not _is_number(item_poll_timeout) or item_poll_timeout != item_poll_timeout:
+            raise InvalidError(f"item_poll_timeout must be a number of seconds, not {item_poll_timeout!r}.")
+        async for page in self._seen(partition, item_poll_timeout):
+            what = self._what()
+            for item in page:
+                yield _serialization.load(item, what)
+
+    @synchronized
+    async def _readable_items(
+        self, partition: Optional[str], otherwise: Callable[[DeserializationError], Any]
+    ) -> AsyncIterator[Any]:
+        """As `iterate`, with what `otherwise` makes of the error where an item cannot be loaded here."""
+        async for page in self._seen(partition, 0.0):
+            for item in page:
+                try:
+                    loaded = _serialization.load(item, "it")
+                except DeserializationError as error:
+                    loaded = otherwise(error)
+                yield loaded
+
+    # -- parts
+    async def _seen(self, partition: Optional[str], timeout: float) -> AsyncIterator[List[bytes]]:
+        """The items of a partition, page by page; they stay where they are."""
         key = self.validate_partition_key(partition)
         after = -1
         while True:
-            page = await self._request_items(key, [], _PAGE, max(0.0, item_poll_timeout), after)
-            for item in page.items:
-                yield _serialization.load(item, _WHAT)
+            page = await self._request_items(key, [], _PAGE, max(0.0, timeout), after)
             if not page.items:
                 return
+            yield page.items
             after = page.last
 
-    # -- parts
+    def _loaded(self, items: List[bytes]) -> List[Any]:
+        try:
+            return _serialization.load_all(items)
+        except DeserializationError:
+            return _serialization.load_all(items, self._what())  # raises again, and says of which queue
+
+    def _what(self) -> str:
+        return f"an item of the Queue {self._name or self.object_id}"
+
     async def _get(
         self, of: Callable[[List[Any]], Any], count: int, block: bool, timeout: Optional[float],
         partition: Optional[str],
@@ -249,7 +281,7 @@ class Queue(Stored):
             while answer.cut and len(items) < count:  # large ones: more of them than one answer carries
                 answer = await self._request_items(key, tokens, min(count - len(items), MAX_ITEMS), 0.0)
                 items = items + answer.items
-            return of(_serialization.load_all(items, _WHAT))
+            return of(self._loaded(items))
         except Exception:
             raise
         except BaseException:
@@ -350,8 +382,8 @@ def _pickled(value: Any) -> bytes:
         data = _serialization.dumps(value, "the item for a Queue")
     if len(data) > MAX_ITEM:
         raise RequestSizeError(
-            f"An item of a modal.Queue has at most 1 MiB, and this one has {len(data) / MAX_ITEM:.2f} MiB when it is "
-            "pickled: put it in a modal.Dict or a modal.Volume, and its key in the Queue."
+            f"An item of a modal.Queue has at most 1 MiB ({MAX_ITEM:,} bytes), and this one has {len(data):,} when it "
+            "is pickled: put it in a modal.Dict or a modal.Volume, and its key in the Queue."
         )
     return data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, Sequence
 
-from modal import _serialization
+from modal import _context, _serialization
 from modal._call_stream import Packed
 from modal._protocol.messages.call import Outputs, Status, unpack_failure
 
@@ -17,7 +17,9 @@ async def pack(client: Client, args: Sequence[Any], kwargs: Dict[str, Any], audi
 
     `audience`: the app that will read them while this process waits; "" for a spawned call.
     """
-    dumped = _serialization.dump_args(args, kwargs, await client.values_dir(), audience=audience)
+    dumped = _serialization.dump_args(
+        args, kwargs, await client.values_dir(), audience=audience, owned=bool(audience) and _context.is_local()
+    )
     if dumped.parts is None and not dumped.blob:
         return Packed(dumped.inline, "", dumped.size)
     inline, blob = await client.put_value(dumped)

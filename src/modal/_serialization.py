@@ -48,9 +48,17 @@ class Dumped(NamedTuple):
     parts: Optional[List[Part]] = None  # a large value's bytes, still to be uploaded
 
 
-def new_value_id() -> str:
-    """`vl-` and 22 characters of `[A-Za-z0-9]`."""
-    return "vl-" + os.urandom(22).translate(_ALPHABET).decode()
+MARK_LENGTH = 8  # characters of an id that may say whose the value is; see `_value_owner`
+
+
+def new_value_id(mark: str = "") -> str:
+    """`vl-` and 22 characters of `[A-Za-z0-9]`, of which `mark` are the first."""
+    return f"vl-{mark}{random_text(22 - len(mark))}"
+
+
+def random_text(length: int) -> str:
+    """Letters and digits."""
+    return os.urandom(length).translate(_ALPHABET).decode()
 
 
 def value_path(values_dir: str, blob: str) -> str:
@@ -71,8 +79,13 @@ def dump(value: Any, values_dir: str = "", what: str = "the value", *, audience:
     return _dump(value, values_dir, lambda error: _explain(value, what, error), audience)
 
 
-def dump_args(args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "", *, audience: str = "") -> Dumped:
-    """Pickle `(args, kwargs)`, as `dump`. Raises SerializationError that names the argument which cannot be."""
+def dump_args(
+    args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "", *, audience: str = "", owned: bool = False
+) -> Dumped:
+    """Pickle `(args, kwargs)`, as `dump`. Raises SerializationError that names the argument which cannot be.
+
+    `owned`: nobody needs them when this process is gone.
+    """
     if not kwargs:
         for value in args:
             kind = type(value)
@@ -82,7 +95,7 @@ def dump_args(args: Sequence[Any], kwargs: Dict[str, Any], values_dir: str = "",
             data = pickle.dumps((tuple(args), kwargs), PROTOCOL)
             if len(data) <= INLINE_LIMIT:
                 return Dumped(data, "", len(data))
-    return _dump((tuple(args), kwargs), values_dir, lambda error: _explain_args(args, kwargs, error), audience)
+    return _dump((tuple(args), kwargs), values_dir, lambda error: _explain_args(args, kwargs, error), audience, owned)
 
 
 def dumps(value: Any, what: str = "the value") -> bytes:
@@ -99,8 +112,8 @@ def dumps_small(value: Any) -> Optional[bytes]:
     return None
 
 
-def _dump(value: Any, values_dir: str, explain: Any, audience: str = "") -> Dumped:
-    sink = _Sink(values_dir, audience)
+def _dump(value: Any, values_dir: str, explain: Any, audience: str = "", owned: bool = False) -> Dumped:
+    sink = _Sink(values_dir, audience, owned)
     try:
         try:
             _pickle_into(sink, value, _PlainPickler)
@@ -126,9 +139,9 @@ def _dump(value: Any, values_dir: str, explain: Any, audience: str = "") -> Dump
 class _Sink:
     """Where a pickler writes: memory first, the values directory from `INLINE_LIMIT` bytes on."""
 
-    __slots__ = ("aligns", "audience", "blob", "buffers", "fd", "held", "parts", "path", "size", "values_dir")
+    __slots__ = ("aligns", "audience", "blob", "buffers", "fd", "held", "owned", "parts", "path", "size", "values_dir")
 
-    def __init__(self, values_dir: str, audience: str) -> None:
+    def __init__(self, values_dir: str, audience: str, owned: bool) -> None:
         self.parts: List[Part] = []
         self.size = 0
         self.fd = -1
@@ -138,6 +151,7 @@ class _Sink:
         self.buffers: List[memoryview] = []
         self.values_dir = values_dir
         self.audience = audience
+        self.owned = owned
         self.aligns = True  # large pieces of the pickle
 
     def write(self, data: Union[Part, pickle.PickleBuffer]) -> int:
@@ -191,7 +205,12 @@ class _Sink:
 
     def _open(self, size: int) -> None:
         """`size`: of the last part."""
-        self.blob = new_value_id()
+        mark = ""
+        if self.owned:
+            from modal import _value_owner
+
+            mark = _value_owner.mark(self.values_dir)
+        self.blob = new_value_id(mark)
         self.path = os.path.join(self.values_dir, self.blob + ".tmp")
         expected = sum([buffer.nbytes for buffer in self.buffers], size)
         if self.audience and expected >= _LARGE:

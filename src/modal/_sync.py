@@ -377,6 +377,34 @@ class _BoundContext(_Bound):
         return self.aio(*args, **kwargs)
 
 
+_entered: set[Context[Any]] = set()  # by the main thread; who calls `__enter__` need not keep the context itself
+
+
+_ends_at_exit = False
+
+
+def _end_entered(process: int) -> None:
+    """What was entered without `with` ends with the process; a child that has inherited it leaves it alone."""
+    import os
+
+    while _entered and os.getpid() == process:
+        try:
+            _entered.pop().__exit__(None, None, None)
+        except Exception:  # the server collects what it hears nothing of any more
+            continue
+
+
+def _hold(context: Context[Any]) -> None:
+    global _ends_at_exit
+    if not _ends_at_exit:
+        import atexit
+        import os
+
+        atexit.register(_end_entered, os.getpid())
+        _ends_at_exit = True
+    _entered.add(context)
+
+
 class Context(Generic[T]):
     """A context manager for `with` and for `async with`."""
 
@@ -391,9 +419,13 @@ class Context(Generic[T]):
         raise AttributeError(f"{name!r}: this is a context manager; use what `with ... as x:` gives.")
 
     def __enter__(self) -> T:
-        return cast("T", _drive(self._manager.__aenter__()))
+        value = cast("T", _drive(self._manager.__aenter__()))
+        if threading.get_ident() == threading.main_thread().ident:
+            _hold(self)
+        return value
 
     def __exit__(self, *exc_info: Any) -> Optional[bool]:
+        _entered.discard(self)
         return cast("Optional[bool]", _drive(self._manager.__aexit__(*exc_info)))
 
     async def __aenter__(self) -> T:

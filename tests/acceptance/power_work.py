@@ -30,6 +30,7 @@ from typing import Any
 
 ABSENT = "absent"
 SIZES = (10, 3_000, 70_000, 400_000, 3_000_000)  # bytes of contents
+BULK = (3_000, 200_000, 250_000, 400_000)  # of values of dicts, below and above what is kept in a file of its own
 DATA = 300_000  # bytes of the file that a deployed app brings
 
 HELPER = "VERSION = {version}\n"
@@ -150,9 +151,9 @@ def stored(ledger: Ledger, chance: random.Random, more: Callable[[], bool]) -> N
                 ledger.do("dict", key, ABSENT, partial(_drop, table, key))
             else:
                 ledger.do("dict", key, value, partial(table.put, key, value))
-        if chance.random() < 0.3:
+        for size in (chance.choice(BULK), chance.choice(BULK)):  # so much that the journal's files take turns
             number += 1
-            key, seed, size = f"large-{chance.randrange(4)}", number, chance.choice(SIZES)
+            key, seed = f"large-{chance.randrange(4)}", number
             data = content(seed, size)
             ledger.do("dict-large", key, digest(data), partial(table.put, key, data))
         for _ in range(chance.randrange(1, 6)):

@@ -248,7 +248,7 @@ def asked():
             with urllib.request.urlopen(of_the_gateway(web.get_web_url(), body), timeout=PATIENCE) as answer:
                 assert answer.read().decode() == hashlib.sha256(body).hexdigest()
         except urllib.error.HTTPError as error:
-            assert error.code in (502, 503, 507), (error.code, error.read()[:300])
+            assert error.code in (502, 503, 504, 507), (error.code, error.read()[:300])
             tell("documented", "asked", str(error.code), error.read().decode()[:200])
         except urllib.error.URLError as error:  # there is no server
             if not isinstance(error.reason, ConnectionError):

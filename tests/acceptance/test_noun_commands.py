@@ -181,6 +181,7 @@ q = modal.Queue.from_name("typed", create_if_missing=True)
 q.put_many([1, "two", {"three": 3}])
 q.put("part", partition="p")
 q.put(Odd(), partition="odd")
+q.put_many([far.Thing(), "\\ud800", "last"], partition="far")
 """
 
 STORED: list[Step] = [
@@ -213,6 +214,10 @@ STORED: list[Step] = [
     ("queue|create|typed", 0, "'typed' is ready"),
     ("queue|len|typed", 0, "3\n"),
     ("queue|len|typed|-p|p", 0, "1\n"),
+    ("queue|peek|typed|9|-p|far", 0, "it needs the module 'far_away', which is not installed in this environment>\n"),
+    ("queue|peek|typed|9|-p|far", 0, ">\n\\ud800\nlast\n"),
+    ("queue|peek|typed|-p|", 1, "must have 1 to 64 bytes, not 0"),
+    ("queue|clear|typed|-y|-p|far", 0, "Cleared partition 'far'"),
     ("queue|len|typed|--total", 0, "5\n"),
     ("queue|len|typed|-t|-p|p", 2, "Give either --partition or --total."),
     ("queue|peek|typed", 0, "1\n"),

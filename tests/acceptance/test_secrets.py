@@ -185,6 +185,50 @@ def test_containers_find_their_environment_after_it_was_renamed(platform: Platfo
         assert modal("environment", "delete", name, "--confirm").code == 0
 
 
+SERVES = """
+import modal
+app = modal.App("serves")
+
+@app.function()
+@modal.wsgi_app()
+def web():
+    def answer(environ, start):
+        start("200 OK", [])
+        return [b"served"]
+    return answer
+"""
+ASK = """
+import http.client, sys, urllib.parse, modal
+found = modal.Function.from_name("serves", "web", environment_name="serving").get_web_url()
+for url in (found, *sys.argv[1:]):
+    place = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection("127.0.0.1", place.port)
+    connection.request("GET", "/", headers={"Host": place.netloc})
+    print(url, connection.getresponse().status)
+"""
+
+
+def test_another_web_suffix_moves_what_is_served(platform: Platform, tmp_path: Path) -> None:
+    modal = platform.modal
+    (tmp_path / "serves.py").write_text(SERVES)
+    (tmp_path / "ask.py").write_text(ASK)
+
+    def asked(*old: str) -> list[tuple[str, str]]:
+        process = platform.start_python(tmp_path / "ask.py", *old)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        return [(url, status) for url, status in (line.split() for line in out.splitlines())]
+
+    assert modal("environment", "create", "serving").code == 0
+    assert modal("deploy", "-e", "serving", tmp_path / "serves.py").code == 0
+    ((before, status),) = asked()
+    assert (status, "-serving--" in before) == ("200", True)
+    assert modal("environment", "update", "serving", "--set-web-suffix", "other").code == 0
+    after = before.replace("-serving--", "-other--")
+    assert asked(before) == [(after, "200"), (before, "404")]
+    assert modal("environment", "delete", "serving", "--confirm").code == 0
+
+
 WHERE = """
 import modal
 app = modal.App("where")

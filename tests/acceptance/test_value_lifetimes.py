@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Platform
-from tests.acceptance.test_faults import wait_for_line
+from tests.acceptance.test_faults import _pid, wait_for_line
 
 pytestmark = pytest.mark.acceptance
 
@@ -119,3 +119,19 @@ def test_a_killed_program_leaves_no_file(own_platform: Platform, tmp_path: Path)
     process.kill()
     process.communicate()
     _wait_for_values(own_platform, 0)  # what a client was sent is kept for a minute, should it come back
+
+
+@pytest.mark.skipif(os.environ.get("INTERMODAL_SLOW_TESTS") != "1", reason="slow: set INTERMODAL_SLOW_TESTS=1")
+def test_a_program_and_a_server_that_are_killed_leave_no_file(own_platform: Platform, tmp_path: Path) -> None:
+    """Nobody is left who knows of the call. It takes until the server's first sweep."""
+    path = tmp_path / "program.py"
+    path.write_text(KILLED)
+    assert own_platform.intermodal("up").code == 0
+    process = own_platform.start("modal", "run", path)
+    wait_for_line(process, "^has it$")
+    assert list((own_platform.home / "values").iterdir())
+    os.kill(_pid(own_platform, "server"), signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    assert own_platform.intermodal("up").code == 0
+    _wait_for_values(own_platform, 0)

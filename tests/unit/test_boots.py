@@ -16,7 +16,11 @@ from intermodal.contents import Contents
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.worker.images.layers import Layer, LayerStore
+from intermodal.worker.images.mending import mend_caches
 from intermodal.worker.images.platform import Platform
+from intermodal.worker.volumes.volumes import Volumes
+from modal._protocol.messages.function import VolumeMount
+from modal._protocol.messages.volume import VOLUME
 
 
 @pytest.fixture
@@ -159,3 +163,45 @@ def test_what_containers_see_of_the_platform_is_made_again(tmp_path: Path) -> No
     after = Platform(Home(tmp_path))
     after.mend(time.time() - 3600)
     assert (after.path() / "lib" / "modal" / "__init__.py").read_bytes() == whole
+
+
+def test_a_cache_with_something_new_goes_as_a_whole_and_tags_stay_what_they_were(tmp_path: Path) -> None:
+    places = (
+        "uv-cache/archive/a",
+        "registry/tags/one.json",
+        "registry/pulls/one/blob",
+        "dockerfile/one/a",
+        "pip-cache/a",
+    )
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("x")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "uv-cache")
+    assert mend_caches(tmp_path, time.time() + 3600) == []
+    gone = {str(path.relative_to(tmp_path)) for path in mend_caches(tmp_path, time.time() - 3600)}
+    assert gone == {"uv-cache", "registry/pulls/one", "dockerfile/one", "pip-cache"}
+    assert (tmp_path / "registry/tags/one.json").exists()
+    assert mend_caches(tmp_path / "none", 0.0) == []
+
+
+async def test_what_was_not_committed_is_dropped_unless_it_is_known_to_be_on_the_disk(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    before = Volumes(home, lambda: None)
+    before.open()
+    for container in ("ta-lost", "ta-kept"):
+        one = before._new(home.volumes / "mounts" / container / "0", container, VolumeMount("/v", VOLUME, "vo-1"))
+        one.upper.mkdir(parents=True)
+        (one.upper / "file").write_text("x")
+        one._write_note()
+    one.make_durable()
+    await before.close()
+    whole, late, after = (Volumes(home, lambda: None) for _ in range(3))
+    whole.open()
+    assert (whole.has("ta-lost"), whole.has("ta-kept")) == (True, True)
+    late.open(time.time() + 3600)  # nothing is so new
+    assert (late.has("ta-lost"), late.has("ta-kept")) == (True, True)
+    after.open(time.time() - 3600)
+    assert (after.has("ta-lost"), after.has("ta-kept")) == (False, True)
+    assert not (home.volumes / "mounts" / "ta-lost").exists()
+    for opened in (whole, late, after):
+        await opened.close()

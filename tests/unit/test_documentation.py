@@ -86,7 +86,7 @@ def test_modules_that_pages_name_are_there() -> None:
                 known.add(".".join(parts[start:end]))
     code = sources("src")
     gone = []
-    packages = "modal|intermodal|server|worker|runner|scheduler|store|tls|acme"
+    packages = "modal|intermodal|server|services|worker|runner|scheduler|store|tls|acme"
     for name in re.findall(rf"`((?:{packages})(?:\.\w+)+)`", DOCUMENTATION):
         owner, _, member = name.rpartition(".")
         if name not in known and not (owner in known and re.search(rf"\b{member}\b", code)):

@@ -15,6 +15,7 @@ from intermodal.cli.asking import ask
 from intermodal.cli.draining import drain, undrain
 from intermodal.cli.images import images
 from intermodal.cli.proxy_tokens import proxy_token
+from intermodal.cli.tokens import token
 from intermodal.cli.volumes import volumes
 from intermodal.home import Home
 from modal._protocol.errors import Fault, WireError
@@ -180,49 +181,10 @@ def serve(listen: tuple[str, ...], tls_cert: str, tls_key: str, domain: str, wor
     os.execv(sys.executable, command)  # noqa: S606 - our own program
 
 
-@cli.group()
-def token() -> None:
-    """Tokens for clients elsewhere. (On this machine none is needed.)"""
-
-
-@token.command("new")
-@click.option("--note", default="", help="What it is for; shown by `list` and in histories of deployments.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def token_new(note: str, as_json: bool) -> None:
-    """Make a token. Its secret is shown this once."""
-    from modal._protocol.messages.secret import Token, TokenCreate
-
-    made = ask(TokenCreate(note), Token)
-    if as_json:
-        click.echo(json.dumps({"token_id": made.token_id, "token_secret": made.token_secret}))
-        return
-    click.echo(f"MODAL_TOKEN_ID={made.token_id}\nMODAL_TOKEN_SECRET={made.token_secret}")
-    click.echo("The secret is not shown again.", err=True)
-
-
-@token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def token_list(as_json: bool) -> None:
-    """List tokens."""
-    from modal._protocol.messages.secret import TokenList, TokensKnown
-
-    tables.tokens(ask(TokenList(), TokensKnown).tokens, as_json)
-
-
-@token.command("revoke")
-@click.argument("token_id")
-def token_revoke(token_id: str) -> None:
-    """Make a token worthless for new connections."""
-    from modal._protocol.messages.secret import TokenRevoke
-    from modal._protocol.messages.wire import Done
-
-    ask(TokenRevoke(token_id), Done)
-    click.echo(f"Revoked {token_id}.")
-
-
 cli.add_command(drain)
 cli.add_command(undrain)
 cli.add_command(volumes)
+cli.add_command(token)
 cli.add_command(proxy_token)
 cli.add_command(images)
 

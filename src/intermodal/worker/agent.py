@@ -24,6 +24,7 @@ from intermodal.worker.containers import leftovers
 from intermodal.worker.containers.containers import Containers
 from intermodal.worker.containers.launch import ContainersError, Launch
 from intermodal.worker.containers.running import Running
+from intermodal.worker.containers.runtimes import NO_CONTAINERS
 from intermodal.worker.devices.inventory import Inventory
 from intermodal.worker.disk_guard import guard
 from intermodal.worker.handover import Handover, connect_port
@@ -68,10 +69,6 @@ RECONNECT_SECONDS = 0.2  # pause between attempts to reach the server
 ALONE_SECONDS = 900.0  # how long a worker keeps its containers without a server
 STATS_SECONDS = 10.0
 ADOPT_SECONDS = 10.0  # how long adopted containers' runners may take to come back
-NO_CONTAINERS = (
-    "this machine can run no containers, so it builds no images and runs no functions: `intermodal doctor` says what "
-    "is missing"
-)
 
 
 class Agent:
@@ -300,7 +297,7 @@ class Agent:
         await cell.released.wait()
 
     async def _launch(self, cell: Cell, spec: ContainerSpec) -> Launch:
-        if not self.containers.isolates(spec.runtime):
+        if not self.containers.works(spec.runtime):
             raise ContainersError(NO_CONTAINERS)
         cell.directory.mkdir(parents=True, exist_ok=True)
         await cell.listen(self.server, self._credentials, partial(_restriction, cell), lambda: self._registered)
@@ -413,7 +410,7 @@ class Agent:
         await self.volumes.settled()
 
     async def _build(self, connection: aio.Connection, message: WorkerImageBuild, stream: aio.Stream) -> None:
-        if not self.containers.isolates():  # a step would change the machine itself
+        if not self.containers.works():
             raise Fault(Code.REMOTE, NO_CONTAINERS)
         began = time.monotonic()
         await self._fetch_mounts(message.recipe)

@@ -75,12 +75,11 @@ class BuildSteps:
 
         Raises StepError.
         """
-        isolated = self._containers.isolates("")
         try:
             try:
                 yield [
-                    *await self._volumes.attach(container_id, mounts, isolated),
-                    *await self._buckets.attach(container_id, mounts, credentials, isolated),
+                    *await self._volumes.attach(container_id, mounts),
+                    *await self._buckets.attach(container_id, mounts, credentials),
                 ]
             finally:
                 problems = await self._volumes.finish(container_id)
@@ -124,7 +123,7 @@ class BuildSteps:
         simulated = ", simulated: no device" if all(gpu.simulated for gpu in kinds) else ""
         log("output", f"this step has {len(kinds)} x {kinds[0].kind if kinds else 'GPU'}{simulated}\n")
         try:
-            return self._devices.edits(ids, isolated=self._containers.runtime != "host")
+            return self._devices.edits(ids)
         except (KeyError, FileNotFoundError) as error:
             raise StepError(f"a GPU of this machine cannot be used: {error}") from None
 

@@ -51,10 +51,8 @@ class Launcher:
             *self._images.platform(),
             Bind(cell.run_dir, "/.intermodal/run", read_only=False),
             *(Bind(Path(mount.source), mount.target) for mount in edits.mounts),
-            *await self._volumes.attach(spec.container_id, spec.volumes, self._containers.isolates(spec.runtime)),
-            *await self._buckets.attach(
-                spec.container_id, spec.volumes, spec.credentials, self._containers.isolates(spec.runtime)
-            ),
+            *await self._volumes.attach(spec.container_id, spec.volumes),
+            *await self._buckets.attach(spec.container_id, spec.volumes, spec.credentials),
         ]
         cell.marks["layers ready"] = time.time()
         return Launch(
@@ -75,7 +73,7 @@ class Launcher:
     def _device_edits(self, spec: ContainerSpec) -> Edits:
         """Raises ContainersError for a device that is not here any more."""
         try:
-            return self._devices.edits(list(spec.devices), isolated=self._containers.runtime != "host")
+            return self._devices.edits(list(spec.devices))
         except (KeyError, FileNotFoundError) as error:
             raise ContainersError(f"a GPU of this machine cannot be used: {error}") from None
 

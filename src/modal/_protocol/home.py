@@ -7,6 +7,11 @@ import os
 SPARE_SUFFIX = ".spare"  # ends the second name of a large value's file, beside it; see `modal._spare_files`
 
 
+def owners_dir(values_dir: str) -> str:
+    """Where processes lock files of their own that have written large values; see `modal._value_owner`."""
+    return os.path.join(os.path.dirname(values_dir), "value-owners")
+
+
 def home_dir() -> str:
     """`INTERMODAL_HOME`; else /var/lib/intermodal for root and the XDG state directory for anybody else."""
     chosen = os.environ.get("INTERMODAL_HOME")

@@ -9,7 +9,7 @@ import click
 
 from modal.cli.command import Group
 from modal.cli.options import argument, confirm, env_option, yes_option
-from modal.cli.stored import Noun, add_commands, name_argument, text_of
+from modal.cli.stored import Noun, add_commands, name_argument, text_of, unreadable
 
 
 @click.group("queue", cls=Group, help="Manage `modal.Queue` objects and inspect their contents.")
@@ -65,7 +65,7 @@ def clear(name: str, partition: Optional[str], all_: bool, yes: bool, env: Optio
 @env_option
 def peek(name: str, n: int, partition: Optional[str], env: Optional[str]) -> None:
     """See `help`."""
-    for item in itertools.islice(_noun.named(name, env).iterate(partition=partition), n):
+    for item in itertools.islice(_noun.named(name, env)._readable_items(partition, unreadable), n):
         click.echo(text_of(item))
 
 

@@ -388,6 +388,36 @@ def test_iterate_waits_for_the_next_item(q: modal.Queue, sent: list[Message]) ->
         q.iterate()
 
 
+def test_an_item_that_cannot_be_read_is_said_to_be_of_which_queue(q: modal.Queue) -> None:
+    q.put(Unreadable())
+    with pytest.raises(exception.DeserializationError, match=f"an item of the Queue {q._name} cannot be .* of no use"):
+        list(q.iterate())
+    assert list(q._readable_items(None, lambda error: str(error)[:22])) == ["it cannot be deseriali"]
+    with pytest.raises(exception.DeserializationError, match=f"an item of the Queue {q._name} cannot be"):
+        q.get()
+    assert q.len() == 0
+
+
+class Unreadable:
+    def __reduce__(self) -> object:
+        return no_use, ()
+
+
+def no_use() -> None:
+    raise ValueError("of no use")
+
+
+@pytest.mark.parametrize("wrong", ["1", None, float("nan"), True])
+def test_wrong_waits_are_named(q: modal.Queue, wrong: Any) -> None:
+    with pytest.raises(exception.InvalidError, match="item_poll_timeout must be a number of seconds"):
+        list(q.iterate(item_poll_timeout=wrong))
+
+
+def test_a_partition_key_that_is_no_text(q: modal.Queue) -> None:
+    with pytest.raises(exception.InvalidError, match="must be text that UTF-8 has"):
+        q.put(1, partition="\ud800")
+
+
 def test_partitions_expire_by_themselves(q: modal.Queue) -> None:
     q.put("gone soon", partition="short", partition_ttl=2)
     q.put("stays", partition="long")

@@ -6,12 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from intermodal.worker.containers.launch import Bind, Launch
 from intermodal.worker.containers.overlay import remove_tree
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.processes import Process, children_of, parent_of
 from intermodal.worker.containers.running import remove_directory
-from intermodal.worker.containers.runtimes import HostRuntime, start_errors
+from intermodal.worker.containers.runtimes import start_errors
 from intermodal.worker.containers.state import State
 
 
@@ -99,15 +98,3 @@ def test_what_a_runtime_says(tmp_path: Path):
     assert start_errors(log) == "b"
     log.write_text("plain words\n")
     assert start_errors(log) == "plain words"
-
-
-def test_paths_of_binds_are_translated_for_plain_processes(tmp_path: Path):
-    places = Places(tmp_path)
-    launch = Launch(
-        "ta-1", [], ["python3"], {}, tmp_path, binds=[Bind(Path("/s"), "/a"), Bind(Path("/u"), "/a/b", read_only=False)]
-    )
-    translate = HostRuntime()._translate
-    assert translate("/a/x", launch, places) == f"{places.root}/a/x"
-    assert translate("unix:/a/b/sock", launch, places) == f"unix:{places.root}/a/b/sock"
-    assert translate("/ab", launch, places) == "/ab"
-    assert translate("--flag", launch, places) == "--flag"

@@ -225,6 +225,7 @@ async def test_the_number_of_partitions_is_limited(parts: Parts, monkeypatch: py
     await parts.queues.clear(queue_id, b"a", False)
     await parts.store.behind.settle()
     parts.queues._partitions._loaded.clear()  # as when they were not used for long
+    (await parts.queues._partitions.queue(queue_id)).loaded.clear()
     assert await parts.enqueue(queue_id, b"d") == Stored(True)
 
 
@@ -235,7 +236,9 @@ async def test_partitions_leave_memory_and_come_back(parts: Parts, monkeypatch: 
         assert await parts.enqueue(queue_id, b"%d" % number) == Stored(True)
         if number % 10 == 0:
             await parts.store.behind.settle()
-    assert len(parts.queues._partitions.all()) < 30
+    loaded = parts.queues._partitions.all()
+    assert len(loaded) < 30
+    assert set((await parts.queues._partitions.queue(queue_id)).loaded) == {partition.key for partition in loaded}
     for number in range(200):
         assert await parts.dequeue(queue_id, b"%d" % number) == [b"item"]
 

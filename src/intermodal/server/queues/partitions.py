@@ -20,12 +20,13 @@ MAX_QUEUES = 10_000
 class Queue:
     """One queue in memory."""
 
-    __slots__ = ("count", "number", "object_id")
+    __slots__ = ("count", "loaded", "number", "object_id")
 
     def __init__(self, object_id: str, number: int, count: int) -> None:
         self.object_id = object_id
         self.number = number
         self.count = count  # partitions in the store
+        self.loaded: dict[bytes, Partition] = {}  # those in memory
 
 
 class Partitions:
@@ -96,14 +97,14 @@ class Partitions:
 
     def forget(self, object_id: str) -> list[Partition]:
         """The queue was deleted; the partitions that it had in memory."""
-        self._queues.pop(object_id, None)
-        return [self._loaded.pop(name) for name in list(self._loaded) if name[0] == object_id]
+        queue = self._queues.pop(object_id, None)
+        return [self._loaded.pop((object_id, key)) for key in queue.loaded] if queue is not None else []
 
     async def make_room(self, queue: Queue) -> None:
         """For a new partition. Fault: exhausted."""
         if queue.count < MAX_PARTITIONS:
             return
-        loaded = [partition.number for partition in self._loaded.values() if partition.queue is queue]
+        loaded = [partition.number for partition in queue.loaded.values()]
         queue.count -= await self._changes.run(partial(sql.drop_empty, queue=queue.number, loaded=loaded))
         if queue.count >= MAX_PARTITIONS:
             raise Fault(
@@ -130,7 +131,7 @@ class Partitions:
             partition.give_back([(place, place) for place in row.places if place not in lent])
             partition.expires_at = partition.kept_until = row.expires_at
             self._adopt(partition, row)
-        self._loaded[queue.object_id, key] = partition
+        self._loaded[queue.object_id, key] = queue.loaded[key] = partition
         if len(self._loaded) > MAX_LOADED:
             self._unload()
         return partition
@@ -138,9 +139,9 @@ class Partitions:
     def _unload(self) -> None:
         """Forget those that were not used for the longest time and that nobody needs now."""
         for name in list(self._loaded)[: MAX_LOADED // 10]:
-            if self._loaded[name].idle:
-                del self._loaded[name]
+            partition = self._loaded[name]
+            if partition.idle:
+                del self._loaded[name], partition.queue.loaded[partition.key]
 
     def _forget_unused_queues(self) -> None:
-        used = {object_id for object_id, _key in self._loaded}
-        self._queues = {object_id: queue for object_id, queue in self._queues.items() if object_id in used}
+        self._queues = {object_id: queue for object_id, queue in self._queues.items() if queue.loaded}

@@ -188,10 +188,9 @@ class Queues:
         """Of each partition with items."""
         queue = await self._partitions.queue(object_id)
         counts = dict(await self._store.lengths(queue.number))
-        for partition in self._partitions.all():
-            if partition.queue is queue:
-                self._expire(partition)
-                counts[partition.key] = partition.available
+        for partition in list(queue.loaded.values()):
+            self._expire(partition)
+            counts[partition.key] = partition.available
         return [(key, count) for key, count in counts.items() if count]
 
     # -- clearing

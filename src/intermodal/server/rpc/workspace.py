@@ -102,8 +102,11 @@ class WorkspaceHandlers:
         )
 
     async def update_environment(self, connection: Connection, message: EnvironmentUpdate) -> Done:
+        environment = self._environments.resolve(message.name)
         suffix = message.web_suffix if message.set_web_suffix else None
         await self._environments.update(message.name, message.new_name, suffix)
+        if suffix not in (None, environment.web_suffix):
+            await self._apps.readdress(environment.environment_id)
         return Done()
 
     async def delete_environment(self, connection: Connection, message: EnvironmentDelete) -> Done:

@@ -166,6 +166,14 @@ class Apps:
         doomed = [app.app_id for app in self.live.values() if app.environment_id == environment.environment_id]
         await asyncio.gather(*(self.stop(app_id, "its environment was deleted") for app_id in doomed))
 
+    async def readdress(self, environment_id: str) -> None:
+        """The environment has another web suffix: what it serves has other addresses, and only these."""
+        async with self._publishing:
+            for app in [app for app in self.live.values() if app.environment_id == environment_id]:
+                rows = await self._store.functions.of_app(app.app_id)
+                if app.live and app.app_id in self.live:
+                    self._web.publish(app, rows)
+
     async def ended(self, app_id: str) -> str:
         """Wait for an app's end; the reason, "" when it was stopped on request."""
         if app_id in self.live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ from intermodal.disk import disk_fault, sync
 from intermodal.server.ids import is_blob_id
 from intermodal.spares import Spares, remove_all, spare_of
 from modal._protocol.errors import Code, Fault
+from modal._protocol.home import owners_dir
 
 CHUNK = 1 << 20  # bytes
 ABANDONED = 8 * 86400.0  # seconds after which a value that nobody refers to is deleted
@@ -28,6 +30,8 @@ class Values:
     def __init__(self, directory: Path, *in_use: Callable[[list[str]], Awaitable[set[str]]]) -> None:
         """`in_use`: each says which of these values it still needs."""
         self.directory = directory
+        self.owners = Path(owners_dir(str(directory)))
+        self.owners.mkdir(mode=0o700, exist_ok=True)
         self._in_use = in_use
         self._spares = Spares()  # of clients
         self._unwanted: list[str] = []  # what `forget_soon` has been told of
@@ -111,7 +115,27 @@ class Values:
         remove_all(self.directory)
 
     async def sweep(self) -> int:
-        """Delete what nobody has asked for in a long time; how many."""
+        """Delete what nobody has asked for in a long time, and what was of use to a process alone that has ended; how
+        many."""
+        return await self._sweep_old() + await asyncio.to_thread(self._sweep_ownerless)
+
+    def _sweep_ownerless(self) -> int:
+        """See `modal._value_owner`. Blocking."""
+        count = 0
+        for owner in self.owners.iterdir():
+            with owner.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # it lives
+                doomed = list(self.directory.glob(f"vl-{owner.name}*"))
+                for path in doomed:
+                    path.unlink(missing_ok=True)
+                count += len(doomed)
+                owner.unlink(missing_ok=True)
+        return count
+
+    async def _sweep_old(self) -> int:
         now = time.time()
         old = await asyncio.to_thread(self._older, now)
         named = [name for name in old if is_blob_id(name)]

@@ -43,16 +43,11 @@ class Buckets:
         container_id: str,
         mounts: Iterable[VolumeMount],
         secrets: Mapping[str, Mapping[str, str]],
-        isolates: bool = True,
     ) -> list[Bind]:
         """Mount a container's buckets; `secrets`: by path. Raises StartFailed. `release` must follow in any case."""
         wanted = [mount for mount in mounts if mount.kind == KIND]
         if not wanted:
             return []
-        if not isolates:
-            raise StartFailed(
-                "buckets cannot be mounted by the runtime `host`: `intermodal doctor` says what is missing"
-            )
         program = tool.find()
         starts = [
             self._mount(program, self._root / container_id, number, mount, secrets.get(mount.path, {}))

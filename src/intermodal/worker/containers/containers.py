@@ -36,10 +36,6 @@ log = logging.getLogger(__name__)
 POOL = 3  # slots made ahead; each is a waiting shell (0.7 MB) with its namespace
 START_WITHIN = 60.0  # seconds that a runtime has to bring a container up
 START_PAUSES = (0.1, 0.5, 2.0)  # seconds before it is tried again, where what brought it up was ended from outside
-HOST_WARNING = (
-    "NO CONTAINERS: this machine can run none, so no image is built and no function runs. `intermodal doctor` says "
-    "what is missing."
-)
 
 
 class Containers:
@@ -84,10 +80,10 @@ class Containers:
         """What control groups limit here, of cpu, memory and pids."""
         return self._tree.enforced
 
-    def isolates(self, runtime: str = "") -> bool:
-        """Whether containers of this runtime ("": the best one here) have file systems of their own."""
+    def works(self, runtime: str = "") -> bool:
+        """Whether this runtime ("": the best one here) can start containers."""
         try:
-            return self._runtime_for(runtime).isolates
+            return self._runtime_for(runtime).works
         except ContainersError:
             return True  # the start says what is wrong with it
 
@@ -125,8 +121,8 @@ class Containers:
         self._runtime = runtimes.choose(self.wanted, self._possible, state_root, self._user_namespace)
         self._protect(self._runtime)
         self._all_runtimes = {self._runtime.name: self._runtime}
-        if not self._runtime.isolates:
-            self._warn_unisolated()
+        if not self._runtime.works:
+            self._warn_of_none()
         notes = self.home.path / "control-groups"
         self._tree = CgroupTree(names.cgroup_name(self.home.path), None, delegated(), notes)
         self._record.open()  # before anything is there that it tells of
@@ -135,7 +131,7 @@ class Containers:
             self.problems.append(self._tree.problem)
             log.warning("%s", self._tree.problem)
         seccomp_filter.compiled()
-        if self._runtime.isolates:
+        if self._runtime.works:
             self.disks.open()
             if self.disks.problem:
                 self.problems.append(self.disks.problem)
@@ -152,16 +148,16 @@ class Containers:
         if isinstance(runtime, runtimes.OciRuntime) and runtime.name == "crun":
             runtime.binary = protected_binary.protect(runtime.binary, self._binary)
 
-    def _warn_unisolated(self) -> None:
+    def _warn_of_none(self) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in self._possible.items() if why)
-        text = f"{HOST_WARNING} ({reasons})" if reasons else HOST_WARNING
+        text = f"NO CONTAINERS: {runtimes.NO_CONTAINERS}" + (f" ({reasons})" if reasons else "")
         self.problems.append(text)
         log.warning("%s", text)
         print(f"WARNING: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it must be seen
 
     def _open_bridge(self) -> None:
         assert self._runtime is not None
-        if not self._runtime.isolates:
+        if not self._runtime.works:
             return
         if self._user_namespace or os.geteuid() != 0:
             self.problems.append("without root, containers share this machine's network")
@@ -187,8 +183,8 @@ class Containers:
             return self._runtime
         if name not in self._all_runtimes:
             chosen = runtimes.choose(name, self._possible, self.home.path / "crun", self._user_namespace)
-            if not chosen.isolates:
-                self._warn_unisolated()
+            if not chosen.works:
+                self._warn_of_none()
             self._protect(chosen)
             self._all_runtimes[name] = chosen
         return self._all_runtimes[name]
@@ -262,9 +258,11 @@ class Containers:
             raise
         except ContainersError as error:
             raise StartFailed(str(error)) from error
-        if runtime.isolates and not launch.layers:
+        if not runtime.works:
+            raise StartFailed(runtimes.NO_CONTAINERS)
+        if not launch.layers:
             raise StartFailed("a container needs at least one layer")
-        if launch.network == "bridge" and runtime.isolates and self._network_problem:
+        if launch.network == "bridge" and self._network_problem:
             raise StartFailed(self._network_problem)
         return runtime
 
@@ -276,7 +274,7 @@ class Containers:
             marks[name] = round((time.perf_counter() - began) * 1000, 3)
 
         mark("turn")
-        connected = launch.network == "bridge" and self._bridge is not None and runtime.isolates
+        connected = launch.network == "bridge" and self._bridge is not None
         slot = await self._take_slot(connected)
         mark("slot")
         try:

@@ -43,7 +43,7 @@ def prepare(
 ) -> Prepared:
     """Blocking. Raises StartFailed or OSError; call `undo` then."""
     launch.directory.mkdir(parents=True, exist_ok=True)
-    size = launch.limits.disk if runtime.isolates and launch.upper is None and not disks.problem else 0
+    size = launch.limits.disk if launch.upper is None and not disks.problem else 0
     places = Places(launch.directory, launch.upper, disk=size > 0)
     state = State(
         launch.container_id,
@@ -64,27 +64,24 @@ def prepare(
         _make_fifo(fifo)
     slot.cgroup.limit(launch.limits)
     slot.cgroup.allow_devices(device.source for device in launch.devices)
-    overlay: Overlay | None = None
-    if runtime.isolates:
-        _write_names(launch, places, slot.address, bridge)
-        if size:
-            places.disk.mkdir(exist_ok=True)
-            if slot.disk is not None and size == DEFAULT_SIZE:
-                move(slot.disk, places.disk)
-                slot.disk = None
-            else:
-                disks.mount(size, places.disk)
-            mark("disk")
-        discard_disk(slot)
-        overlay = Overlay(launch.layers, places.upper, places.work, places.root)
-        overlay.mount(userxattr=user_namespace)
-        mark("overlay")
+    _write_names(launch, places, slot.address, bridge)
+    if size:
+        places.disk.mkdir(exist_ok=True)
+        if slot.disk is not None and size == DEFAULT_SIZE:
+            move(slot.disk, places.disk)
+            slot.disk = None
+        else:
+            disks.mount(size, places.disk)
+        mark("disk")
+    discard_disk(slot)
+    overlay = Overlay(launch.layers, places.upper, places.work, places.root)
+    overlay.mount(userxattr=user_namespace)
+    mark("overlay")
     try:
         runtime.write(launch, places, slot.cgroup)
         watch = pid_files.watch(places.directory)
     except BaseException:
-        if overlay is not None:
-            overlay.unmount()
+        overlay.unmount()
         raise
     mark("config")
     return Prepared(state, places, overlay, watch)

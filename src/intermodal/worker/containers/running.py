@@ -202,8 +202,8 @@ class Running:
             self._killed = True
             self._kill_pid()
             self.cgroup.thaw()
-            if not self.pid or not self._runtime.isolates:
-                # No process namespace ends with its first process.
+            if not self.pid:
+                # What is there has no first process of a namespace to end with.
                 self.cgroup.kill(spare=(self.state.monitor.pid,))
                 kill_below(self.state.monitor)
         await self.wait()

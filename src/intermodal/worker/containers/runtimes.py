@@ -1,4 +1,4 @@
-"""What turns a launch into a running process: `crun`, `runc`, or the bare machine ("host").
+"""What turns a launch into a running process: `crun` or `runc`.
 
 Each makes a shell command for the slot's monitor. It must write the pid file when the container is there, and end
 with the container's exit code.
@@ -10,17 +10,20 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from intermodal.worker.containers import bundle, seccomp_filter
 from intermodal.worker.containers.cgroups import Cgroup
-from intermodal.worker.containers.launch import ContainersError, Launch
+from intermodal.worker.containers.launch import ContainersError, Launch, StartFailed
 from intermodal.worker.containers.places import Places
 from intermodal.worker.containers.start_faults import explain
 
+NO_CONTAINERS = (
+    "this machine can run no containers, so it builds no images and runs no functions: `intermodal doctor` says what "
+    "is missing"
+)
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,7 +39,7 @@ class Runtime(Protocol):
     """One way to run containers."""
 
     name: str
-    isolates: bool  # whether layers, namespaces and the network of a launch mean anything to it
+    works: bool  # whether it can start anything
 
     def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
         """Write the container's configuration and the monitor's command."""
@@ -54,7 +57,7 @@ class OciRuntime:
     state_root: Path  # the runtime's own records
     user_namespace: bool
     takes_filter: bool = False  # whether it knows the annotation that carries a compiled seccomp filter
-    isolates: bool = True
+    works: bool = True
 
     def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
         # The monitor is in the container's network already, but "none" is a namespace that the runtime makes.
@@ -88,66 +91,22 @@ class OciRuntime:
 
 
 @dataclass
-class HostRuntime:
-    """A plain process of this machine: no isolation, no layers. Binds become links below the container's own root."""
+class NoRuntime:
+    """What a worker has where none works: it goes on, to say so."""
 
     name: str = "host"
-    isolates: bool = False
+    works: bool = False
 
     def write(self, launch: Launch, places: Places, cgroup: Cgroup) -> None:
-        places.root.mkdir(parents=True, exist_ok=True)
-        for bind in launch.binds:
-            _link(places.root / bind.target.lstrip("/"), bind.source)
-        cwd = places.root / launch.cwd.lstrip("/")
-        cwd.mkdir(parents=True, exist_ok=True)
-        env = {"PATH": os.environ.get("PATH", SEARCH_PATH), "HOME": os.environ.get("HOME", "/")}
-        env |= {name: self._translate(value, launch, places) for name, value in launch.env.items()}
-        env["INTERMODAL_ROOT"] = str(places.root)
-        argv = [self._program(launch.argv[0], launch, places)]
-        argv += [self._translate(word, launch, places) for word in launch.argv[1:]]
-        # By way of a file that is nobody else's to read: what stands on a command line is everybody's.
-        script = places.directory / "environment"
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items() if name.isidentifier()]
-        _write_hidden(script, "\n".join([*exports, f"exec env {shlex.join(argv)}", ""]).encode())
-        assignments = f"env -i /bin/sh {shlex.quote(str(script))}"
-        limits = _ulimits(launch) if "memory" not in cgroup.by_controller else ""
-        inner = f'echo $$ >"$0" && cd {shlex.quote(str(cwd))} && {limits}exec {assignments}'
-        command = f"setsid /bin/sh -c {shlex.quote(inner)} {shlex.quote(str(places.pid))}"
-        places.command.write_text(f"{command} </dev/null {_outputs(places)}\n")
-
-    def _program(self, name: str, launch: Launch, places: Places) -> str:
-        """The image's Python is not here; the one that runs the worker is."""
-        if os.path.basename(name).startswith("python"):
-            return sys.executable
-        return self._translate(name, launch, places)
-
-    def _translate(self, text: str, launch: Launch, places: Places) -> str:
-        """Paths that binds give to the container, as paths of this machine."""
-        for bind in sorted(launch.binds, key=lambda bind: -len(bind.target)):
-            prefix, rest = (text[:5], text[5:]) if text.startswith("unix:") else ("", text)
-            if rest == bind.target or rest.startswith(bind.target.rstrip("/") + "/"):
-                return f"{prefix}{places.root}{rest}"
-        return text
+        raise StartFailed(NO_CONTAINERS)
 
     def remove(self, container_id: str) -> None:
-        """Nothing is kept outside the container's directory."""
-
-
-def _link(target: Path, source: Path) -> None:
-    """`target` becomes a link to `source`; inside another bind it is there already."""
-    if target.is_symlink() or target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
+        """There never was one."""
 
 
 def _outputs(places: Places) -> str:
     """Opened for reading too, so that a worker's end never breaks the writer."""
     return f"1<>{shlex.quote(str(places.stdout))} 2<>{shlex.quote(str(places.stderr))}"
-
-
-def _ulimits(launch: Launch) -> str:
-    return f"ulimit -d {launch.limits.memory * 1024} && " if launch.limits.memory else ""
 
 
 def find_binary(name: str) -> str | None:
@@ -190,7 +149,7 @@ def choose(wanted: str, possible: dict[str, str], state_root: Path, user_namespa
         if possible[name]:
             continue
         if name == "host":
-            return HostRuntime()
+            return NoRuntime()
         binary = find_binary(name)
         assert binary is not None
         return OciRuntime(name, binary, state_root, user_namespace, _takes_filter(binary))

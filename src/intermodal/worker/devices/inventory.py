@@ -49,18 +49,17 @@ class Inventory:
         """How the specification calls the device."""
         return next((name for name in (gpu.id, str(gpu.index)) if specification.knows(name)), "")
 
-    def edits(self, ids: list[str], isolated: bool = True) -> Edits:
+    def edits(self, ids: list[str]) -> Edits:
         """What a container with these devices gets; with none, it sees none.
 
-        `isolated`: it sees its own devices alone, numbered from 0. Raises KeyError for a device that is not here, and
+        It sees its own devices alone, numbered from 0. Raises KeyError for a device that is not here, and
         FileNotFoundError for one that has gone.
         """
         by_id = {gpu.id: gpu for gpu in self.gpus}
         chosen = [by_id[one] for one in ids]
         real = [gpu for gpu in chosen if not gpu.simulated]
         if not real:
-            # Without isolation a program would see what belongs to others.
-            return Edits(env=dict(NO_DEVICE) if isolated else {**NO_DEVICE, "CUDA_VISIBLE_DEVICES": ""})
+            return Edits(env=dict(NO_DEVICE))
         if self._specification is not None:
             made = self._specification.edits([self._name(self._specification, gpu) for gpu in real])
             assert made is not None
@@ -68,7 +67,5 @@ class Inventory:
             assert self._driver is not None
             made = self._driver.edits(real)
         made.env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.id for gpu in real)
-        made.env["CUDA_VISIBLE_DEVICES"] = ",".join(
-            str(place if isolated else gpu.index) for place, gpu in enumerate(real)
-        )
+        made.env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(real))))
         return made

@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from intermodal.boots import tree_changed_since
 from intermodal.files import Files
 from intermodal.home import Home
 from intermodal.worker.containers.launch import Bind
@@ -29,12 +28,12 @@ from intermodal.worker.images.host import HostSettings, own_settings
 from intermodal.worker.images.jobs import Jobs, Log
 from intermodal.worker.images.kinds import KINDS, Context, Instruction, Made, Making
 from intermodal.worker.images.layers import Layer, LayerStore
+from intermodal.worker.images.mending import mend_caches
 from intermodal.worker.images.merge import merge
 from intermodal.worker.images.mounts import MountStore
 from intermodal.worker.images.platform import Platform, compile_command
 from intermodal.worker.images.registry import Registry
 from intermodal.worker.images.scrub import Scrub
-from intermodal.worker.images.trees import remove_tree
 from intermodal.worker.images.workshop import TOOLS, Workshop, new_container_id
 from modal._protocol.errors import Code, Fault, ProtocolError
 from modal._protocol.message import from_json, to_json
@@ -92,12 +91,7 @@ class Images:
         self._layers.mend()
         self._mounts.mend(since)
         self._platform.mend(since)
-        if not self._home.cache.is_dir():
-            return
-        for place in self._home.cache.iterdir():  # whose files belong together: one with gaps is worse than none
-            if not place.is_symlink() and tree_changed_since(place, since):
-                log.info("the machine went down while %s was new: it is removed", place)
-                remove_tree(place)
+        mend_caches(self._home.cache, since)
 
     async def close(self) -> None:
         """End the builds that run, and wait until finished layers are on disk."""

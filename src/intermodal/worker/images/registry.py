@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from intermodal.disk import sync
 from intermodal.worker.images import layer_mounts, registry_index, registry_unpack
 from intermodal.worker.images.failures import DiskFull, StepError
 from intermodal.worker.images.layers import Layer
+from intermodal.worker.images.mending import TAGS
 from intermodal.worker.images.registry_manifest import Blob, Description, architecture, choose, describe, parse_json
 from intermodal.worker.images.registry_reference import Reference
 from intermodal.worker.images.registry_settle import needs_settling, settle
@@ -80,7 +82,7 @@ class Registry:
         """
         name = hashlib.sha256(json.dumps([REVISION, str(reference), scope, architecture()]).encode()).hexdigest()[:40]
         async with self._pulls.setdefault(name, asyncio.Lock()):
-            note = self._cache / "tags" / f"{name}.json"
+            note = self._cache / TAGS / f"{name}.json"
             if not again:
                 known = self._known(note)
                 if known is not None:
@@ -89,6 +91,7 @@ class Registry:
             note.parent.mkdir(parents=True, exist_ok=True)
             temporary = note.with_name(f".{note.name}-{os.getpid()}")
             temporary.write_text(json.dumps({"config": to_json(base.config), "onbuild": base.onbuild}))
+            await asyncio.to_thread(sync, temporary)  # see `mending`
             temporary.rename(note)
             return base
 

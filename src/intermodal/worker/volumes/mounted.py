@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from intermodal.contents import Contents
-from intermodal.disk import disk_fault
+from intermodal.disk import disk_fault, sync, sync_file_system
 from intermodal.worker.containers import kernel
 from intermodal.worker.containers.launch import StartFailed
 from intermodal.worker.containers.overlay import Overlay, remove_tree
@@ -34,6 +34,7 @@ T = TypeVar("T")
 # Renamed directories are noted, not copied. Everything else that may be on by default would change what `scan` reads.
 OPTIONS = ",redirect_dir=on,index=off,metacopy=off"
 ROOTLESS_OPTIONS = ",index=off"
+DURABLE = "durable"  # a file that says: all beside it is on the disk
 
 Commit = Callable[[str, str, list[Entry]], Awaitable[None]]  # volume id, container id, changes
 
@@ -117,6 +118,16 @@ class Mounted:
             self._memo = {}
         self._checkouts.keep(self.layers)
         return True
+
+    def make_durable(self) -> None:
+        """Blocking: the container writes no more, and what it has written stays for longer: have it on the disk."""
+        sync_file_system(self.directory)
+        (self.directory / DURABLE).touch()
+        sync(self.directory)
+
+    @property
+    def durable(self) -> bool:
+        return (self.directory / DURABLE).exists()
 
     # -- mounting
     async def mount(self, version: int) -> None:

@@ -68,7 +68,7 @@ class Volumes:
             found = []
             for place in sorted(container.iterdir()):
                 one = self._new(place, container.name, VolumeMount("", VOLUME))
-                if suspect is not None and tree_changed_since(place, suspect):
+                if suspect is not None and not one.durable and tree_changed_since(place, suspect):
                     # Its files may be empty where their names are there: they must not take the place of good ones.
                     log.warning(
                         "the machine went down while container %s had a volume: what it had not committed is lost",
@@ -89,18 +89,13 @@ class Volumes:
         self._executor.shutdown()
 
     # -- containers
-    async def attach(self, container_id: str, volumes: Iterable[VolumeMount], isolates: bool = True) -> list[Bind]:
+    async def attach(self, container_id: str, volumes: Iterable[VolumeMount]) -> list[Bind]:
         """What a container with these volumes has to be started with. Raises Fault, StartFailed.
 
         `finish` must follow, whether it starts or not.
         """
         mounts = sorted(volumes, key=lambda one: one.path)
         wanted = [one for one in mounts if one.kind in (VOLUME, NETWORK_FILE_SYSTEM)]
-        if wanted and not isolates:
-            raise StartFailed(
-                "volumes cannot be mounted by the runtime `host`, which has no file systems of its own for containers: "
-                "`intermodal doctor` says how to get one that has"
-            )
         binds = []
         for number, volume in enumerate(wanted):
             if volume.kind == NETWORK_FILE_SYSTEM:
@@ -150,12 +145,19 @@ class Volumes:
             except TimeoutError:
                 problem = "the server does not answer"
             if problem:
+                await self._make_durable(one)
                 problems.append(
                     f"the last changes of the volume at {one.target} are not committed yet ({problem}); "
                     "they are kept, and it is tried again"
                 )
         self._inputs.pop(container_id, None)
         return problems
+
+    async def _make_durable(self, one: Mounted) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, one.make_durable)
+        except OSError as error:  # it has just been committed, say
+            log.warning("%s: its volume at %s may not survive a loss of power: %s", one.container_id, one.target, error)
 
     async def settled(self) -> None:
         """Return when the last commits of containers that have ended are done, or have failed."""
