@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from modal._protocol.blocking import Connection
 
 CONNECT_SECONDS = 5.0
-STARTS = 3  # attempts, where the server is killed while it starts
+STARTS = 5  # attempts, where the server is killed while it starts
+START_PAUSE = 0.5  # seconds before the second of them; before each other one so much more
 START_SECONDS = 60.0  # that a server may take to answer; a large store that needs a migration takes a while
 WORKER_SECONDS = 15.0
 STOP_SECONDS = 90.0  # that server and worker have to stop in order
@@ -80,7 +81,8 @@ def up(home: Home) -> tuple[dict[str, Any], bool]:
 
     started = False
     found = None
-    for _attempt in range(STARTS):  # it may be killed right after it has answered
+    for attempt in range(STARTS):  # it may be killed right after it has answered
+        time.sleep(attempt * START_PAUSE)
         if not answers(home):
             with _starting(home):
                 if not answers(home):  # somebody else may have been quicker
@@ -93,7 +95,7 @@ def up(home: Home) -> tuple[dict[str, Any], bool]:
         if found is not None:
             break
     if found is None:
-        raise Failed(f"the server ended right after its start:\n{tail(home.server_log)}")
+        raise Failed(f"the server ended right after its start, {STARTS} times in a row:\n{tail(home.server_log)}")
     if not found["workers"] and found["local_worker"] is not None:
         worker = found["local_worker"]
         ended = (
@@ -196,6 +198,7 @@ def _start_server(home: Home) -> None:
         if said == _KILLED:
             killed += 1
             if killed < STARTS:
+                time.sleep(killed * START_PAUSE)
                 continue  # nothing speaks against another one
             raise Failed(f"the server was killed {killed} times while it started: `dmesg` may say why")
         before = holder(home.lock)

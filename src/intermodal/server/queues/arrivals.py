@@ -17,7 +17,7 @@ from collections.abc import Callable
 from intermodal.server.queues.waiting import LENT, Getter
 from modal._protocol.aio import Connection
 
-LOOK_DELAY = 0.02  # seconds: longer than a consumer in a loop takes until its next get
+LOOK_DELAY = 0.1  # seconds: longer than a consumer in a loop takes until its next get, or an interrupted one to say so
 _SIZE = struct.Struct("i")
 
 

@@ -69,9 +69,10 @@ class Changes:
             partition.undo_append(first, count)
 
     def lend(self, partition: Partition, token: bytes, ranges: Ranges, done: Done) -> None:
+        arguments: tuple[Any, ...] = (partition.number, token, ranges)
         if self._confirmed:
-            self._note_confirmed()
-        self._behind.append("lend", (partition.number, token, ranges), done)
+            arguments = (*arguments, self._take_confirmed())
+        self._behind.append("lend", arguments, done)
         partition.contents.take(token, ranges)
         self._changed[partition] = None
 
@@ -79,7 +80,7 @@ class Changes:
         """What was lent did not arrive."""
         partition.contents.drop_token(token)
         self._changed[partition] = None
-        self._try(partition, "take-back", (token,))
+        self._try("take-back", (token,))
 
     def delete(self, partition: Partition, ranges: Ranges, done: Done) -> None:
         self._behind.append("delete", (partition.number, ranges), done)
@@ -95,18 +96,21 @@ class Changes:
     def flush(self) -> None:
         """Note what has arrived."""
         self._timer = None
-        self._note_confirmed()
+        for record in self._take_confirmed():
+            self._try("confirm", record)
 
-    def _note_confirmed(self) -> None:
+    def _take_confirmed(self) -> list[tuple[int, bytes, Ranges, bool]]:
+        """Carry out in memory what was confirmed; the records that say so."""
         confirmed, self._confirmed = self._confirmed, []
+        records = []
         for partition, ranges, token, old in confirmed:
-            partition.contents.delete(ranges, old)
-            partition.contents.drop_token(token)
+            partition.contents.confirm(token, ranges, old)
             partition.busy -= 1
             self._changed[partition] = None
-            self._try(partition, "confirm", (partition.number, token, ranges, old))
+            records.append((partition.number, token, ranges, old))
+        return records
 
-    def _try(self, partition: Partition, name: str, arguments: tuple[Any, ...]) -> None:
+    def _try(self, name: str, arguments: tuple[Any, ...]) -> None:
         """Should it not be written, the store hears of it all the same, unless the server dies before."""
         try:
             self._behind.append(name, arguments, _ignored)

@@ -76,6 +76,18 @@ class Contents:
             self.given_back.append(token)
         self.changed = True
 
+    def confirm(self, token: bytes, ranges: Ranges, old: bool) -> None:
+        """What was lent has arrived; `old`: see `old_puts`."""
+        place, last = ranges[0]
+        if place == last and place >= self.fresh and len(ranges) == 1:  # as most: the store never heard of it
+            item = self.items.pop(place, None)
+            if item is not None:
+                self.bytes -= len(item)
+                self.tokens.pop(place, None)
+        else:
+            self.delete(ranges, old)
+        self.drop_token(token)
+
     def delete(self, ranges: Ranges, old: bool = False) -> None:
         """`old`: see `old_puts`."""
         items, tokens = self.items, self.tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -12,6 +11,7 @@ from intermodal.server.queues.changes import Changes
 from intermodal.server.queues.lending import bring_in, fitting, values
 from intermodal.server.queues.partition import Partition
 from intermodal.server.queues.peers import Peers, fail
+from intermodal.server.queues.recent import Recent
 from intermodal.server.queues.waiting import ARRIVED, LENT, READING, WAITING, Getter, stop_timer
 from intermodal.server.store import queues as sql
 from intermodal.server.store.queues import QueueStore
@@ -45,7 +45,7 @@ class Getting:
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._getters: dict[bytes, Getter] = {}  # by token, until their items have arrived
-        self._confirmed: OrderedDict[bytes, None] = OrderedDict()  # tokens that need not be heard of again
+        self._confirmed = Recent(MAX_TOKENS)  # need not be heard of again
         self.arrivals = Arrivals(self._confirm)
 
     def get(self, partition: Partition, connection: Connection, stream_id: int, message: QueueGet) -> None:
@@ -55,7 +55,7 @@ class Getting:
             self._get_again(known, connection, stream_id, message.wait)
             return
         getter = Getter(partition, message.token, message.count, connection, stream_id)
-        if partition.available and not partition.getters:
+        if not partition.getters and partition.available:
             self._follow(getter)
             self.hand(getter)
             if partition.putters:
@@ -64,6 +64,7 @@ class Getting:
             connection.respond(stream_id, QueueItems([]))
         else:
             self._follow(getter)
+            self._wait(getter)
             partition.getters.append(getter)
             self._start_timer(getter, message.wait)
 
@@ -74,6 +75,7 @@ class Getting:
         self._follow(getter)
         stop_timer(getter)
         if getter.state == WAITING:
+            self._wait(getter)
             self._start_timer(getter, wait)
         elif getter.state == LENT:
             getter.state = READING
@@ -97,6 +99,16 @@ class Getting:
         getter.ranges = partition.take(getter.count)
         getter.state = READING
         partition.busy += 1
+        if getter.count == 1:  # as most: at once
+            contents, place = partition.contents, getter.ranges[0][0]
+            item = contents.items.get(place)
+            if item is not None:
+                getter.items = [item]
+                token = contents.tokens.get(place)
+                if token is not None:
+                    self._done(token)
+                self._changes.lend(partition, getter.token, getter.ranges, partial(self._lent, getter))
+                return
         if partition.contents.missing(getter.ranges) is None:
             self._lend(getter)
         else:
@@ -130,6 +142,7 @@ class Getting:
         if getter.gone:
             self._forget(getter)
         else:
+            self._wait(getter)
             partition.getters.appendleft(getter)
             self._pump(partition)
 
@@ -142,8 +155,6 @@ class Getting:
         if getter.gone or connection is None or connection.closed:
             self._take_back(getter)
         else:
-            if getter.peer is not None:
-                getter.peer.streams.pop(getter.stream_id, None)
             items = getter.items or values(getter.partition, getter.ranges)
             getter.items = []
             connection.respond(getter.stream_id, QueueItems(items, getter.ranges[-1][1], getter.cut))
@@ -175,7 +186,7 @@ class Getting:
         """What was lent has arrived, or (`give_back`) will not."""
         unknown = []
         for token in message.tokens[:MAX_ITEMS]:
-            self._know_confirmed(token)
+            self._confirmed.add(token)
             getter = self._getters.get(token)
             if getter is None:
                 unknown.append(token)
@@ -186,15 +197,10 @@ class Getting:
         if unknown and not message.give_back:
             self._peers.background(self._find_lent(unknown, load))
 
-    def _know_confirmed(self, token: bytes) -> None:
-        self._confirmed[token] = None
-        if len(self._confirmed) > MAX_TOKENS:
-            self._confirmed.popitem(last=False)
-
     def _confirm(self, getter: Getter) -> None:
         """Its items have arrived."""
         getter.state = ARRIVED
-        self._know_confirmed(getter.token)
+        self._confirmed.add(getter.token)
         if getter.timer is not None:
             stop_timer(getter)
         self._forget(getter)
@@ -265,13 +271,18 @@ class Getting:
         self._getters[getter.token] = getter
         peer = getter.peer = self._peers.of(getter.connection)
         peer.getters[getter.token] = getter
-        peer.streams[getter.stream_id] = getter
+
+    def _wait(self, getter: Getter) -> None:
+        """It can be given up by its stream."""
+        if getter.peer is not None:
+            getter.peer.streams[getter.stream_id] = getter
 
     def _unfollow(self, getter: Getter) -> None:
         peer, getter.peer = getter.peer, None
         if peer is not None:
             peer.getters.pop(getter.token, None)
-            peer.streams.pop(getter.stream_id, None)
+            if peer.streams:
+                peer.streams.pop(getter.stream_id, None)
 
     def _forget(self, getter: Getter) -> None:
         self._unfollow(getter)

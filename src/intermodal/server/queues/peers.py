@@ -34,7 +34,8 @@ class Peers:
         return found
 
     def _cancelled(self, connection: Connection, stream_id: int, otherwise: Callable[[int], None] | None) -> None:
-        waiting = self.of(connection).streams.pop(stream_id, None)
+        peer = self.of(connection)
+        waiting = peer.streams.pop(stream_id, None) or peer.served(stream_id)
         if waiting is None:
             if otherwise is not None:
                 otherwise(stream_id)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
 from intermodal.server.queues.changes import Changes
 from intermodal.server.queues.partition import Partition
 from intermodal.server.queues.peers import Peers, fail
+from intermodal.server.queues.recent import Recent
 from intermodal.server.queues.waiting import Putter, stop_timer
 from modal._protocol.aio import Connection
 from modal._protocol.errors import Code, Fault
@@ -38,17 +38,18 @@ class Putting:
         self._pump = pump
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._puts: OrderedDict[bytes, Putter | None] = OrderedDict()  # by token; None: done
+        self._puts: dict[bytes, Putter] = {}  # by token: those that are not done
+        self._done = Recent(MAX_TOKENS)
         self._waiting_bytes = 0
 
     def knows(self, token: bytes) -> bool:
         """Whether it waits here, or was done lately."""
-        return token in self._puts
+        return token in self._puts or token in self._done
 
     def put(self, partition: Partition, connection: Connection, stream_id: int, message: QueuePut) -> None:
         """Do it or let it wait. Fault: exhausted."""
         token = message.token
-        if token in self._puts:
+        if self.knows(token):
             self._put_again(token, connection, stream_id)
             return
         putter = Putter(partition, token, message.items, message.ttl, connection, stream_id)
@@ -73,7 +74,7 @@ class Putting:
 
     def _put_again(self, token: bytes, connection: Connection, stream_id: int) -> None:
         """After a reconnect: it waits still, or was done."""
-        putter = self._puts[token]
+        putter = self._puts.get(token)
         if putter is None:
             connection.respond(stream_id, Stored(True))
             return
@@ -134,24 +135,20 @@ class Putting:
             self._wake(partition)
 
     def _finish(self, putter: Putter, error: Exception | None) -> None:
-        self._unfollow(putter)
+        if putter.peer is not None:
+            self._unfollow(putter)
+        self._puts.pop(putter.token, None)
         if error is not None:
-            self._puts.pop(putter.token, None)
             fail(putter.connection, putter.stream_id, error)
             return
-        self.remember(putter.token)
+        self._done.add(putter.token)
         if not putter.connection.closed:
             putter.connection.respond(putter.stream_id, _STORED)
 
     def remember(self, token: bytes) -> None:
         """This put was done."""
-        self._puts[token] = None
-        if len(self._puts) > MAX_TOKENS:
-            oldest = next(iter(self._puts))
-            if self._puts[oldest] is None:
-                del self._puts[oldest]
-            else:
-                self._puts.move_to_end(oldest)
+        if token not in self._puts:
+            self._done.add(token)
 
     def leave(self, putter: Putter) -> None:
         """A producer that waits gives up, unless it is served just now."""

@@ -63,13 +63,20 @@ class Putter:
 
 
 class Peer:
-    """What one connection waits for: by stream, and what it was lent by token."""
+    """What one connection waits for, by stream, and who of it is served or was lent something, by token."""
 
     __slots__ = ("getters", "streams")
 
     def __init__(self) -> None:
         self.streams: dict[int, Getter | Putter | asyncio.Task[Any]] = {}
         self.getters: dict[bytes, Getter] = {}
+
+    def served(self, stream_id: int) -> Getter | None:
+        """Whose items are on their way."""
+        for getter in self.getters.values():
+            if getter.stream_id == stream_id and getter.state == READING:
+                return getter
+        return None
 
 
 def stop_timer(waiting: Getter | Putter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database, Work
@@ -205,7 +205,16 @@ def redo_put(
     )
 
 
-def redo_lend(connection: sqlite3.Connection, number: int, token: bytes, ranges: Ranges) -> None:
+def redo_lend(
+    connection: sqlite3.Connection,
+    number: int,
+    token: bytes,
+    ranges: Ranges,
+    confirmed: Sequence[tuple[int, bytes, Ranges, bool]] = (),
+) -> None:
+    """`confirmed`: what was confirmed just before, as `redo_confirm` takes it."""
+    for record in confirmed:
+        redo_confirm(connection, *record)
     _take(connection, number, token, ranges)
 
 
