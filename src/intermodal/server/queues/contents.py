@@ -5,7 +5,9 @@ Items that the store does not have are all here. Of the others some are, as long
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from itertools import repeat
 
 from intermodal.server.store.queues import PartitionChanges, Ranges
 
@@ -96,12 +98,9 @@ class Contents:
                 places: Iterable[int] = [place for place in items if first <= place <= last]
             else:
                 places = range(first, last + 1)
-            for place in places:
-                item = items.pop(place, None)
-                if item is not None:
-                    self.bytes -= len(item)
-                    if place in tokens:
-                        del tokens[place]
+            self.bytes -= sum(map(len, filter(None, [*map(items.pop, places, repeat(None))])))
+            if tokens:
+                deque(map(tokens.pop, places, repeat(None)), maxlen=0)
             if first < self.fresh:
                 self.deleted.append((first, min(last, self.fresh - 1)))
                 if old:
@@ -149,9 +148,9 @@ class Contents:
         """The first of these places behind `after` that is not in memory."""
         items = self.items
         for first, last in ranges:
-            for place in range(max(first, after + 1), last + 1):
-                if place not in items:
-                    return place
+            places = range(max(first, after + 1), last + 1)
+            if None in map(items.get, places):
+                return next(place for place in places if place not in items)
         return None
 
     def keep(self, rows: Iterable[tuple[int, bytes, bytes]]) -> None:

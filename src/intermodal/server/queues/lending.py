@@ -25,6 +25,11 @@ class Fitting(NamedTuple):
 def fitting(partition: Partition, ranges: Ranges) -> Fitting:
     """Up to MAX_BODY bytes and one item. Those places that are not in memory are of puts that failed."""
     items, known, size = partition.contents.items, partition.contents.tokens, MAX_BODY
+    if len(ranges) == 1:  # as most: without a step in Python for each item
+        places = range(ranges[0][0], ranges[0][1] + 1)
+        whole = [*map(items.get, places)]
+        if None not in whole and sum(map(len, whole)) <= size:  # type: ignore[arg-type]
+            return Fitting(whole, [*filter(None, map(known.get, places))], ranges, [])  # type: ignore[arg-type]
     tokens: list[bytes] = []
     covered: Ranges = []
     rest: Ranges = []
