@@ -39,8 +39,11 @@ class Boots:
         self.suspect: float | None = None
 
     def begin(self) -> None:
-        """Before anything is trusted that was not synced. Blocking. Raises OSError."""
-        boot = boot_id()
+        """Before anything is trusted that was not synced. Blocking.
+
+        On a full disk the note of before stays, and what is suspect now is suspect the next time too.
+        """
+        boot, before = boot_id(), ""
         try:
             fields = json.loads(self._note.read_text())
             before, suspect = str(fields["boot"]), fields["suspect"]
@@ -53,7 +56,8 @@ class Boots:
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("%s cannot be read (%s): all that was not synced is looked at", self._note, error)
             self.suspect = 0.0
-        self._write(boot)
+        if before != boot:
+            self._write(boot)
 
     def mended(self) -> None:
         """What was suspect has been looked at. Blocking."""
@@ -70,12 +74,15 @@ class Boots:
 
     def _write(self, boot: str) -> None:
         temporary = self._note.with_name(f".{self._note.name}.part")
-        with temporary.open("w") as file:
-            json.dump({"boot": boot, "suspect": self.suspect, "at": time.time()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._note)
-        sync(self._note.parent)
+        try:
+            with temporary.open("w") as file:
+                json.dump({"boot": boot, "suspect": self.suspect, "at": time.time()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._note)
+            sync(self._note.parent)
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._note, error)
 
 
 async def keep_touched(boots: Boots) -> None:
@@ -94,13 +101,19 @@ def changed_since(path: str | Path, since: float) -> bool:
 
 
 def tree_changed_since(root: Path, since: float) -> bool:
-    """The same for anything below a directory, or for itself. Raises OSError."""
+    """The same for anything below a directory, or for itself. What cannot be looked at counts as changed."""
     if changed_since(root, since):
         return True
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.stat(follow_symlinks=False).st_ctime >= since:
-                return True
-            if entry.is_dir(follow_symlinks=False) and tree_changed_since(Path(entry.path), since):
-                return True
+    if not root.is_dir() or root.is_symlink():
+        return False
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_ctime >= since:
+                    return True
+                if entry.is_dir(follow_symlinks=False) and tree_changed_since(Path(entry.path), since):
+                    return True
+    except OSError as error:
+        _log.warning("%s cannot be looked at: %s", root, error)
+        return True
     return False

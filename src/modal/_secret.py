@@ -213,6 +213,10 @@ def check_secrets(secrets: Any, where: str) -> list[Secret]:
     """What is given as `secrets=`. Raises InvalidError."""
     if isinstance(secrets, Secret):
         raise InvalidError(f"{where}: secrets must be a list: write secrets=[secret].")
+    if isinstance(secrets, dict):
+        raise InvalidError(f"{where}: secrets must be a list: write secrets=[modal.Secret.from_dict({{...}})].")
+    if secrets is not None and not hasattr(secrets, "__iter__"):
+        raise InvalidError(f"{where}: secrets must be a list of modal.Secret objects, not {type(secrets).__name__}.")
     checked = list(secrets or ())
     for secret in checked:
         if not isinstance(secret, Secret):

@@ -7,7 +7,7 @@ and of a large file only what is missing, so that a download which was interrupt
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
 from modal import _sync
 from modal._protocol.messages.volume import (
@@ -53,34 +53,35 @@ class Download:
         self._advance = Advance(None, 0, 0)
         self._directory = ""
 
-    def fetch(self, wanted: List[Tuple[Entry, str, str]]) -> None:
-        """(entry, its remote path, local path) each. Raises InvalidError where a file is in the way, OSError."""
+    def fetch(self, wanted: List[Wanted], root: str = "") -> None:
+        """Raises InvalidError where something is in the way, OSError. `root`: what all local paths are below, or are;
+        links in there are not followed, as whoever wrote the volume may have made them in an earlier download."""
         files = [one for one in wanted if one[0].kind == FILE]
         self._advance = Advance(self._progress, len(files), sum(entry.size for entry, _remote, _local in files))
         self._check([local for entry, _remote, local in wanted if entry.kind != DIRECTORY], wanted)
         if isinstance(self._source, Volume):
             client = _sync.run(self._source._ready())
             self._directory = _sync.run(client.request(ObjectsMissing([]), ObjectsMissing)).directory
-        for entry, _remote, local in wanted:
-            if entry.kind == DIRECTORY:
-                make_directory(local)
-        for parent in {os.path.dirname(local) for _entry, _remote, local in wanted}:
-            if parent:
-                make_directory(parent)
+        directories = {local for entry, _remote, local in wanted if entry.kind == DIRECTORY}
+        parents = {os.path.dirname(local) for _entry, _remote, local in wanted} - {""}
+        _check_ways(directories | parents, root)
+        new = {local for local in directories if not os.path.isdir(local)}
+        for local in sorted(directories | parents):
+            make_directory(local)
         in_threads(self._fetch, list(self._batches(files)), self._advance)
         for entry, _remote, local in wanted:
             if entry.kind == SYMLINK:
-                if os.path.lexists(local):
-                    os.unlink(local)
-                os.symlink(entry.content, local)
+                _make_link(local, entry.content)
         for entry, _remote, local in reversed(wanted):
             if entry.kind == DIRECTORY:
+                if local in new:
+                    os.chmod(local, entry.mode & 0o777 | 0o700)
                 os.utime(local, ns=(entry.mtime, entry.mtime))
 
-    def _check(self, locals_: List[str], wanted: List[Tuple[Entry, str, str]]) -> None:
+    def _check(self, locals_: List[str], wanted: List[Wanted]) -> None:
         if self._force:
             return
-        same = {local for entry, _remote, local in wanted if entry.kind == FILE and _is_same(local, entry)}
+        same = {local for entry, _remote, local in wanted if entry.kind != DIRECTORY and _is_same(local, entry)}
         for local in locals_:
             if os.path.lexists(local) and local not in same:
                 raise InvalidError(f"{local} exists already: use --force to overwrite it.")
@@ -186,10 +187,31 @@ def make_directory(path: str) -> None:
         raise InvalidError(f"{error.filename or path} is a file, and a directory is needed there.") from None
 
 
+def _check_ways(directories: Set[str], root: str) -> None:
+    """Raises InvalidError where a link below `root` is on the way to one of these, or in its place."""
+    seen: Set[str] = set()
+    for directory in directories:
+        while len(directory) > len(root.rstrip("/")) and root and directory not in seen:
+            if os.path.islink(directory):
+                raise InvalidError(f"{directory} is a link, and a directory is needed there: remove it.")
+            seen.add(directory)
+            directory = os.path.dirname(directory)
+
+
+def _make_link(local: str, target: str) -> None:
+    if os.path.isdir(local) and not os.path.islink(local):
+        raise InvalidError(f"{local} is a directory: a link cannot take its place.")
+    if os.path.lexists(local):
+        os.unlink(local)
+    os.symlink(target, local)
+
+
 def _is_same(local: str, entry: Entry) -> bool:
-    """Whether a local file is what an earlier, interrupted download has left: same size, same time."""
+    """Whether what is there is what an earlier, interrupted download has left: same size, same time, same target."""
     try:
         status = os.lstat(local)
+        if entry.kind == SYMLINK:
+            return os.readlink(local) == entry.content
     except OSError:
         return False
     return (

@@ -69,6 +69,17 @@ def test_a_note_that_cannot_be_read_makes_everything_suspect(tmp_path: Path, mac
     assert begun(tmp_path / "note").suspect == 0.0
 
 
+def test_a_note_that_cannot_be_written_hinders_nobody(tmp_path: Path, machine: list[str]) -> None:
+    assert begun(tmp_path / "none" / "note").suspect is None
+    begun(tmp_path / "note")
+    os.utime(tmp_path / "note", (5000.0, 5000.0))
+    (tmp_path / ".note.part").mkdir()
+    machine[0] = "second"
+    begun(tmp_path / "note").mended()
+    machine[0] = "third"
+    assert begun(tmp_path / "note").suspect == 5000.0 - FRESH  # nobody could note that it was looked at
+
+
 def test_a_touch_is_a_sign_of_life(tmp_path: Path, machine: list[str]) -> None:
     one = begun(tmp_path / "note")
     os.utime(tmp_path / "note", (5000.0, 5000.0))

@@ -215,7 +215,9 @@ class Server:
             files = await asyncio.to_thread(self.files.mend, boots.suspect)
             contents = await self.volumes.mend(boots.suspect)
             await asyncio.to_thread(forget_since, self.home.web_results, boots.suspect)
-            _log.info("the machine was down: %d files and %d contents of volumes were half", files, contents)
+            _log.info(
+                "the machine was down: %d files and %d contents of volumes were new and are removed", files, contents
+            )
             await asyncio.to_thread(boots.mended)
         self._tasks.append(asyncio.create_task(keep_touched(boots)))
 

@@ -103,7 +103,7 @@ def download(source: _Stored, remote: str, destination: str, force: bool) -> Non
         elif not wanted:  # an empty directory
             name = remote.strip("/").rpartition("/")[2]
             make_directory(os.path.join(destination, name) if into and name else destination)
-        Download(source, force, progress).fetch(wanted)
+        Download(source, force, progress).fetch(wanted, destination)
         if noted:
             os.unlink(note)
     files = sum(entry.kind == 1 for entry, _remote, _local in wanted)

@@ -16,7 +16,7 @@ from modal import _volume_download, _volume_transfer
 from modal._client import Client
 from modal._exchange import Exchange
 from modal._protocol.messages.call import BlobChunk
-from modal._protocol.messages.volume import VolumeRead
+from modal._protocol.messages.volume import DIRECTORY, SYMLINK, Entry, VolumeRead
 from tests.integration.data.conftest import ServerProcess
 
 MIB = 1 << 20
@@ -238,3 +238,33 @@ def test_small_files_come_down_together(
     files.remove_file("/d/7")
     with pytest.raises(modal.exception.NotFoundError, match="d/7"):
         _volume_download.Download(files, True).fetch(wanted)
+
+
+def test_a_link_that_came_with_an_earlier_download_leads_nothing_out(server: ServerProcess, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = str(tmp_path / "target")
+    volume = modal.Volume.from_name(f"l-{uuid.uuid4().hex}", create_if_missing=True)
+
+    def fetch(force: bool) -> None:
+        found = _volume_download.list_entries(volume, "/", True)
+        wanted = [(entry, entry.path, f"{target}/{entry.path}") for entry in found]
+        _volume_download.Download(volume, force).fetch(wanted, target)
+
+    with volume.batch_upload() as batch:
+        batch._sources.others += [
+            Entry("x", SYMLINK, 0o777, content="../outside"), Entry("private", DIRECTORY, 0o750)
+        ]  # fmt: skip
+    fetch(False)
+    fetch(False)  # the same link is in nobody's way
+    assert os.readlink(f"{target}/x") == "../outside"
+    assert os.stat(f"{target}/private").st_mode & 0o777 == 0o750
+    volume.remove_file("x")
+    with volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b"written"), "x/deep/file")
+    with pytest.raises(modal.exception.InvalidError, match="target/x is a link"):
+        fetch(True)
+    assert os.listdir(outside) == []
+    os.unlink(f"{target}/x")
+    fetch(False)
+    assert (tmp_path / "target/x/deep/file").read_text() == "written"

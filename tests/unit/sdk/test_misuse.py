@@ -38,6 +38,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a dotenv path": (lambda: Secret.from_dotenv(3), "from_dotenv: a path is needed, not 3"),
     "a dotenv name": (lambda: Secret.from_dotenv(filename=None), "from_dotenv: a path is needed, not None"),
     "no client": (lambda: queue.hydrate("x"), "hydrate takes a modal.Client, or nothing, not str"),
+    "secrets as a dict": (lambda: function(secrets={"A": "b"}), r"write secrets=\[modal\.Secret\.from_dict"),
+    "secrets as a number": (lambda: function(secrets=5), "must be a list of modal.Secret objects, not int"),
     "required keys": (lambda: Secret.from_name("x", required_keys=None), "must be a list of strings, not NoneType"),
     "a required key": (lambda: Secret.from_name("x", required_keys=[1]), "must hold strings, not 1"),
     "no local variables": (lambda: Secret.from_local_environ(None), "must be a list of strings, not NoneType"),

@@ -1,8 +1,9 @@
 """One volume in one container.
 
-Below `mounts/<container id>/<number>/`: `note.json` (what a later worker must know), `memo.json` (what is committed),
-and for each generation (one more with every reload) `upper-N`, `work-N` and `root-N`, where it is mounted on the
-worker's side. What the container has written is in `upper-N` whatever happens to its process, the worker or the server.
+Below `mounts/<container id>/<number>/`: `note.json` (what a later worker must know), and for each generation (one more
+with every reload) `memo-N.json` (what of it is committed), `upper-N`, `work-N` and `root-N`, where it is mounted on the
+worker's side. A memo is of one generation: beside another upper directory it would say that all of it was removed. What
+the container has written is in `upper-N` whatever happens to its process, the worker or the server.
 """
 
 from __future__ import annotations
@@ -72,11 +73,16 @@ class Mounted:
         self._rootless = rootless
         self._memo: Memo = {}
         self._overlay: Overlay | None = None
+        self._closed = False
 
     # -- files
     @property
     def upper(self) -> Path:
         return self.directory / f"upper-{self.generation}"
+
+    @property
+    def _memo_path(self) -> Path:
+        return self.directory / f"memo-{self.generation}.json"
 
     @property
     def root(self) -> Path:
@@ -103,8 +109,11 @@ class Mounted:
             self.version, self.layers = int(note["version"]), [Path(layer) for layer in note["layers"]]
         except (OSError, ValueError, KeyError, TypeError):
             return False
+        earlier = self.directory / "memo.json"  # as workers of earlier versions called it
         try:
-            self._memo = memo_from_json(json.loads((self.directory / "memo.json").read_text()))
+            if earlier.exists():
+                earlier.rename(self._memo_path)
+            self._memo = memo_from_json(json.loads(self._memo_path.read_text()))
         except (OSError, ValueError, TypeError, AttributeError):
             self._memo = {}
         self._checkouts.keep(self.layers)
@@ -152,7 +161,7 @@ class Mounted:
         if self.read_only:
             return False
         async with self.lock:
-            return await self._commit_changes()
+            return not self._closed and await self._commit_changes()
 
     async def _commit_changes(self) -> bool:
         began = time.monotonic()
@@ -201,7 +210,7 @@ class Mounted:
 
     def _write_memo(self, pending: list[Entry]) -> None:
         try:
-            _write_json(self.directory / "memo.json", memo_to_json(self._memo, pending))
+            _write_json(self._memo_path, memo_to_json(self._memo, pending))
         except OSError as error:
             raise disk_fault(error, self.directory) from error
 
@@ -256,7 +265,6 @@ class Mounted:
             await self._do(self._write_note)
             raise
         self._memo = {}
-        (self.directory / "memo.json").unlink(missing_ok=True)
         self._checkouts.release(before[0])
         if before[3] is not None:
             await self._do(before[3].unmount)
@@ -271,10 +279,13 @@ class Mounted:
             kind, _, number = path.name.partition("-")
             if kind in ("upper", "work", "root") and int(number.partition("-")[0]) < self.generation:
                 remove_tree(path)
+            elif kind == "memo" and path != self._memo_path:
+                path.unlink()
 
     # -- the end
     async def close(self) -> None:
         """Unmount it and remove its files, committed or not."""
+        self._closed = True  # a commit in the background may wait for its turn
         self._checkouts.release(self.layers)
         self.layers = []
         await self._do(self._close)
@@ -282,6 +293,8 @@ class Mounted:
     def _close(self) -> None:
         if self._overlay is not None:
             self._overlay.unmount()
+        # First what a later worker would go by: it must not find half a tree, and take the rest for removed.
+        (self.directory / "note.json").unlink(missing_ok=True)
         remove_tree(self.directory)
         try:
             self.directory.parent.rmdir()
