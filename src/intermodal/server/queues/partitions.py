@@ -20,13 +20,14 @@ MAX_QUEUES = 10_000
 class Queue:
     """One queue in memory."""
 
-    __slots__ = ("count", "loaded", "number", "object_id")
+    __slots__ = ("count", "loaded", "loading", "number", "object_id")
 
     def __init__(self, object_id: str, number: int, count: int) -> None:
         self.object_id = object_id
         self.number = number
         self.count = count  # partitions in the store
         self.loaded: dict[bytes, Partition] = {}  # those in memory
+        self.loading = 0  # that are on their way there
 
 
 class Partitions:
@@ -78,7 +79,11 @@ class Partitions:
         queue = await self.queue(object_id)
         # By way of the writer: so it sees all that was decided before. The journal alone knows nothing of it: what is
         # not in memory is settled.
-        row = await self._changes.run(partial(sql.read_partition, queue=queue.number, key=key))
+        queue.loading += 1
+        try:
+            row = await self._changes.run(partial(sql.read_partition, queue=queue.number, key=key))
+        finally:
+            queue.loading -= 1
         if self._queues.get(object_id) is not queue:
             raise Fault(Code.NOT_FOUND, f"Queue {object_id} was deleted")
         found = self.get(object_id, key)  # somebody else was quicker
@@ -144,4 +149,4 @@ class Partitions:
                 del self._loaded[name], partition.queue.loaded[partition.key]
 
     def _forget_unused_queues(self) -> None:
-        self._queues = {object_id: queue for object_id, queue in self._queues.items() if queue.loaded}
+        self._queues = {object_id: queue for object_id, queue in self._queues.items() if queue.loaded or queue.loading}
