@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Platform, until
+from tests.acceptance.conftest import Platform, new_platform, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 
@@ -209,3 +210,55 @@ def test_a_full_disk_is_named(tmp_path: Path, own_platform: Platform) -> None:
         assert own_platform.run("intermodal", "down", env=env).code == 0
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+SPAWNS_WITHOUT_ROOM = """
+import contextlib, os, sys
+import modal
+
+f = modal.Function.from_name("without-room", "f")
+filler = sys.argv[1]
+calls, refused = [], 0
+with open(filler, "wb", buffering=0) as file:
+    for size in (1 << 20, 1 << 12):
+        with contextlib.suppress(OSError):
+            while True:
+                end = os.fstat(file.fileno()).st_size
+                os.posix_fallocate(file.fileno(), end, size)
+for _ in range(400):  # as large together as the disk
+    try:
+        calls.append(f.spawn(os.urandom(200_000)))
+    except modal.exception.Error as error:
+        assert "disk" in str(error), error
+        refused += 1
+        if refused == 20:
+            break
+os.unlink(filler)
+for call in calls:
+    call.cancel()
+    try:
+        assert call.get() == 200_000
+    except (modal.exception.RemoteError, modal.exception.InputCancellation) as error:
+        assert "cancel" in str(error) or "disk" in str(error) or "No space left" in str(error), error
+assert f.spawn(b"more").get() == 4
+print(f"{refused} refused, {len(calls)} known")
+"""
+
+
+def test_a_spawn_that_returned_is_known_though_the_disk_was_full(tmp_path: Path) -> None:
+    app, program = tmp_path / "app.py", tmp_path / "program.py"
+    app.write_text(
+        "import modal\napp = modal.App('without-room')\n\n"
+        "@app.function(max_containers=1, retries=3)\ndef f(data): return len(data)\n"
+    )
+    program.write_text(SPAWNS_WITHOUT_ROOM)
+    with new_platform("80m") as platform:
+        platform.env["INTERMODAL_WEB_LISTEN"] = f"127.0.0.1:{free_port()}"
+        up = platform.intermodal("up")
+        assert up.code == 0, up.text
+        deployed = platform.modal("deploy", app)
+        assert deployed.code == 0, deployed.text
+        ran = platform.start_python(program, str(platform.home / "filler"))
+        out, err = ran.communicate(timeout=300)
+        assert ran.returncode == 0, out + err
+        assert out.startswith("20 refused"), out
