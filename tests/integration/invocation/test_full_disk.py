@@ -12,10 +12,12 @@ import pytest
 
 from intermodal.server import spawns
 from intermodal.server.store.calls import CallStore, NewCall, NewInput
+from intermodal.server.store.database import Database
 from modal._protocol.errors import Code, Fault
-from modal.exception import ResourceExhaustedError
+from modal.exception import InternalFailure, ResourceExhaustedError
 from tests.integration.invocation.rig import rig
 from tests.integration.invocation.test_answers import MODULE, runs, until
+from tests.no_room import no_room
 
 
 def full() -> sqlite3.OperationalError:
@@ -73,6 +75,26 @@ async def test_inputs_that_find_no_room_are_refused(tmp_path: Path, monkeypatch:
         assert it.invocation.spawns.pending("fu-note") == 0
         refuse[0] = False
         assert await function.get.aio(await function.spawn.aio(2, str(tmp_path / "runs"))) == 2
+
+
+async def test_inputs_that_cannot_be_committed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full only when their transaction ends: they were in it, and are not acknowledged."""
+    open_ = Database.open
+    monkeypatch.setattr(Database, "open", lambda path, *more, **_prepares: open_(path, *more, prepares=False))
+    async with rig() as it:
+        it.write("program", MODULE)
+        it.function("fu-note", "program", "note")
+        function = it.call("fu-note")
+        assert await function.get.aio(await function.spawn.aio(1, str(tmp_path / "runs"))) == 1
+        await until(lambda: it.invocation.spawns.pending("fu-note") == 0)
+        with no_room(it.store.database.path):
+            with pytest.raises(InternalFailure, match=r"cannot write .* look at the disk, then try again"):
+                await function.spawn.aio(2, str(tmp_path / "runs"))
+            with pytest.raises(InternalFailure, match=r"cannot write .* look at the disk, then try again"):
+                await function.spawn_map.aio([2], [str(tmp_path / "runs")])
+        assert it.invocation.spawns.pending("fu-note") == 0
+        assert await function.get.aio(await function.spawn.aio(3, str(tmp_path / "runs"))) == 3
+        assert set(runs(tmp_path / "runs")) == {"1", "3"}
 
 
 async def test_inputs_that_could_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from intermodal.server.store.calls import (
     CANCELLED,
     EXPIRED,
     OUTPUTS_KEPT,
+    Added,
     Attempts,
     CallStore,
     Finished,
@@ -19,7 +20,9 @@ from intermodal.server.store.calls import (
     NewInput,
 )
 from intermodal.server.store.database import Database
+from modal._protocol.errors import Fault
 from modal._protocol.messages.call import Status
+from tests.no_room import no_room
 from tests.unit.server.stored_calls import add, finish
 
 
@@ -233,4 +236,25 @@ async def test_order_goes_on_after_a_restart(tmp_path: Path) -> None:
     call = await calls.call("fc-A")
     assert call is not None
     assert call.closed
+    await database.close()
+
+
+async def test_what_could_not_be_committed_is_not_taken_for_stored(tmp_path: Path, clock: Clock) -> None:
+    database = await Database.open(tmp_path / "full.sqlite", prepares=False)
+    calls, forgotten = CallStore(database, clock), []
+    calls.forget_values = forgotten.extend
+    await add(calls, A, [NewInput(0, b"", "va-large")])
+    heard: asyncio.Queue[tuple[Added | None, Exception | None]] = asyncio.Queue()
+    with no_room(database.path):
+        calls.add_spawned_soon(B, rows(0), True, lambda *outcome: heard.put_nowait(outcome))
+        added, error = await heard.get()
+        assert added is None
+        assert isinstance(error, Fault)
+        with pytest.raises(Fault):
+            await finish(calls, [Finished("fc-A", 0, Status.SUCCESS, b"1")])
+    assert await calls.call("fc-B") is None
+    assert forgotten == [], "the input that has it must run again"
+    assert await calls.input("fc-A", 0) is not None
+    await finish(calls, [Finished("fc-A", 0, Status.SUCCESS, b"1")])
+    assert forgotten == ["va-large"]
     await database.close()

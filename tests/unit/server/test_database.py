@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from intermodal.server.store.database import Database
 from intermodal.server.store.migrations import Refused, known, migrate
 from intermodal.server.store.store import Store
 from modal._protocol.errors import Code, Fault
+from tests.no_room import no_room
 
 
 async def put(database: Database, key: str, value: str = "") -> None:
@@ -83,6 +85,55 @@ async def test_a_full_disk_is_said_and_harms_nothing(database: Database) -> None
     await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
     await put(database, "big", "x" * 1_000_000)
     assert "big" in await keys(database)
+
+
+async def test_what_could_not_be_committed_has_no_result(tmp_path: Path) -> None:
+    """Whether a job was alone or among others: it has run, and nothing of it is there."""
+    database = await Database.open(tmp_path / "store.sqlite", prepares=False)
+    await put(database, "before")
+
+    def insert(key: str) -> Callable[[sqlite3.Connection], str]:
+        def work(connection: sqlite3.Connection) -> str:
+            connection.execute("INSERT INTO meta (key, value) VALUES (?, '')", (key,))
+            return key
+
+        return work
+
+    def refused(_connection: sqlite3.Connection) -> None:
+        raise ValueError("this one is undone alone")
+
+    async def outcomes(*works: Callable[[sqlite3.Connection], Any]) -> list[tuple[Any, Exception | None]]:
+        """Of these, in one transaction."""
+        heard: list[tuple[Any, Exception | None]] = []
+        over = asyncio.Event()
+        started, go = threading.Event(), threading.Event()
+
+        def hold(_connection: sqlite3.Connection) -> None:
+            started.set()
+            go.wait(10)
+
+        def done(result: Any, error: Exception | None) -> None:
+            heard.append((result, error))
+            if len(heard) == len(works):
+                over.set()
+
+        database.write_soon(hold)
+        await asyncio.to_thread(started.wait, 10)
+        for work in works:
+            database.write_soon(work, done)
+        go.set()
+        await over.wait()
+        return heard
+
+    with no_room(database.path):
+        for found in (await outcomes(insert("alone")), await outcomes(insert("a"), insert("b"), refused, insert("c"))):
+            for result, error in found:
+                assert result is None
+                assert isinstance(error, (Fault, ValueError))
+    assert await keys(database) == ["before"]
+    assert await outcomes(insert("a"), insert("b")) == [("a", None), ("b", None)]
+    assert await keys(database) == ["a", "b", "before"]
+    await database.close()
 
 
 async def test_close_commits_what_is_queued_and_refuses_more(tmp_path: Path) -> None:

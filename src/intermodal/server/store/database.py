@@ -97,7 +97,7 @@ class Database:
         return await self.write(lambda connection: connection.execute(sql, parameters).rowcount)
 
     def write_soon(self, work: Work[Any], done: Done = _nobody_waits) -> None:
-        """As `write` without a task: `done(result, error)` is called on the event loop."""
+        """As `write` without a task: `done(result, error)` is called on the event loop; no result with an error."""
         if self._closing:
             raise Fault(Code.INTERNAL, "the server is stopping")
         self._queue.put(Job(work, done))
@@ -225,8 +225,9 @@ class Database:
 
 def _deliver(jobs: list[Job]) -> None:
     for job in jobs:
+        result = job.result if job.error is None else None  # it may have one: of work that could not be committed
         try:
-            job.done(job.result, job.error)
+            job.done(result, job.error)
         except Exception:  # one listener's defect is not the others' loss
             _log.exception("a listener of the store failed")
 
