@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
-import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,72 +71,3 @@ def test_a_file_system_that_refuses_is_not_asked_again(
     assert not blocks.put(0, b"a", 0)
     monkeypatch.undo()
     assert not blocks.put(0, b"a", 0)
-
-
-def test_the_kernel_writes_the_same_while_others_go_on(blocks: Blocks, files: list[int]) -> None:
-    if blocks.descriptor < 0:
-        pytest.skip("this system has no io_submit")
-    chance = random.Random(2)
-    at, expected = 0, b""
-    while at < SIZE - ROOM:
-        data = chance.randbytes(chance.choice([1, 30, BLOCK - 1, BLOCK, BLOCK + 1, 50_000]))
-        if chance.random() < 0.5:
-            assert blocks.begin(0, data, at)
-            assert select.select([blocks.descriptor], [], [], 60)[0]
-            blocks.finish()
-        else:  # ways may alternate
-            assert blocks.put(0, data, at)
-        at, expected = at + len(data), expected + data
-    assert os.pread(files[0], at, 0) == expected
-    assert not select.select([blocks.descriptor], [], [], 0)[0]
-
-
-def test_a_write_that_the_kernel_did_a_part_of_is_finished(
-    blocks: Blocks, files: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if blocks._kernel is None:
-        pytest.skip("this system has no io_submit")
-    result = blocks._kernel.result
-    assert blocks.put(0, b"first", 0)
-    for done in (0, 3, 5, 7):  # of five bytes that are there and of what is new
-
-        def result_of_a_part(done: int = done) -> int:
-            written = result()
-            os.pwrite(files[0], b"x" * 20, max(5, done))
-            os.fsync(files[0])
-            return min(written, done)
-
-        monkeypatch.setattr(blocks._kernel, "result", result_of_a_part)
-        assert blocks.begin(0, b"second", 5)
-        blocks.finish()
-        assert os.pread(files[0], 11, 0) == b"firstsecond"
-        os.fsync(files[0])
-        blocks._end = (-1, 0)
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
-def test_a_write_that_the_kernel_refuses(
-    blocks: Blocks, files: list[int], monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    if blocks._kernel is None:
-        pytest.skip("this system has no io_submit")
-    result = blocks._kernel.result
-
-    def fail() -> int:
-        result()
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(blocks._kernel, "result", fail)
-    assert blocks.begin(0, b"data", 10)
-    if code == errno.EINVAL:  # of the file system, which is not asked in this way again
-        blocks.finish()
-        assert os.pread(files[0], 4, 10) == b"data"
-        assert blocks.descriptor == -1
-        assert not blocks.begin(0, b"more", 14)
-    else:
-        with pytest.raises(OSError, match=os.strerror(code)):
-            blocks.finish()
-        monkeypatch.undo()
-        assert blocks.begin(0, b"again", 10)
-        blocks.finish()
-        assert os.pread(files[0], 5, 10) == b"again"

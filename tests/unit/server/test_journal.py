@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 import threading
 from collections.abc import Iterator
@@ -206,116 +205,6 @@ async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeyp
     assert threads[11:] == ["journal"] * 4  # too much for the loop
     await journal.close()
     assert len(contents(tmp_path)) == 6 + 21 + 8
-
-
-async def kernel_journal(folder: Path) -> Journal:
-    """One that has begun a file and may let the kernel write."""
-    journal = Journal(folder, "sv-1", 0)
-    await append(journal, b"the first")
-    while journal._unfilled:
-        await asyncio.sleep(0.001)
-    if journal._blocks is None or journal._blocks.descriptor < 0:
-        await journal.close()
-        pytest.skip("this file system, or this system, cannot do that")
-    return journal
-
-
-async def test_the_kernel_writes_for_many_clients_while_the_loop_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_file, "QUICK_WRITES", 10**9)  # whoever is alone is not written for here either
-    journal = await kernel_journal(tmp_path)
-    threads: list[str] = []
-    write = journal._write
-
-    def noting(group: list[Any], size: int) -> None:
-        threads.append(threading.current_thread().name)
-        write(group, size)
-
-    monkeypatch.setattr(journal, "_write", noting)
-
-    async def client(number: int) -> list[int]:
-        return [await append(journal, b"%d: %d" % (number, index)) for index in range(100)]
-
-    began = journal.syncs
-    numbers = await asyncio.gather(*(client(number) for number in range(8)))
-    assert threads == []
-    assert 100 <= journal.syncs - began < 800
-    last = asyncio.ensure_future(append(journal, b"the last"))
-    await asyncio.sleep(0)
-    await journal.close()  # waits for it
-    assert await last == 802
-    found = read(tmp_path, "sv-1", 0)
-    assert [record.number for record in found] == list(range(1, 803))
-    for client_number, own in enumerate(numbers):
-        assert [found[number - 1].content for number in own] == [b"%d: %d" % (client_number, i) for i in range(100)]
-
-
-async def test_what_the_kernel_could_not_write_is_refused_and_its_place_used_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = await kernel_journal(tmp_path)
-    assert journal._blocks is not None
-    finish = journal._blocks.finish
-
-    def fail() -> None:
-        finish()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(journal._blocks, "finish", fail)
-    lost = [asyncio.ensure_future(append(journal, b"lost %d" % number)) for number in range(3)]
-    for future in lost:
-        with pytest.raises(Fault, match=r"disk .* is full: nothing was changed"):
-            await future
-    monkeypatch.setattr(journal._blocks, "finish", finish)
-    await append(journal, b"kept")
-    await journal.close()
-    assert contents(tmp_path) == [b"the first", b"kept"]
-
-
-async def test_who_waits_for_what_the_kernel_writes_hears_in_order(tmp_path: Path) -> None:
-    journal = await kernel_journal(tmp_path)
-    said: list[tuple[int, int]] = []
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def noting(place: int) -> Any:
-        def done(_error: Exception | None) -> None:
-            said.append((place, journal.durable))
-            if place == 6:
-                ended.set_result(None)
-
-        return done
-
-    journal.append(b"one", noting(1))
-    journal.append(b"two", noting(2))
-    journal.flush()
-    assert journal._flight is not None
-    journal.after(noting(3))  # alone with nothing to write, while the kernel is at it
-    await asyncio.sleep(0)
-    while journal.durable < 3:
-        await asyncio.sleep(0)
-    journal.append(b"three", noting(4))
-    journal.flush()
-    journal.append(b"four", noting(5))
-    journal.after(noting(6))
-    await ended
-    await journal.close()
-    assert [place for place, _durable in said] == [1, 2, 3, 4, 5, 6]
-    assert [durable for _place, durable in said] == [2, 3, 3, 4, 5, 5]
-    assert contents(tmp_path)[1:] == [b"one", b"two", b"three", b"four"]
-
-
-async def test_a_full_file_ends_the_kernel_s_turn(tmp_path: Path) -> None:
-    journal = await kernel_journal(tmp_path)
-    sent = [b"%5d" % number + bytes(1000) for number in range(100)]  # more than one file holds, less than two
-
-    async def client(mine: list[bytes]) -> None:
-        for content in mine:
-            await append(journal, content)
-
-    await asyncio.gather(client(sent[::2]), client(sent[1::2]))
-    await journal.close()
-    assert sorted(contents(tmp_path)[1:]) == sent
 
 
 async def test_what_comes_while_the_thread_writes_needs_no_thread_once_the_disk_is_quick(

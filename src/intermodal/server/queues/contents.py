@@ -121,7 +121,7 @@ class Contents:
             if place in items
         ]
         changes = PartitionChanges(
-            number, self.made, self.kept_until, self.old_puts, self.deleted, rows, self.given_back, self.taken
+            number, self.made, self.kept_until, self.old_puts, _joined(self.deleted), rows, self.given_back, self.taken
         )
         self.fresh = self.under_way = next_place
         self.made = self.kept_until = None
@@ -161,3 +161,14 @@ class Contents:
                 if token:
                     self.tokens[place] = token
                 self.bytes += len(value)
+
+
+def _joined(ranges: Ranges) -> Ranges:
+    """The same places in as few ranges as may be."""
+    joined: Ranges = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return joined

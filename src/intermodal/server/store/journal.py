@@ -2,13 +2,10 @@
 
 Two files of SEGMENT bytes take turns. They are filled with zeros as soon as there is time for it, so that writing a
 record changes neither their length nor where they lie: one `O_DSYNC` write is all that a disk has to do, past the page
-cache where the file system lets us (`blocks`). What arrives while a write is under way is written together by the next.
-
-There are three ways to write, and the cheapest one that does not hold others up is taken. Where several clients are at
-work the kernel writes while the event loop goes on (`kernel_writes`). Where one client asks and waits, and the disk has
-been quick for a while, the event loop writes and waits too: nobody else wants it, and to be told of the end of such a
-write costs a third more. All else is a thread's: a slow disk that the kernel cannot write to in that way, the beginning
-of a file, large records.
+cache where the file system lets us (`blocks`). One thread
+writes; what arrives while a write is under way is written together by the next one. Where the disk has been quick for a
+while the event loop writes itself what all that it has read from its clients needs: that spares changes of threads,
+which cost more than such a write.
 
 A file begins with a head block: magic, store, salt, the number of the last record before it, CRC. Then come records:
 length, CRC, number, number of the record before, content. The salt is new whenever a file is begun anew and is part of
@@ -45,7 +42,6 @@ MAGIC = b"IMJOURN1"
 QUIET = 0.002  # seconds without work after which the files are filled up
 BUSY = 4  # groups of a thread that is never without work, after which it does so all the same
 CHUNK = 1 << 20  # bytes that are filled up at once
-ALONE = 8  # groups of a single record after another, after which there is one client
 QUICK = 0.001  # seconds that a write takes on a disk that is quick
 QUICK_WRITES = 8  # on balance, before the event loop writes itself; a slow one undoes half of the quick ones
 MAX_QUICK = 32  # that are counted
@@ -72,15 +68,6 @@ class Segment(NamedTuple):
 
     before: int
     records: list[Record]
-
-
-class _Flight(NamedTuple):
-    """A group that the kernel writes: where it ends, its last record, and when it was begun."""
-
-    group: list[_Entry]
-    end: int
-    last: int
-    began: float
 
 
 class _Entry(NamedTuple):
@@ -174,10 +161,7 @@ class Journal:
         self._pending: list[_Entry] = []
         self._due = False
         self._queue: SimpleQueue[list[_Entry] | None] = SimpleQueue()
-        self._under_way = 0  # records that the thread has
-        self._flight: _Flight | None = None  # what the kernel has
-        self._told = -1  # the descriptor that tells of it
-        self._alone = 0  # groups of a single record, one after another
+        self._under_way = 0  # groups that the thread has
         self._quick = 0  # writes on balance
         self._state = threading.Condition()
         self._released = last  # up to here the store has everything
@@ -216,76 +200,26 @@ class Journal:
     def flush(self) -> None:
         """Write what was appended."""
         self._due = False
-        pending = self._pending
-        if not pending or self._flight is not None:
-            return
-        self._alone = self._alone + 1 if len(pending) == 1 else 0
-        quick = self._quick >= QUICK_WRITES and not self._unfilled
-        size = _size(pending)
-        if size > HERE or not (quick or self._kernel_writes):
-            self._give(pending)
-        elif self._under_way:
-            return  # until the thread has done what it has
-        elif self._at + size > SEGMENT:
-            self._give(pending)
-        elif (quick and self._alone >= ALONE) or not self._take_off(pending):
-            self._pending = []
+        if not self._pending or (self._under_way and self._is_quick()):
+            return  # in the latter case it is written here once the thread has done what it has
+        pending, self._pending = self._pending, []
+        if self._may_write_here() and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
             together(self._loop, self._deliver, pending, self._try(pending, size))
+        else:
+            self._give(pending)
 
     def _give(self, pending: list[_Entry]) -> None:
         """Let the thread write it."""
-        self._pending = []
         self._under_way += len(pending)
         self._queue.put(pending)
 
-    @property
-    def _kernel_writes(self) -> bool:
-        """Whether it can be asked to."""
-        return self._blocks is not None and not self._unfilled and self._blocks.descriptor >= 0
+    def _is_quick(self) -> bool:
+        """Whether writing takes no longer than asking the thread for it."""
+        return self._quick >= QUICK_WRITES and not self._unfilled
 
-    def _take_off(self, pending: list[_Entry]) -> bool:
-        """Let the kernel write it; False: it will not, or there is nothing to write."""
-        blocks = self._blocks
-        data, last = self._encoded(pending)
-        if blocks is None or not data:
-            return False
-        try:
-            if not blocks.begin(self._turn, data, self._at):
-                return False
-        except OSError as error:
-            _log.warning("the kernel does not take the journal's writes just now: %s", error)
-            return False
-        if self._told != blocks.descriptor:
-            self._told = blocks.descriptor
-            self._loop.add_reader(self._told, self._landed)
-        self._pending = []
-        self._flight = _Flight(pending, self._at + len(data), last, time.perf_counter())
-        return True
-
-    def _landed(self) -> None:
-        """The kernel has written what it had."""
-        flight, self._flight = self._flight, None
-        assert flight is not None
-        assert self._blocks is not None
-        error: Exception | None = None
-        try:
-            self._blocks.finish()
-        except OSError as failure:
-            self._quick = 0
-            error = self._explained(failure)
-        else:
-            self.syncs += 1
-            self._at = flight.end
-            self._written = self._ends[self._turn] = flight.last
-            if time.perf_counter() - flight.began < QUICK:  # else the loop may have been busy: that says nothing
-                self._quick = min(self._quick + 1, MAX_QUICK)
-        pending = self._pending
-        if pending and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
-            self._alone = 0  # what comes during a write is another client's
-            self._take_off(pending)  # before anybody is answered: the disk does not wait for that
-        together(self._loop, self._deliver, flight.group, error)
-        if not self._due:
-            self.flush()
+    def _may_write_here(self) -> bool:
+        """If it is little, and no wait for the store."""
+        return self._is_quick() and not self._under_way
 
     def release(self, number: int) -> None:
         """The store has all up to this number: it need not be kept here any more."""
@@ -302,12 +236,8 @@ class Journal:
 
     async def close(self) -> None:
         """Write what was appended, then end. Idempotent."""
-        while self._flight is not None:
-            self._landed()
-        if self._told >= 0:
-            self._loop.remove_reader(self._told)
-            self._told = -1
-        self._give(self._pending)
+        pending, self._pending = self._pending, []
+        self._give(pending)
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
@@ -380,9 +310,9 @@ class Journal:
             self._since_filled = 0
             try:
                 if fill(self._files[self._unfilled - 1], SEGMENT):
-                    if self._unfilled == 1:
-                        self._blocks = Blocks.of(self._files)
                     self._unfilled -= 1
+                    if not self._unfilled:
+                        self._blocks = Blocks.of(self._files)
             except OSError as error:  # a full disk, say: it will be slower
                 _log.warning("the journal could not be given its size: %s", error)
                 self._unfilled = 0
@@ -391,23 +321,19 @@ class Journal:
     def _write(self, group: list[_Entry], size: int) -> None:
         if self._at + size > SEGMENT and any(entry.content for entry in group):
             self._begin()
-        data, last = self._encoded(group)
-        if not data:
-            return
-        self._put(data, self._at)
-        self.syncs += 1
-        self._at += len(data)
-        self._written = self._ends[self._turn] = last
-
-    def _encoded(self, group: list[_Entry]) -> tuple[bytes, int]:
-        """As it stands in the file, and the number of the last record until then."""
         before, salt = self._written, self._salt
         parts: list[bytes] = []
         for number, content, _done in group:
             if content:
                 parts += (_RECORD.pack(len(content), _crc(salt, number, before, content), number, before), content)
                 before = number
-        return b"".join(parts), before
+        if not parts:
+            return
+        data = b"".join(parts)
+        self._put(data, self._at)
+        self.syncs += 1
+        self._at += len(data)
+        self._written = self._ends[self._turn] = before
 
     def _begin(self) -> None:
         """The other file's turn: what it held must be in the store."""

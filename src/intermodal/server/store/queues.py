@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from intermodal.server.store.database import Database, Work
@@ -12,6 +13,7 @@ from intermodal.server.store.database import Database, Work
 PLACES = 1 << 32  # in a partition
 Ranges = list[tuple[int, int]]  # of places, both ends included
 _CHUNK = 2000  # rows that one transaction deletes
+_TOGETHER = 500  # rows that one statement inserts
 
 
 class PartitionRow(NamedTuple):
@@ -172,10 +174,7 @@ def apply(connection: sqlite3.Connection, changes: PartitionChanges) -> None:
         connection.execute("UPDATE queue_partitions SET expires_at = ? WHERE number = ?", (changes.kept_until, number))
     _keep_puts(connection, base, changes.old_puts)
     delete_ranges(connection, number, changes.deleted)
-    connection.executemany(
-        "INSERT INTO queue_items (key, value, token) VALUES (?, ?, ?)",
-        [(base + place, value, token) for place, value, token in changes.items],
-    )
+    _insert(connection, [(base + place, value, token) for place, value, token in changes.items])
     if changes.given_back:
         connection.executemany("DELETE FROM queue_taken WHERE token = ?", [(token,) for token in changes.given_back])
     for token, ranges in changes.taken.items():
@@ -251,6 +250,16 @@ def _make(connection: sqlite3.Connection, number: int, queue: int, key: bytes, e
         "ON CONFLICT (number) DO UPDATE SET expires_at = excluded.expires_at",
         (number, queue, key, expires_at),
     )
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[int, bytes, bytes]]) -> None:
+    """Many rows in one statement: one after another, the event loop would have to wait for Python's lock each time."""
+    for begin in range(0, len(rows), _TOGETHER):
+        part = rows[begin : begin + _TOGETHER]
+        connection.execute(
+            f"INSERT INTO queue_items (key, value, token) VALUES {','.join(['(?, ?, ?)'] * len(part))}",  # noqa: S608
+            [*chain.from_iterable(part)],
+        )
 
 
 def _keep_puts(connection: sqlite3.Connection, base: int, ranges: Ranges) -> None:

@@ -21,8 +21,8 @@ from intermodal.server.store.journal import MAX_RECORD, SEGMENT, Done, Journal
 from intermodal.server.store.migrations import Refused
 from modal._protocol.errors import Code, Fault
 
-DELAY = 1.0  # seconds that a change may be in the journal alone
-MAX_BEHIND = SEGMENT // 4  # bytes of the journal after which it is not waited for so long
+DELAY = 4.0  # seconds that a change may be in the journal alone: most items of queues are gone by then
+MAX_BEHIND = SEGMENT // 2  # bytes of the journal after which it is not waited for so long
 RETRY = 1.0  # seconds after a failure, say a full disk
 FORMAT = 2  # of marshal: plain values, the same since Python 2.5
 
