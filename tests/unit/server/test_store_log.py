@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sqlite3
 from pathlib import Path
+
+import pytest
 
 from intermodal.server.store.database import WAL_SIZE, Database, lengthen
 
@@ -41,3 +44,16 @@ async def test_an_empty_log_of_zeros_is_an_empty_log(tmp_path: Path) -> None:
     await again.execute("INSERT INTO meta (key, value) VALUES ('k', '1')")
     assert await again.row("SELECT value FROM meta WHERE key = 'k'") == ("1",)
     await again.close()
+
+
+def test_a_log_that_has_no_room_to_be_long_takes_none(tmp_path: Path) -> None:
+    log = tmp_path / "store.sqlite-wal"
+    log.write_bytes(b"pages" * 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            lengthen(log, 16 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.read_bytes() == b"pages" * 1000

@@ -217,8 +217,11 @@ class Database:
                 connection.execute("RELEASE job")
             connection.execute("COMMIT")
         except Exception as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error as failure:  # the next transaction is refused, and tries this again
+                _log.error("%s: what could not be written could not be undone either: %s", self.path, failure)
             return explained(error, self.path)
         return None
 
@@ -269,13 +272,20 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def lengthen(path: Path, size: int) -> None:
-    """Fill a file up with zeros, which no log's reader takes for pages. Nobody may write to it meanwhile."""
+    """Fill a file up with zeros, which no log's reader takes for pages. Nobody may write to it meanwhile.
+
+    Raises OSError where there is no room: the file is as it was.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        at = os.fstat(descriptor).st_size
-        while at < size:
-            at += os.pwrite(descriptor, bytes(min(1 << 20, size - at)), at)
-        os.fdatasync(descriptor)
+        at = before = os.fstat(descriptor).st_size
+        try:
+            while at < size:
+                at += os.pwrite(descriptor, bytes(min(1 << 20, size - at)), at)
+            os.fdatasync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)  # others need what is left of the disk more
+            raise
     finally:
         os.close(descriptor)
 
