@@ -207,6 +207,38 @@ async def test_on_a_quick_disk_nobody_waits_for_a_thread(tmp_path: Path, monkeyp
     assert len(contents(tmp_path)) == 6 + 21 + 8
 
 
+async def test_a_client_that_asks_and_waits_finds_the_loop_awake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "QUICK", 60.0)
+    monkeypatch.setattr(journal_file, "LINGER", 60.0)
+    journal = Journal(tmp_path, "sv-1", 0)
+    journal._unfilled = 0
+    await append(journal, b"the first")
+    monkeypatch.setattr(journal, "_quick", journal_file.QUICK_WRITES)
+    turns = 0
+    linger = journal._linger
+
+    def counting() -> None:
+        nonlocal turns
+        turns += 1
+        linger()
+
+    monkeypatch.setattr(journal, "_linger", counting)
+    for number in range(journal_file.ALONE):
+        assert turns == 0
+        await append(journal, b"%d" % number)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert turns >= 10
+    await asyncio.gather(append(journal, b"two"), append(journal, b"at once"))
+    before = turns
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert turns <= before + 1  # there are several clients: whoever comes next wakes it
+    await journal.close()
+
+
 async def test_what_comes_while_the_thread_writes_needs_no_thread_once_the_disk_is_quick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

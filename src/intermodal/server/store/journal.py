@@ -45,6 +45,8 @@ CHUNK = 1 << 20  # bytes that are filled up at once
 QUICK = 0.001  # seconds that a write takes on a disk that is quick
 QUICK_WRITES = 8  # on balance, before the event loop writes itself; a slow one undoes half of the quick ones
 MAX_QUICK = 32  # that are counted
+ALONE = 8  # writes of a single record, one after another, after which there is one client at work
+LINGER = 60e-6  # seconds in which that one asks again: to be woken for it takes longer than most of the work
 HERE = 256 << 10  # bytes that it writes at once
 NAMES = ("journal-0", "journal-1")
 _HEAD = struct.Struct("<8s24sQQ")
@@ -160,6 +162,8 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._pending: list[_Entry] = []
         self._due = False
+        self._alone = 0  # writes of a single record, one after another
+        self._awake_until = 0.0
         self._queue: SimpleQueue[list[_Entry] | None] = SimpleQueue()
         self._under_way = 0  # groups that the thread has
         self._quick = 0  # writes on balance
@@ -205,8 +209,17 @@ class Journal:
         pending, self._pending = self._pending, []
         if self._may_write_here() and (size := _size(pending)) <= HERE and self._at + size <= SEGMENT:
             together(self._loop, self._deliver, pending, self._try(pending, size))
+            self._alone = self._alone + 1 if len(pending) == 1 else 0
+            if self._alone >= ALONE:
+                self._awake_until = time.perf_counter() + LINGER
+                self._loop.call_soon(self._linger)
         else:
             self._give(pending)
+
+    def _linger(self) -> None:
+        """Keep the loop awake a little: a client that asks and waits, alone, asks again before it would be asleep."""
+        if self._alone >= ALONE and not self._due and time.perf_counter() < self._awake_until:
+            self._loop.call_soon(self._linger)
 
     def _give(self, pending: list[_Entry]) -> None:
         """Let the thread write it."""
