@@ -11,7 +11,17 @@ from modal import _serialization
 from modal._object import EPHEMERAL_OBJECT_HEARTBEAT_SLEEP
 from modal._protocol.messages.object import Received
 from modal._protocol.messages.object import Stored as StoredAnswer
-from modal._protocol.messages.queue import MAX_BODY, MAX_ITEM, MAX_ITEMS, QueueGet, QueueItems, QueuePut
+from modal._protocol.messages.queue import (
+    FOREVER,
+    MAX_BODY,
+    MAX_ITEM,
+    MAX_ITEMS,
+    MAX_PARTITION_KEY,
+    MAX_TTL,
+    QueueGet,
+    QueueItems,
+    QueuePut,
+)
 from modal._stored import Stored, new_token
 from modal._sync import synchronized, synchronized_context_classmethod, synchronized_iterator
 from modal.exception import DeserializationError, InvalidError, RequestSizeError
@@ -19,11 +29,8 @@ from modal.exception import DeserializationError, InvalidError, RequestSizeError
 if TYPE_CHECKING:
     from modal._client import Client
 
-MAX_PARTITION_KEY = 64  # bytes
-MAX_TTL = 24 * 3600  # seconds
 _BATCH = 1000  # items of a `put_many` that are put at once
 _PAGE = 100  # items that `iterate` asks for at once
-_FOREVER = -1.0
 
 
 class Queue(Stored):
@@ -365,7 +372,7 @@ def _seconds(block: bool, timeout: Optional[float]) -> float:
     if not block:
         return 0.0
     if timeout is None:
-        return _FOREVER
+        return FOREVER
     if not _is_number(timeout) or not timeout >= 0:
         raise InvalidError(f"timeout must be a number of seconds, not negative, or None: not {timeout!r}.")
     return min(float(timeout), 1e9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -107,15 +108,21 @@ def main():
 """
 
 
+def _with_a_large_value(platform: Platform, folder: Path) -> subprocess.Popen[str]:
+    """A program that waits for a call whose argument lies in the state directory."""
+    path = folder / "program.py"
+    path.write_text(KILLED)
+    assert platform.intermodal("up").code == 0
+    process = platform.start("modal", "run", path)
+    wait_for_line(process, "^has it$")
+    assert list((platform.home / "values").iterdir())
+    return process
+
+
 @pytest.mark.skipif(os.environ.get("INTERMODAL_SLOW_TESTS") != "1", reason="slow: set INTERMODAL_SLOW_TESTS=1")
 def test_a_killed_program_leaves_no_file(own_platform: Platform, tmp_path: Path) -> None:
     """Neither of the call that it waited for, nor of those whose files it would have written again."""
-    path = tmp_path / "program.py"
-    path.write_text(KILLED)
-    assert own_platform.intermodal("up").code == 0
-    process = own_platform.start("modal", "run", path)
-    wait_for_line(process, "^has it$")
-    assert list((own_platform.home / "values").iterdir())
+    process = _with_a_large_value(own_platform, tmp_path)
     process.kill()
     process.communicate()
     _wait_for_values(own_platform, 0)  # what a client was sent is kept for a minute, should it come back
@@ -124,12 +131,7 @@ def test_a_killed_program_leaves_no_file(own_platform: Platform, tmp_path: Path)
 @pytest.mark.skipif(os.environ.get("INTERMODAL_SLOW_TESTS") != "1", reason="slow: set INTERMODAL_SLOW_TESTS=1")
 def test_a_program_and_a_server_that_are_killed_leave_no_file(own_platform: Platform, tmp_path: Path) -> None:
     """Nobody is left who knows of the call. It takes until the server's first sweep."""
-    path = tmp_path / "program.py"
-    path.write_text(KILLED)
-    assert own_platform.intermodal("up").code == 0
-    process = own_platform.start("modal", "run", path)
-    wait_for_line(process, "^has it$")
-    assert list((own_platform.home / "values").iterdir())
+    process = _with_a_large_value(own_platform, tmp_path)
     os.kill(_pid(own_platform, "server"), signal.SIGKILL)
     process.kill()
     process.communicate()
