@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Iterator, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from modal import _sync
-from modal._protocol.messages.volume import PORTION, Entry, NetworkFilePut, NetworkFilesPut
+from modal._protocol.messages.volume import Entry, NetworkFilePut, NetworkFilesPut
 from modal._protocol.messages.wire import Done
-from modal._transfer import BATCH_BYTES, BATCH_FILES, SMALL, Advance, Progress, in_threads
+from modal._transfer import SMALL, Advance, Progress, batches, in_threads
 from modal._upload import upload
 from modal._upload_sources import Source, Sources, content_of
 
@@ -29,9 +29,9 @@ class NetworkUpload:
 
     def run(self) -> None:
         """Directories and links, then files. Raises modal.exception's errors, OSError."""
-        for entries in _portions(sorted(self._sources.others)):
+        for entries in batches(sorted(self._sources.others), _entry_cost):
             self._ask(NetworkFilesPut(self._volume_id, [list(entry) for entry in entries], []))
-        in_threads(self._put, list(_batches(self._sources.files)), self._advance)
+        in_threads(self._put, list(batches(self._sources.files, _cost)), self._advance)
 
     def _put(self, batch: List[Source]) -> None:
         if len(batch) == 1 and batch[0].local and batch[0].size > SMALL:
@@ -51,37 +51,14 @@ class NetworkUpload:
         _sync.run(self._client.request(message, Done))
 
 
-def _portions(entries: List[Entry]) -> Iterator[List[Entry]]:
-    part: List[Entry] = []
-    size = 0
-    for entry in entries:
-        cost = 6 * (len(entry.path) + len(entry.content)) + ENTRY_BYTES
-        if part and (size + cost > PORTION or len(part) >= BATCH_FILES):
-            yield part
-            part, size = [], 0
-        part.append(entry)
-        size += cost
-    if part:
-        yield part
+def _entry_cost(entry: Entry) -> Tuple[int, int]:
+    return 0, 6 * (len(entry.path) + len(entry.content)) + ENTRY_BYTES
 
 
-def _batches(sources: List[Source]) -> Iterator[List[Source]]:
-    batch: List[Source] = []
-    size = header = 0
-    for source in sources:
-        if source.local and source.size > SMALL:
-            yield [source]
-            continue
-        cost = 6 * len(source.remote) + ENTRY_BYTES
-        full = size + source.size > BATCH_BYTES or header + cost > PORTION or len(batch) >= BATCH_FILES
-        if batch and full:
-            yield batch
-            batch, size, header = [], 0, 0
-        batch.append(source)
-        size += source.size
-        header += cost
-    if batch:
-        yield batch
+def _cost(source: Source) -> Optional[Tuple[int, int]]:
+    if source.local and source.size > SMALL:
+        return None
+    return source.size, 6 * len(source.remote) + ENTRY_BYTES
 
 
 __all__ = ["NetworkUpload"]

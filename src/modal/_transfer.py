@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
+
+from modal._protocol.messages.volume import PORTION
+
+T = TypeVar("T")
 
 PARALLEL = 8  # threads that hash, send and fetch
 BATCH_BYTES = 4 << 20  # of small files in one message
@@ -79,3 +83,23 @@ def in_threads(work: Callable[[Any], Any], items: List[Any], advance: Optional[A
             if advance is not None:
                 advance.stop()
             raise
+
+
+def batches(items: Iterable[T], cost: Callable[[T], Optional[Tuple[int, int]]]) -> Iterator[List[T]]:
+    """What travels in one message. `cost`: bytes of an item's content and of its entry; None: it travels alone."""
+    batch: List[T] = []
+    size = header = 0
+    for item in items:
+        costs = cost(item)
+        if costs is None:
+            yield [item]
+            continue
+        full = size + costs[0] > BATCH_BYTES or header + costs[1] > PORTION or len(batch) >= BATCH_FILES
+        if batch and full:
+            yield batch
+            batch, size, header = [], 0, 0
+        batch.append(item)
+        size += costs[0]
+        header += costs[1]
+    if batch:
+        yield batch

@@ -7,13 +7,12 @@ and of a large file only what is missing, so that a download which was interrupt
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
 from modal import _sync
 from modal._protocol.messages.volume import (
     DIRECTORY,
     FILE,
-    PORTION,
     SYMLINK,
     Entry,
     FileContents,
@@ -23,7 +22,7 @@ from modal._protocol.messages.volume import (
     VolumeReadMany,
 )
 from modal._protocol.objects import CHUNK, copy_file, has_object, object_path
-from modal._transfer import BATCH_BYTES, BATCH_FILES, SMALL, Advance, Progress, in_threads
+from modal._transfer import SMALL, Advance, Progress, batches, in_threads
 from modal._volume import Volume, _Stored
 from modal.exception import InvalidError, NotFoundError, RequestSizeError
 
@@ -68,7 +67,7 @@ class Download:
         new = {local for local in directories if not os.path.isdir(local)}
         for local in sorted(directories | parents):
             make_directory(local)
-        in_threads(self._fetch, list(self._batches(files)), self._advance)
+        in_threads(self._fetch, list(batches(files, self._cost)), self._advance)
         for entry, _remote, local in wanted:
             if entry.kind == SYMLINK:
                 _make_link(local, entry.content)
@@ -86,24 +85,12 @@ class Download:
             if os.path.lexists(local) and local not in same:
                 raise InvalidError(f"{local} exists already: use --force to overwrite it.")
 
-    def _batches(self, files: List[Wanted]) -> Iterator[List[Wanted]]:
+    def _cost(self, one: Wanted) -> Optional[Tuple[int, int]]:
         """Small files that have to come from the server come together."""
-        batch: List[Wanted] = []
-        size = names = 0
-        for one in files:
-            entry, remote, local = one
-            if self._directory or entry.size > SMALL or _is_same(local, entry):
-                yield [one]
-                continue
-            cost = 6 * len(remote) + 10  # bytes, at worst: \u escapes
-            if batch and (size + entry.size > BATCH_BYTES or names + cost > PORTION or len(batch) >= BATCH_FILES):
-                yield batch
-                batch, size, names = [], 0, 0
-            batch.append(one)
-            size += entry.size
-            names += cost
-        if batch:
-            yield batch
+        entry, remote, local = one
+        if self._directory or entry.size > SMALL or _is_same(local, entry):
+            return None
+        return entry.size, 6 * len(remote) + 10  # at worst: \u escapes
 
     def _fetch(self, batch: List[Wanted]) -> None:
         contents: List[Optional[bytes]] = [None] * len(batch)
